@@ -1,0 +1,282 @@
+"""The rules of convolutions, normalisations, pooling and dropout; rules.py says what a rule is."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rules import RULES, Refusal, Rule
+
+
+class Conv(Rule):
+    """Convolutions and transposed convolutions of one to three dimensions, with groups, stride, dilation.
+
+    Every product is one call of torch's convolution backward, with W*W and x*x for the squares.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of x [N, I, *] with W, through the operation that its backward belongs to."""
+        m = self.layer
+        if m.padding_mode != "zeros":
+            raise Refusal(f"padding_mode={m.padding_mode!r} has no rule, only 'zeros'")
+        padding = m.padding
+        self.right: list[int] = []  # zeros wanted at the far ends beyond a symmetric padding
+        if padding == "valid":
+            padding = [0] * len(m.kernel_size)
+        elif padding == "same":
+            total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
+            padding = [t // 2 for t in total]
+            if any(t % 2 for t in total):
+                self.right = [n for t in reversed(total) for n in (0, t % 2)]
+                self.x = x = F.pad(x, self.right)
+        self.geometry = (m.stride, padding, m.dilation, m.transposed, m.output_padding, m.groups)
+        return torch.convolution(x, self.p["weight"], self.p.get("bias"), *self.geometry)
+
+    def _backward(self, v: Tensor, x: Tensor, w: Tensor, wanted: int) -> Tensor:
+        mask = [wanted == 0, wanted == 1, False]
+        return torch.ops.aten.convolution_backward(v, x, w, None, *self.geometry, mask)[wanted]
+
+    def _to_input(self, v: Tensor, w: Tensor) -> Tensor:
+        out = self._backward(v, self.x, w, 0)
+        return F.pad(out, [-n for n in self.right]) if self.right else out
+
+    def _to_weight(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        out = {"weight": self._backward(v, x, self.p["weight"], 1)}
+        if "bias" in self.p:
+            out["bias"] = v.transpose(0, 1).flatten(1).sum(1)
+        return out
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """The transposed convolution of v with W."""
+        return self._to_input(v, self.p["weight"])
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """The transposed convolution of d with W*W."""
+        return self._to_input(d, self.p["weight"].square())
+
+    def grad(self, v: Tensor) -> dict[str, Tensor]:
+        """The correlation of x and v, and the sum of v."""
+        return self._to_weight(v, self.x)
+
+    def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
+        """The correlation of x*x and d, and the sum of d."""
+        return self._to_weight(d, self.x.square())
+
+
+class Scale(Rule):
+    """y = w h + b entry by entry, w and b shared by the samples: the affine end of the normalisations."""
+
+    h: Tensor  # what w multiplies
+
+    def axes(self) -> list[int]:
+        """Return the axes of y along which w does not vary."""
+        raise NotImplementedError
+
+    def grad(self, v: Tensor) -> dict[str, Tensor]:
+        """The sums of v h and of v over those axes."""
+        return {k: (v * self.h if k == "weight" else v).sum(self.axes()) for k in self.p}
+
+    def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
+        """The sums of d h*h and of d over those axes."""
+        return {k: (d * self.h.square() if k == "weight" else d).sum(self.axes()) for k in self.p}
+
+
+class LayerNorm(Scale):
+    """y = w h + b with h = (x - mean)/s over the last axes, s = sqrt(var + eps).
+
+    J = (I - (1 + h h')/n)/s is dense, yet every primitive costs O(n): J is I less a matrix of rank two.
+    """
+
+    def axes(self) -> list[int]:
+        """All but the normalised ones."""
+        return list(range(self.x.ndim - len(self.layer.normalized_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return w h + b."""
+        k = len(self.layer.normalized_shape)
+        self.over = list(range(-k, 0))
+        self.n = math.prod(self.layer.normalized_shape)
+        centred = x - x.mean(self.over, keepdim=True)
+        self.s = (centred.square().mean(self.over, keepdim=True) + self.layer.eps).sqrt()
+        self.h = centred / self.s
+        y = self.h * self.p["weight"] if "weight" in self.p else self.h
+        return y + self.p["bias"] if "bias" in self.p else y
+
+    def _times_w(self, v: Tensor, power: int = 1) -> Tensor:
+        return v * self.p["weight"] ** power if "weight" in self.p else v
+
+    def _sum(self, v: Tensor) -> Tensor:
+        return v.sum(self.over, keepdim=True)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """(v - sum(v)/n - h sum(v h)/n)/s with v times w."""
+        v = self._times_w(v)
+        return (v - (self._sum(v) + self.h * self._sum(v * self.h)) / self.n) / self.s
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """Sum_k d_k J_ki^2, J_ki = (delta_ki - (1 + h_k h_i)/n)/s, multiplied out."""
+        d, h, n = self._times_w(d, 2), self.h, self.n
+        h2 = h * h
+        cross = self._sum(d) + 2 * h * self._sum(d * h) + h2 * self._sum(d * h2)
+        return (d * (1 - 2 * (1 + h2) / n) + cross / n**2) / self.s**2
+
+    def second(self, g: Tensor) -> Tensor:
+        """From ds/dx_i = h_i/n: d(J_ki)/dx_i = -(2 h_i J_ki + h_k J_ii)/(n s)."""
+        own = (1 - (1 + self.h * self.h) / self.n) / self.s  # J_ii
+        gh = self._sum(self._times_w(g) * self.h)
+        return -(2 * self.h * self.vjp(g) + gh * own) / (self.n * self.s)
+
+
+class BatchNorm(Scale):
+    """Batch normalisation in eval mode, where it is an affine map per channel (axis 1)."""
+
+    def axes(self) -> list[int]:
+        """All but the channels."""
+        return [i for i in range(self.x.ndim) if i != 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return w (x - running mean)/sqrt(running var + eps) + b."""
+        m = self.layer
+        if m.training or m.running_mean is None:
+            raise Refusal(
+                "batch normalisation by the batch's own statistics couples the samples, so no curvature per "
+                "sample exists; call .eval() on it or use LayerNorm"
+            )
+        channels = [1, -1] + [1] * (x.ndim - 2)
+        inv = (m.running_var + m.eps).rsqrt().view(channels)
+        self.h = (x - m.running_mean.view(channels)) * inv
+        self.factor = inv * self.p["weight"].view(channels) if "weight" in self.p else inv
+        y = self.factor * (x - m.running_mean.view(channels))
+        return y + self.p["bias"].view(channels) if "bias" in self.p else y
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """The channel's factor times v."""
+        return self.factor * v
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """The factor's square times d."""
+        return self.factor.square() * d
+
+
+class ZeroPad(Rule):
+    """Zeros around the last axes; the way back cuts them off (a negative padding of v)."""
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v without the margins."""
+        return F.pad(v, [-n for n in self.layer.padding])
+
+
+class Dropout(Rule):
+    """y = mask * x with a mask drawn once per pass; the identity in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return mask * x; the mask holds 0 and 1/(1 - p)."""
+        self.mask = F.dropout(torch.ones_like(x), self.layer.p, self.layer.training)
+        return self.mask * x
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """mask * v."""
+        return self.mask * v
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """mask * mask * d."""
+        return self.mask * (self.mask * d)
+
+
+class MaxPool(Rule):
+    """Max-pooling over the last one to three axes: every output is one of the inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maxima; keep where they stood."""
+        m = self.layer
+        dims = x.ndim - 2
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+        y, self.index = pool(
+            x, m.kernel_size, m.stride, m.padding, m.dilation, ceil_mode=m.ceil_mode, return_indices=True
+        )
+        return y
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v put back where the maxima stood; windows may overlap, so it adds up."""
+        flat = torch.zeros_like(self.x).flatten(2)
+        return flat.scatter_add(2, self.index.flatten(2), v.flatten(2)).view(self.x.shape)
+
+
+def _per_axis(value: Any, dims: int) -> list[Any]:
+    return list(value) if isinstance(value, tuple | list) else [value] * dims
+
+
+class MeanPool(Rule):
+    """Average pooling: a product of one small matrix P [out, in] per axis, so J*J is that of their squares.
+
+    This covers windows that overlap, leave the image or differ in size, at the price of small dense products.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output; keep each axis's matrix, read off by pooling the identity."""
+        axes = range(2, x.ndim)
+        self.matrices = [self._matrix(i, torch.eye(x.shape[a]).to(x)[None])[0].mT for i, a in enumerate(axes)]
+        return self.layer(x)
+
+    def _matrix(self, i: int, eye: Tensor) -> Tensor:
+        """Pool the identity [1, in, in] as axis i is pooled: [1, in, out]."""
+        m, dims = self.layer, self.x.ndim - 2
+        kernel, padding = _per_axis(m.kernel_size, dims)[i], _per_axis(m.padding, dims)[i]
+        stride = _per_axis(m.stride, dims)[i]
+        divisor = getattr(m, "divisor_override", None)
+        out = F.avg_pool1d(eye, kernel, stride, padding, m.ceil_mode, m.count_include_pad)
+        if divisor is None:
+            return out
+        return (out > 0).to(out) / (divisor if i == 0 else 1)  # the divisor once, not once per axis
+
+    def _pull(self, v: Tensor, power: int) -> Tensor:
+        for axis, matrix in enumerate(self.matrices, start=2):
+            v = (v.movedim(axis, -1) @ matrix**power).movedim(-1, axis)
+        return v
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v times P on every axis."""
+        return self._pull(v, 1)
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """d times P*P on every axis."""
+        return self._pull(d, 2)
+
+
+class AdaptiveMeanPool(MeanPool):
+    """Average pooling to a given output size."""
+
+    def _matrix(self, i: int, eye: Tensor) -> Tensor:
+        size = _per_axis(self.layer.output_size, self.x.ndim - 2)[i]
+        return F.adaptive_avg_pool1d(eye, eye.shape[-1] if size is None else size)
+
+
+RULES.update(
+    {
+        nn.Conv1d: Conv,
+        nn.Conv2d: Conv,
+        nn.Conv3d: Conv,
+        nn.ConvTranspose1d: Conv,
+        nn.ConvTranspose2d: Conv,
+        nn.ConvTranspose3d: Conv,
+        nn.LayerNorm: LayerNorm,
+        nn.BatchNorm1d: BatchNorm,
+        nn.BatchNorm2d: BatchNorm,
+        nn.BatchNorm3d: BatchNorm,
+        nn.MaxPool1d: MaxPool,
+        nn.MaxPool2d: MaxPool,
+        nn.MaxPool3d: MaxPool,
+        nn.AvgPool1d: MeanPool,
+        nn.AvgPool2d: MeanPool,
+        nn.AvgPool3d: MeanPool,
+        nn.AdaptiveAvgPool1d: AdaptiveMeanPool,
+        nn.AdaptiveAvgPool2d: AdaptiveMeanPool,
+        nn.AdaptiveAvgPool3d: AdaptiveMeanPool,
+        nn.ZeroPad1d: ZeroPad,
+        nn.ZeroPad2d: ZeroPad,
+        nn.ZeroPad3d: ZeroPad,
+        nn.Dropout: Dropout,
+    }
+)

@@ -1,0 +1,110 @@
+"""What a loss is: value, gradient and second derivatives at a network's outputs.
+
+A loss is not a layer. It only starts the way back, with its gradient and the diagonal of its Hessian with respect to
+the outputs [N, C]. Each loss states itself twice: `per_sample`, the definition that a reader and autodiff understand,
+and `terms`, the closed forms that training uses; the tests hold one to the other. `reduction` acts on the samples.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+Terms = tuple[Tensor, Tensor, Tensor]  # per sample: values [N], gradient [N, C], diagonal of the Hessian [N, C]
+
+
+class Loss:
+    """The base of the closed-form losses; `reduction`: "mean" or "sum" over the N samples."""
+
+    def __init__(self, reduction: str = "mean"):
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction={reduction!r}: allowed are 'mean' and 'sum'")
+        self.reduction = reduction
+
+    def per_sample(self, outputs: Tensor) -> Tensor:
+        """Return the losses [N]: the definition, differentiable by autodiff."""
+        raise NotImplementedError
+
+    def terms(self, outputs: Tensor) -> Terms:
+        """Return values, gradient and diagonal per sample, before the reduction."""
+        raise NotImplementedError
+
+    def check(self, outputs: Tensor) -> None:
+        """Raise ValueError, with the shapes, if the outputs do not fit the loss's data."""
+
+    def _factor(self, outputs: Tensor) -> float:
+        return 1.0 if self.reduction == "sum" else 1.0 / len(outputs)
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Return the loss, 0-d, by its definition."""
+        self.check(outputs)
+        return self.per_sample(outputs).sum() * self._factor(outputs)
+
+    def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the loss (0-d), its gradient and the diagonal of its Hessian, both in the outputs' shape.
+
+        `diagonal=False` asks for no second derivatives, for a loss to which they cost something.
+        """
+        self.check(outputs)
+        values, g, d = self.terms(outputs)
+        factor = self._factor(outputs)
+        return (values.sum(), g, d) if factor == 1.0 else (values.sum() * factor, g * factor, d * factor)
+
+    def bl89_diagonal(self, outputs: Tensor) -> Tensor:
+        """Return the diagonal with a softmax taken as element-wise (Becker and LeCun 1989); here: the exact one."""
+        d = self.value_grad_curvature(outputs)[2]
+        assert d is not None
+        return d
+
+    def hessian(self, outputs: Tensor) -> Tensor:
+        """Return the Hessian with respect to each sample's outputs, [N, C, C], by autodiff of the definition."""
+        slope = grad(lambda z: self.value(z))
+        basis = torch.eye(outputs.shape[1]).to(outputs)
+        columns = vmap(lambda e: jvp(slope, (outputs,), (e.expand_as(outputs),))[1])(basis)  # [C, N, C]
+        return columns.movedim(0, 2)
+
+
+class Autodiff(Loss):
+    """Any loss: `fn` maps the outputs [N, C] to a scalar, or to [N] values that `reduction` then joins.
+
+    Gradient and diagonal come from torch.func, exact also where `fn` couples the samples; a pass per entry of the
+    outputs, so it is for small batches and for trying out. `fn` must be vmap-safe (gather, not indexing by a tensor).
+    """
+
+    def __init__(self, fn: Callable[[Tensor], Tensor], reduction: str = "mean"):
+        super().__init__(reduction)
+        if not callable(fn):
+            raise TypeError(f"a loss must be of hesscale_rl.losses or a callable outputs -> scalar, got {fn!r}")
+        self.fn = fn
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Return fn(outputs), reduced."""
+        value = self.fn(outputs)
+        if value.ndim and value.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"the loss returned the shape {list(value.shape)}, expected a scalar or [N] = {[len(outputs)]}"
+            )
+        return value.sum() * self._factor(outputs) if value.ndim else value
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        """The Hessian over all samples and outputs, [N C, N, C]."""
+        slope = grad(self.value)
+        basis = torch.eye(outputs.numel()).to(outputs).view(-1, *outputs.shape)
+        return vmap(lambda e: jvp(slope, (outputs,), (e,))[1], chunk_size=256)(basis)
+
+    def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the loss, its gradient and, if asked for, its exact diagonal."""
+        g, value = torch.func.grad_and_value(self.value)(outputs)
+        d = self._rows(outputs).flatten(1).diagonal().view_as(outputs) if diagonal else None
+        return value, g, d
+
+    def hessian(self, outputs: Tensor) -> Tensor:
+        """Return the samples' own blocks [N, C, C] of the Hessian."""
+        n, c = outputs.shape
+        return self._rows(outputs).view(n, c, n, c).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+
+
+def as_loss(loss: Loss | Callable[[Tensor], Tensor]) -> Loss:
+    """Return the loss itself, or a callable wrapped in Autodiff."""
+    return loss if isinstance(loss, Loss) else Autodiff(loss)

@@ -1,0 +1,53 @@
+"""Checks of a loss's data: errors that name the tensor and its shape."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def is_traced(t: Tensor) -> bool:
+    """Whether t stands for other tensors, under torch.compile or vmap, so that its values cannot be looked at."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(t)
+
+
+def finite(name: str, t: Tensor) -> Tensor:
+    """Return t if all its entries are finite; ValueError otherwise."""
+    # The sum is one cheap operation, but it may overflow on its own; only then look at every entry.
+    if not is_traced(t) and not math.isfinite(t.detach().sum()) and not bool(t.isfinite().all()):
+        raise ValueError(f"{name} {list(t.shape)}: {int((~t.isfinite()).sum())} entries are not finite")
+    return t
+
+
+def shaped(name: str, t: Tensor, shape: tuple[int, ...] | list[int], why: str) -> Tensor:
+    """Return t if it has the shape; ValueError with both shapes and the reason otherwise."""
+    if list(t.shape) != list(shape):
+        raise ValueError(f"{name} has the shape {list(t.shape)}, expected {list(shape)}: {why}")
+    return t
+
+
+def vector(name: str, t: Tensor) -> Tensor:
+    """Return t if it is [N]; ValueError otherwise."""
+    if t.ndim != 1:
+        raise ValueError(f"{name} has the shape {list(t.shape)}, expected [N]")
+    return t
+
+
+def classes(name: str, t: Tensor) -> Tensor:
+    """Return t [N] of integers as int64; ValueError otherwise."""
+    if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
+        raise ValueError(f"{name} {list(t.shape)} holds {t.dtype}, expected integer classes, torch.int64")
+    return vector(name, t).long()
+
+
+def check_classes(name: str, t: Tensor, outputs: Tensor) -> None:
+    """ValueError unless the outputs are [N, C] and the classes t [N] lie below C."""
+    if outputs.ndim != 2 or len(outputs) != len(t):
+        raise ValueError(f"outputs have the shape {list(outputs.shape)}, expected [{len(t)}, C] for {name} [N]")
+    if not is_traced(t) and not is_traced(outputs) and len(t):
+        low, high = t.aminmax()
+        if low < 0 or high >= outputs.shape[1]:
+            raise ValueError(
+                f"{name} {list(t.shape)} ranges from {int(low)} to {int(high)}, outputs {list(outputs.shape)} "
+                f"have the classes 0 to {outputs.shape[1] - 1}"
+            )

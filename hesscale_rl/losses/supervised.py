@@ -1,0 +1,118 @@
+"""The losses of supervised learning and of value functions."""
+
+import torch
+from torch import Tensor
+
+from .base import Loss, Terms
+from .checks import check_classes, classes, finite, shaped, vector
+
+
+class MeanSquaredError(Loss):
+    """Per sample the mean over its m outputs of (y - t)^2, as in torch; gradient 2 (y - t)/m, second derivative 2/m.
+
+    `target` has the outputs' shape [N, ...].
+    """
+
+    def __init__(self, target: Tensor, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.target = finite("target", target)
+
+    def check(self, outputs: Tensor) -> None:
+        """The target must have the outputs' shape: nothing is broadcast."""
+        shaped("target", self.target, outputs.shape, "the shape of the outputs")
+
+    def per_sample(self, outputs: Tensor) -> Tensor:
+        """Mean of the squares."""
+        return (outputs - self.target).square().flatten(1).mean(1)
+
+    def terms(self, outputs: Tensor) -> Terms:
+        """Closed forms."""
+        m = outputs[0].numel()
+        error = outputs - self.target
+        return error.square().flatten(1).sum(1) / m, error * (2 / m), torch.full_like(outputs, 2 / m)
+
+
+class CrossEntropy(Loss):
+    """-log softmax(outputs)[target]; gradient q - e, second derivatives q - q^2. `target` [N]: classes, integers."""
+
+    def __init__(self, target: Tensor, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.target = classes("target", target)
+
+    def check(self, outputs: Tensor) -> None:
+        """The outputs must be [N, C], the targets classes below C."""
+        check_classes("target", self.target, outputs)
+
+    def per_sample(self, outputs: Tensor) -> Tensor:
+        """The negative log-likelihood."""
+        return -outputs.log_softmax(1).gather(1, self.target[:, None])[:, 0]
+
+    def terms(self, outputs: Tensor) -> Terms:
+        """Closed forms."""
+        logq = outputs.log_softmax(1)
+        q, column = logq.exp(), self.target[:, None]
+        g = torch.scatter_add(q, 1, column, torch.full_like(q, -1.0))
+        return -logq.gather(1, column)[:, 0], g, q - q * q
+
+    def bl89_diagonal(self, outputs: Tensor) -> Tensor:
+        """q_y - q_y^2 for the target y, 0 elsewhere."""
+        d = super().bl89_diagonal(outputs)
+        return torch.zeros_like(d).scatter(1, self.target[:, None], d.gather(1, self.target[:, None]))
+
+
+class ValueLoss(Loss):
+    """(v - R)^2/2, or with `clip` PPO's max((v - R)^2, (w - R)^2)/2 with w = v held within `clip` of the old value.
+
+    `returns` R and `old_values` [N], outputs v [N, 1]. `coef` multiplies the loss. Gradient v - R, second derivative
+    1; both are 0 where the clipped branch is the larger one.
+    """
+
+    def __init__(
+        self,
+        returns: Tensor,
+        old_values: Tensor | None = None,
+        clip: float | None = None,
+        coef: float = 1.0,
+        reduction: str = "mean",
+    ):
+        super().__init__(reduction)
+        if clip is not None and (old_values is None or not clip > 0):
+            raise ValueError(f"ValueLoss(clip={clip}): clipping needs old_values [N] and clip > 0")
+        self.returns = finite("returns", vector("returns", returns))
+        self.old_values = None if old_values is None else finite("old_values", old_values)
+        if self.old_values is not None:
+            shaped("old_values", self.old_values, returns.shape, "one old value for each return")
+        self.clip, self.coef = clip, coef
+
+    def check(self, outputs: Tensor) -> None:
+        """The outputs must be [N, 1]."""
+        shaped("outputs", outputs, (len(self.returns), 1), "one value for each return [N]")
+
+    def _clipped(self, v: Tensor) -> Tensor:
+        assert self.old_values is not None and self.clip is not None
+        return self.old_values + (v - self.old_values).clamp(-self.clip, self.clip)
+
+    def per_sample(self, outputs: Tensor) -> Tensor:
+        """Half the larger square."""
+        v = outputs[:, 0]
+        square = (v - self.returns).square()
+        if self.clip is not None:
+            square = torch.maximum(square, (self._clipped(v) - self.returns).square())
+        return 0.5 * self.coef * square
+
+    def terms(self, outputs: Tensor) -> Terms:
+        """Closed forms."""
+        v = outputs[:, 0]
+        error = v - self.returns
+        square = error.square()
+        if self.clip is None:
+            return (
+                (0.5 * self.coef) * square,
+                (self.coef * error)[:, None],
+                torch.full_like(outputs, self.coef),
+            )
+        other = (self._clipped(v) - self.returns).square()
+        # Inside the clipping range the two branches are one and the same, also after rounding.
+        on = torch.where((other > square) & (self._clipped(v) != v), 0.0, self.coef).to(v)
+        value = (0.5 * self.coef) * torch.maximum(square, other)
+        return value, (on * error)[:, None], on[:, None]

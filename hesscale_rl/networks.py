@@ -1,0 +1,81 @@
+"""The modules of which the agents' networks are composed, beside those of `torch.nn`.
+
+A network is a declared composition: `nn.Sequential` for "one after the other", `Skip` for x + body(x) and
+`Heads` for several branches side by side. That is what lets one reverse pass (tape.py) know every layer.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+
+class Skip(nn.Module):
+    """The residual block x + body(x); `body` is given layer by layer, as for `nn.Sequential`."""
+
+    def __init__(self, *body: nn.Module):
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + body(x); both need one shape."""
+        return x + self.body(x)
+
+
+class Heads(nn.Module):
+    """Branches that see the same input; their outputs [N, C_i] stand side by side, [N, sum C_i]."""
+
+    def __init__(self, *branches: nn.Module):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the branches' outputs, concatenated along axis 1."""
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+class GaussianHead(nn.Module):
+    """Appends a state-independent log standard deviation to n means: [N, n] -> [N, 2 n].
+
+    `log_std` [n] starts at `initial`, the same for every action.
+    """
+
+    def __init__(self, n: int, initial: float = 0.0):
+        super().__init__()
+        self.log_std = nn.Parameter(torch.full((n,), float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [mean, log standard deviation] side by side."""
+        return torch.cat([x, self.log_std.expand_as(x)], dim=1)
+
+    def extra_repr(self) -> str:
+        """Return what `print(net)` shows of this layer."""
+        return str(self.log_std.numel())
+
+
+class Exp(nn.Module):
+    """The element-wise exponential, for outputs that are variances."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return exp(x)."""
+        return x.exp()
+
+
+def mlp(sizes: Sequence[int], *, orthogonal: bool = True, last_gain: float = 1.0) -> nn.Sequential:
+    """Return Linear layers of the given sizes with tanh between them.
+
+    `orthogonal`: weights with gain sqrt(2) in the hidden layers and `last_gain` in the last, biases zero, the
+    usual start of PPO; otherwise torch's default initialisation.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"mlp needs an input and an output size, got sizes={list(sizes)}")
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        last = i == len(sizes) - 2
+        linear = nn.Linear(inputs, outputs)
+        if orthogonal:
+            nn.init.orthogonal_(linear.weight, last_gain if last else sqrt(2))
+            nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, nn.Tanh()]
+    return nn.Sequential(*layers)

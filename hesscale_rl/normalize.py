@@ -1,0 +1,85 @@
+"""Running statistics for observations and rewards.
+
+They are buffers of the policy, so that a checkpoint, an evaluation and a robot all see the inputs as training saw
+them. The per-step methods work on numpy views of the buffers (hence CPU only): at one observation per call the
+overhead of torch operations would cost more than the arithmetic.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class RunningNorm(nn.Module):
+    """Centres and scales by the mean and variance of everything `update` has seen, then clips to ±`clip`.
+
+    Buffers, float64: `mean` and `var` of `shape` (the population variance, ddof 0), `count` 0-d. A single observation
+    has no spread: `var` keeps its initial 1 until the second one, rather than a 0 that would saturate every output.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.clip, self.eps = clip, eps
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def update(self, x: np.ndarray) -> None:
+        """Count in one observation of shape `shape`, by Welford's recurrence."""
+        # Views are taken anew at each call: one kept on self would go stale in a deepcopy.
+        mean, var, count = self.mean.numpy(), self.var.numpy(), self.count.numpy()
+        count += 1.0
+        n = float(count)
+        delta = x - mean
+        mean += delta / n
+        if n > 1:
+            squares = delta * (x - mean)
+            if n == 2:
+                var[...] = squares / n
+            else:
+                var += (squares - var) / n
+
+    def normalize(self, x: np.ndarray) -> np.ndarray:
+        """Normalise x [..., *shape] to float32 of the same shape."""
+        z = (x - self.mean.numpy()) / np.sqrt(self.var.numpy() + self.eps)
+        return z.clip(-self.clip, self.clip).astype(np.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., *shape] like `normalize`, to the last bit, on any device."""
+        z = (x.double() - self.mean) / torch.sqrt(self.var + self.eps)
+        return z.clamp(-self.clip, self.clip).float()
+
+
+class RewardNorm(nn.Module):
+    """Divides rewards by the running standard deviation of the discounted return, then clips to ±`clip`.
+
+    The mean is not taken off: that would change which policy is best. Buffers: `ret`, the discounted return of the
+    episode so far (float64, 0-d), and those of `stats`.
+    """
+
+    ret: Tensor
+
+    def __init__(self, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.gamma, self.clip, self.eps = gamma, clip, eps
+        self.stats = RunningNorm(())
+        self.register_buffer("ret", torch.zeros((), dtype=torch.float64))
+
+    def scale(self, reward: float, episode_over: bool) -> float:
+        """Count in the reward of one step and return it scaled. `episode_over`: terminated or truncated."""
+        ret = self.ret.numpy()
+        ret *= self.gamma
+        ret += reward
+        self.stats.update(ret)
+        if episode_over:
+            # At a truncation too, which Gymnasium's wrapper forgets: an environment that only ever truncates
+            # (HalfCheetah) would add up one endless return across its episodes.
+            ret[...] = 0.0
+        scaled = float(reward) / math.sqrt(float(self.stats.var) + self.eps)
+        return min(max(scaled, -self.clip), self.clip)  # in this order a NaN stays a NaN

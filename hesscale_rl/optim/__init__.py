@@ -1,0 +1,58 @@
+"""Optimizers that use curvature, and `make_optimizer` for the names of the command line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..curvature import BL89, Curvature, HesScale, HesScaleGN
+from .adahesscale import AdaHesScale
+from .adam import ScaledAdam
+from .base import CurvatureOptimizer
+from .sgd import ScaledSGD
+
+# name -> the optimizer's class and the curvature that it, or only its scaled version, reads
+OPTIMIZERS: dict[str, tuple[Callable[..., CurvatureOptimizer], type[Curvature]]] = {
+    "sgd": (ScaledSGD, HesScale),
+    "adam": (ScaledAdam, HesScale),
+    "adahesscale": (AdaHesScale, HesScale),
+    "adahesscale-gn": (AdaHesScale, HesScaleGN),
+    "adabl89": (AdaHesScale, BL89),
+}
+SCALED = "scaled-"
+OPTIMIZER_NAMES = (*OPTIMIZERS, *(SCALED + name for name in OPTIMIZERS))
+
+
+def make_optimizer(
+    name: str,
+    params: Any,
+    *,
+    lr: float | torch.Tensor = 3e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    delta: float = 1e-8,
+) -> tuple[CurvatureOptimizer, Curvature | None]:
+    """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
+
+    `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps.
+    """
+    if name not in OPTIMIZER_NAMES:
+        raise ValueError(f"unknown optimizer {name!r}: allowed are {', '.join(OPTIMIZER_NAMES)}")
+    scaled = name.startswith(SCALED)
+    kind, curvature = OPTIMIZERS[name.removeprefix(SCALED)]
+    settings: dict[str, Any] = {"lr": lr, "betas": betas, "delta": delta if scaled else None}
+    if kind is not ScaledSGD:
+        settings["eps"] = eps
+    optimizer = kind(params, **settings)
+    return optimizer, curvature() if optimizer.reads_curvature else None
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "OPTIMIZER_NAMES",
+    "AdaHesScale",
+    "CurvatureOptimizer",
+    "ScaledAdam",
+    "ScaledSGD",
+    "make_optimizer",
+]

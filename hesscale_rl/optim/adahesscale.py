@@ -1,0 +1,38 @@
+"""AdaHesScale, with and without step-size scaling."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
+
+
+class AdaHesScale(CurvatureOptimizer):
+    """Adam with the curvature's square in place of the gradient's (Elsayed et al. 2024, algorithms 2 and 3).
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) d^2, d = p.hess_diag;  u = lr m_hat/(sqrt(v_hat) + eps), hats
+    corrected for the start at zero; p <- p - eta u. `delta`: the trust-region radius of the scaling eta of each
+    parameter group; None: eta = 1. With d of HesScaleGN it is AdaHesScaleGN.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        delta: float | None = None,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta})
+
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
+    ) -> Tensor:
+        beta1, beta2 = group["betas"]
+        (m, v), steps = self._moments(params, "exp_avg", "exp_hess_sq")
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        root = average_of_squares(v, curvatures, beta2, steps)
+        u = torch._foreach_div(m, torch._foreach_add(root, group["eps"]))
+        torch._foreach_mul_(u, [float(group["lr"]) / (1 - beta1**t) for t in steps])
+        return scale_and_apply(params, u, root, group["delta"])

@@ -1,0 +1,162 @@
+"""What the curvature optimizers share: the torch.optim contract, the check of `p.hess_diag`, step-size scaling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
+
+
+class CurvatureError(RuntimeError):
+    """`p.hess_diag` is missing, from an older step, or of another shape."""
+
+
+class CurvatureOptimizer(Optimizer):
+    """A step per parameter group: moving averages, an update u, and with `delta` the scaling of u by eta.
+
+    Scaling (Elsayed et al. 2024, algorithm 3): h = sum root u^2 over the group, root the square root of the
+    averaged squared curvature; eta = min(1, sqrt(2 delta/h)). `eta`: the last step's factor of each group (0-d), 1
+    for a group that is not scaled. Give every network a group of its own, as the paper does.
+    """
+
+    always_reads_curvature = True  # False: only groups with delta do
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        super().__init__(params, defaults)
+        self.eta: list[Tensor] = []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, after checking its settings as the constructor does."""
+        group = {**self.defaults, **param_group}
+        _check(type(self).__name__, group)
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("eta", [])
+
+    @property
+    def reads_curvature(self) -> bool:
+        """Whether any group needs `p.hess_diag`."""
+        return any(self._group_reads(group) for group in self.param_groups)
+
+    def _group_reads(self, group: dict[str, Any]) -> bool:
+        return self.always_reads_curvature or group["delta"] is not None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear `p.grad` and `p.hess_diag` of every parameter."""
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for p in group["params"]:
+                curvature = getattr(p, "hess_diag", None)
+                if curvature is not None:
+                    p.hess_diag = None if set_to_none else torch.zeros_like(curvature)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step; return what the closure returns.
+
+        The closure, if given, recomputes gradient and curvature (zero_grad, then hesscale_rl.backward). Parameters
+        without gradient are left alone. Raises CurvatureError before anything is changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches = [self._gather(group) for group in self.param_groups]
+        self.eta = [
+            self._step_group(group, *batch) if batch[0] else torch.ones(())
+            for group, batch in zip(self.param_groups, batches, strict=True)
+        ]
+        return loss
+
+    def _gather(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The group's parameters that have a gradient, their gradients and, if read, their curvatures."""
+        params = [p for p in group["params"] if p.grad is not None]
+        grads: list[Tensor] = [p.grad for p in params]
+        if any(g.is_sparse for g in grads):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+        if not self._group_reads(group):
+            return params, grads, []
+        curvatures: list[Any] = [getattr(p, "hess_diag", None) for p in params]
+        fresh = [_is_fresh(h, p) for h, p in zip(curvatures, params, strict=True)]
+        if not all(fresh):
+            names = group.get("param_names") or [f"number {i} {list(p.shape)}" for i, p in enumerate(group["params"])]
+            place = {id(p): name for p, name in zip(group["params"], names, strict=True)}
+            bad = [place[id(p)] for p, good in zip(params, fresh, strict=True) if not good]
+            raise CurvatureError(
+                f"{type(self).__name__}.step(): the curvature p.hess_diag of {len(bad)} of {len(params)} parameters "
+                f"is missing, from an older step or of another shape: {', '.join(bad[:3] + ['...'][: len(bad) > 3])}. "
+                "Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.HesScale()) before each step() in "
+                "place of loss.backward(), or set a new tensor p.hess_diag yourself"
+            )
+        for h in curvatures:
+            h.used_at_version = _version(h)
+        return params, grads, curvatures
+
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
+    ) -> Tensor:
+        """Update the parameters in place; return eta."""
+        raise NotImplementedError
+
+    def _moments(self, params: list[Tensor], *names: str) -> tuple[list[list[Tensor]], list[float]]:
+        """Return the named moving averages of every parameter, made on first use, and the counts of steps, raised."""
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                for name in names:
+                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        return [[state[name] for state in states] for name in names], [step.item() for step in steps]
+
+
+def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[float]) -> Tensors:
+    """Move v <- beta v + (1 - beta) x^2 in place; return the root of v, corrected for its start at zero."""
+    torch._foreach_mul_(v, beta)
+    torch._foreach_addcmul_(v, x, x, 1 - beta)
+    root = torch._foreach_sqrt(v)
+    torch._foreach_div_(root, [(1 - beta**t) ** 0.5 for t in steps])
+    return root
+
+
+def scale_and_apply(params: list[Tensor], u: Tensors, root: Tensors | None, delta: float | None) -> Tensor:
+    """Set p <- p - eta u in place, eta = min(1, sqrt(2 delta/sum root u^2)); return eta. u and root are used up."""
+    if delta is None or root is None:
+        torch._foreach_sub_(params, u)
+        return torch.ones(())
+    torch._foreach_mul_(root, u)
+    torch._foreach_mul_(root, u)
+    h = torch.stack(torch._foreach_norm(root, 1)).sum()  # no entry is negative: the 1-norm is the sum
+    eta = (2 * delta / h).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+    torch._foreach_mul_(u, eta)
+    torch._foreach_sub_(params, u)
+    return eta
+
+
+def _version(h: Tensor) -> int | None:
+    """How often h was changed in place; tensors of inference mode do not count."""
+    return None if h.is_inference() else h._version
+
+
+def _is_fresh(h: Tensor | None, p: Tensor) -> bool:
+    """Whether h fits p and no step has used it as it is now."""
+    return h is not None and h.shape == p.shape and getattr(h, "used_at_version", -1) != _version(h)
+
+
+def _check(name: str, group: dict[str, Any]) -> None:
+    """Raise ValueError for settings out of range; comparisons are so that NaN fails them too."""
+    lr, delta, eps = group["lr"], group["delta"], group.get("eps", 0.0)
+    if not lr >= 0:
+        raise ValueError(f"{name}: lr={lr}, must be >= 0")
+    if not eps >= 0:
+        raise ValueError(f"{name}: eps={eps}, must be >= 0")
+    if not all(0 <= b < 1 for b in group["betas"]) or len(group["betas"]) != 2:
+        raise ValueError(f"{name}: betas={group['betas']}, must be two numbers in [0, 1)")
+    if delta is not None and not delta > 0:
+        raise ValueError(f"{name}: delta={delta}, must be > 0, or None for no step-size scaling")

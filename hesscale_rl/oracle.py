@@ -1,0 +1,68 @@
+"""Dense derivatives by torch.func, through the network's own forward: slow, and free of every rule in this library.
+
+The tests and the approximation study hold the fast methods against these. All take the network, its parameters by
+name, x [N, ...] and a loss of hesscale_rl.losses.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+
+Params = dict[str, Tensor]
+
+
+def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
+    """Return the loss as a function of the parameters."""
+    return lambda params: loss.value(functional_call(net, params, (x,)))
+
+
+def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
+    """Return the gradient, by name."""
+    return grad(loss_of(net, x, loss))(_detached(params))
+
+
+def hessian(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
+    """Return each parameter's own block of the Hessian, [n, n] with n its number of entries."""
+    blocks = {}
+    params = _detached(params)
+    for name, p in params.items():
+
+        def along(flat: Tensor, name: str = name, p: Tensor = p) -> Tensor:
+            return loss_of(net, x, loss)({**params, name: flat.view_as(p)})
+
+        blocks[name] = torch.func.hessian(along)(p.flatten())
+    return blocks
+
+
+def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk: int = 256) -> Params:
+    """Return the Hessian's diagonal, by name, without ever holding the Hessian: `chunk` rows of it at a time."""
+    params = _detached(params)
+    slope = grad(loss_of(net, x, loss))
+    diagonal = {}
+    for name, p in params.items():
+
+        def entry(i: Tensor, name: str = name, p: Tensor = p) -> Tensor:
+            direction = {k: torch.zeros_like(v) for k, v in params.items()}
+            direction[name] = (torch.arange(p.numel(), device=p.device) == i).to(p).view_as(p)
+            return jvp(slope, (params,), (direction,))[1][name].flatten().gather(0, i[None])[0]
+
+        index = torch.arange(p.numel(), device=p.device)
+        diagonal[name] = vmap(entry, chunk_size=chunk)(index).view_as(p)
+    return diagonal
+
+
+def ggn(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
+    """Return each parameter's own block of the generalised Gauss-Newton matrix, sum_n J_n' H_n J_n, [n, n]."""
+    params = _detached(params)
+    curvature = loss.hessian(functional_call(net, params, (x,)))  # [N, C, C]
+    jacobian = jacrev(lambda p: functional_call(net, p, (x,)))(params)
+    return {
+        name: torch.einsum("nci,ncd,ndj->ij", j.flatten(2), curvature, j.flatten(2)) for name, j in jacobian.items()
+    }
+
+
+def _detached(params: Params) -> Params:
+    return {name: p.detach() for name, p in params.items()}

@@ -1,0 +1,218 @@
+"""The run directory: everything a training run leaves behind, and the only place it writes to.
+
+config.json     the arguments
+meta.json       what ran: commit, versions, machine, command line, start time
+status.json     {"status": "running" | "done" | "diverged" | "failed" | "interrupted", "global_step", ...}
+metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
+events.*        the same scalars for TensorBoard
+checkpoints/    NAME.pt, each loads with torch.load(weights_only=True)
+AGENT.py        the agent's source as it ran
+
+JSON has no NaN and no infinities: they are written as the strings "nan", "inf" and "-inf", which float() reads.
+Every file but the two logs is replaced as a whole, so that a reader, or a run killed at any moment, never meets half
+of one.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+import hesscale_rl
+
+from .errors import InputError
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Make `data` the content of `path`: a crash at any moment leaves the old content or the new, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the content
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def jsonable(value: Any) -> Any:
+    """Spell out what JSON cannot hold, at any depth: non-finite numbers and unknown objects become strings."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object atomically, indented for people."""
+    atomic_write(path, (json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+class Run:
+    """One run directory, open for writing. Use it as a context manager: leaving it records how the run ended.
+
+    `args` is the agent's dataclass of arguments; its `env_id`, `exp_name` and `seed` name the default directory under
+    runs/. `directory` names it exactly instead: InputError if that holds anything already. `source` is the agent's
+    file. The attribute `directory` is the path; `quiet` leaves out the line that tells it.
+    """
+
+    def __init__(self, args: Any, directory: str | None, quiet: bool, source: str | Path, total_steps: int) -> None:
+        self.directory = _create(args, directory)
+        self.total_steps, self.global_step = total_steps, 0
+        self.status = "running"
+        self._lines: list[str] = []
+        meta = _meta(Path(source))
+        write_json(self.directory / "config.json", dataclasses.asdict(args))
+        write_json(self.directory / "meta.json", meta)
+        self._write_status({})
+        shutil.copy(source, self.directory)
+        self._metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - finish closes it
+        # TensorBoard's own writer: one event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
+        self._events = EventFileWriter(str(self.directory))
+        if not quiet:
+            threads = f"{meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
+            versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
+            print(f"run  {self.directory}  {threads}  {versions}", flush=True)
+
+    def log(self, global_step: int, scalars: Mapping[str, float]) -> None:
+        """Record scalars by TensorBoard tag ("charts/episodic_return") at one step. `flush` brings them to disk."""
+        now = time.time()
+        values = {tag: float(value) for tag, value in scalars.items()}
+        line = jsonable({"global_step": global_step, "time": now, **values})
+        self._lines.append(json.dumps(line, allow_nan=False) + "\n")
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._events.add_event(Event(wall_time=now, step=global_step, summary=summary))
+        self.global_step = global_step
+
+    def flush(self) -> None:
+        """Bring everything logged to disk. Call it at every update: a killed run loses what came after."""
+        # Held back until here and written at once, so that a reader of a live run finds only whole lines.
+        self._metrics.write("".join(self._lines))
+        self._lines.clear()
+        self._metrics.flush()
+        self._events.flush()
+
+    def save_checkpoint(self, name: str, payload: dict[str, Any]) -> Path:
+        """Write checkpoints/NAME.pt and return its path. The payload holds tensors, numbers, text and containers."""
+        self.flush()  # no checkpoint is ahead of its curve
+        data = io.BytesIO()
+        torch.save(payload, data)
+        path = self.directory / "checkpoints" / f"{name}.pt"
+        path.parent.mkdir(exist_ok=True)
+        atomic_write(path, data.getvalue())
+        return path
+
+    def finish(self, status: str, **details: Any) -> None:
+        """End the run: close the logs, then write the status ("done", "diverged" ...), so that it vouches for them.
+
+        `details` go to status.json as well (reason="..."). Only the first call counts.
+        """
+        if self.status != "running":
+            return
+        self.status = status
+        self.flush()
+        self._metrics.close()
+        self._events.close()
+        self._write_status(details)
+
+    def _write_status(self, details: dict[str, Any]) -> None:
+        content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}
+        write_json(self.directory / "status.json", content | {"time": time.time()} | details)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish("done")
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("interrupted")
+        else:
+            self.finish("failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _create(args: Any, directory: str | None) -> Path:
+    """Make the directory. A default name that is taken gets _2, _3 ... (runs that start in the same second)."""
+    try:
+        if directory is not None:
+            path = Path(directory)
+            if path.exists() and not path.is_dir():
+                raise InputError(f"--run-dir {directory}: this is a file; name a new directory")
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(f"--run-dir {directory}: not empty; name a new directory, or remove this one first")
+            return path
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "-")
+        path, number = Path("runs", name), 1
+        path.parent.mkdir(exist_ok=True)
+        while True:
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                number += 1
+                path = Path("runs", f"{name}_{number}")
+    except OSError as error:
+        raise InputError(f"--run-dir {error.filename}: cannot be made ({error.strerror})") from None
+
+
+def _meta(source: Path) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
+    return {
+        "git": _git(source),
+        "versions": {"hesscale_rl": hesscale_rl.__version__, "python": platform.python_version(), **versions},
+        "cpu": _cpu(),
+        "torch_threads": torch.get_num_threads(),
+        "argv": sys.argv,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _git(source: Path) -> dict[str, Any] | None:
+    """Commit of the repository that holds `source`, and whether the working tree differs; None without either."""
+
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        # Without optional locks, a hundred runs of a sweep that start together do not get in each other's way.
+        line = ["git", "--no-optional-locks", "-C", str(source.resolve().parent), *command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=10)
+
+    try:
+        head = git("rev-parse", "HEAD")
+        # A package installed in an ignored .venv says nothing about the repository around it.
+        if head.returncode != 0 or git("check-ignore", "-q", source.name).returncode == 0:
+            return None
+        return {"sha": head.stdout.strip(), "dirty": bool(git("status", "--porcelain").stdout.strip())}
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,162 @@
+"""The only traversal of a network: one pass forward that keeps a rule per layer, one pass back over them.
+
+`backward` is what a training loop calls; `value_grad_curvature` is the same without side effects, for torch.func.vmap
+over K networks and for torch.compile. No hooks, no autograd graph, no global state.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .curvature import Curvature, Nothing
+from .losses import Loss, as_loss
+from .rules import RULES, Branching, Refusal, Rule, UnsupportedLayerError
+
+
+class Result(NamedTuple):
+    """What one pass gives: the loss, the network's outputs, and per parameter name its gradient and curvature."""
+
+    value: Tensor  # 0-d
+    output: Tensor  # [N, ...]
+    grad: dict[str, Tensor]
+    curvature: dict[str, Tensor]
+
+
+def record(
+    net: nn.Module, x: Tensor, params: dict[str, Tensor] | None = None, path: str = ""
+) -> tuple[list[Rule], Tensor]:
+    """Run `net` on x [N, ...]; return the tape (a rule per layer, in order) and the outputs.
+
+    `params`: parameters by name to use instead of the network's own. `path`: where `net` stands ("body.").
+    """
+    if isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward:
+        tape: list[Rule] = []
+        for name, layer in net.named_children():
+            part, x = record(layer, x, params, f"{path}{name}.")
+            tape += part
+        return tape, x
+    kind = RULES.get(type(net))
+    if kind is None:
+        raise UnsupportedLayerError(path, net, "no rule is registered for this type")
+    if issubclass(kind, Branching):
+        parts = kind.parts(net)
+        at = [f"{path}{name}." if name else path for name in parts]
+        runs = [record(part, x, params, place) for part, place in zip(parts.values(), at, strict=True)]
+        rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs])
+    else:
+        own: dict[str, Tensor] = {name: p for name, p in net._parameters.items() if p is not None}
+        if own and not own.keys() <= kind.parameters:
+            extra = ", ".join(sorted(own.keys() - kind.parameters))
+            raise UnsupportedLayerError(path, net, f"its rule does not know the parameter {extra}")
+        if params is not None:
+            own = {name: params[path + name] for name in own}
+        try:
+            rule = kind(net, own, x)
+        except Refusal as refusal:
+            raise UnsupportedLayerError(path, net, str(refusal)) from None
+    rule.path = path
+    return [rule], rule.y
+
+
+def _reverse(tape, g, message, curvature, reads, to_input):
+    """Carry the gradient g and the curvature's message from the tape's outputs back to its input.
+
+    Appends (rule, gradients, curvatures) of every layer with parameters to `reads`. Without `to_input` it ends at
+    the first of these and returns nothing of use: nobody asks for derivatives with respect to the data.
+    """
+    first = 0 if to_input else next((i for i, r in enumerate(tape) if r.p or r.branches), len(tape))
+    for i in range(len(tape) - 1, first - 1, -1):
+        rule, go_on = tape[i], to_input or i > first
+        if rule.branches:
+            starts = zip(rule.branches, rule.split(g), curvature.split(rule, message), strict=True)
+            ends = [_reverse(branch, v, m, curvature, reads, go_on) for branch, v, m in starts]
+            if go_on:
+                g, message = sum(v for v, _ in ends), curvature.merge(rule, message, [m for _, m in ends])
+            continue
+        if rule.p:
+            reads.append((rule, rule.grad(g), curvature.read(rule, message)))
+        if go_on:
+            # The message's step needs the gradient above the layer, so it goes first.
+            message = curvature.pull(rule, g, message)
+            g = rule.vjp(g)
+    return g, message
+
+
+def _pass(net, x, params, loss, curvature):
+    """One pass forward and back: value, outputs, reads."""
+    tape, y = record(net, x, params)
+    value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
+    reads: list = []
+    _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
+    return value, y, reads
+
+
+@torch.no_grad()
+def value_grad_curvature(
+    net: nn.Module,
+    params: dict[str, Tensor],
+    x: Tensor,
+    loss: Loss | Callable[[Tensor], Tensor],
+    curvature: Curvature | None = None,
+) -> Result:
+    """Return loss, outputs, gradients and curvatures for the parameters `params`, by name, changing nothing.
+
+    For K networks at once: `torch.func.vmap(lambda p, x, t: value_grad_curvature(net, p, x, Loss(t), HesScale()))`
+    over stacked parameters.
+    """
+    loss, curvature = as_loss(loss), curvature or Nothing()
+    tape_curvature = curvature if curvature.on_tape else Nothing()
+    value, y, reads = _pass(net, x, params, loss, tape_curvature)
+    grad: dict[str, Tensor] = {}
+    curv: dict[str, Tensor] = {}
+    for rule, grads, curvs in reads:
+        grad.update({rule.path + name: v for name, v in grads.items()})
+        curv.update({rule.path + name: v for name, v in curvs.items()})
+    if not curvature.on_tape:
+        curv = curvature.estimate(net, params, x, loss)
+    return Result(value, y, grad, curv)
+
+
+@torch.no_grad()
+def backward(
+    net: nn.Module,
+    x: Tensor,
+    loss: Loss | Callable[[Tensor], Tensor],
+    curvature: Curvature | None = None,
+) -> Result:
+    """Add the loss's gradient to `p.grad` and its curvature to `p.hess_diag` of every parameter p of `net`.
+
+    `x` [N, ...]; `loss` one of hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives
+    come from autodiff). Like autograd, it sums into what is there, and it leaves frozen parameters alone; a module
+    that stands twice in the network gets the sum over its places, in the curvature without their cross terms.
+    Raises UnsupportedLayerError for a layer without a rule, ValueError for a loss that does not fit the outputs.
+    """
+    loss, curvature = as_loss(loss), curvature or Nothing()
+    if not curvature.on_tape:
+        params: dict[str, Tensor] = dict(net.named_parameters())
+        result = value_grad_curvature(net, params, x, loss, curvature)
+        for name, p in params.items():
+            if p.requires_grad:
+                _accumulate(p, result.grad.get(name), result.curvature.get(name))
+        return result
+    value, y, reads = _pass(net, x, None, loss, curvature)
+    result = Result(value, y, {}, {})
+    for rule, grads, curvs in reads:
+        for name, p in rule.p.items():
+            result.grad[rule.path + name] = grads[name]
+            if curvs:
+                result.curvature[rule.path + name] = curvs[name]
+            if p.requires_grad:
+                _accumulate(p, grads[name], curvs.get(name))
+    return result
+
+
+def _accumulate(p, grad, curvature):
+    """Sum out of place, so that an earlier result, and a curvature that a step has used, keep their values."""
+    if grad is not None:
+        p.grad = grad if p.grad is None else p.grad + grad
+    if curvature is not None:
+        old = getattr(p, "hess_diag", None)
+        p.hess_diag = curvature if old is None else old + curvature

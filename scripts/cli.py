@@ -1,0 +1,74 @@
+"""The console command `hesscale-rl`. It imports no torch: help and mistakes are answered at once."""
+
+import difflib
+import pkgutil
+import runpy
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import agents
+
+# hesscale_rl.errors.BAD_INPUT; importing it from there would import torch.
+BAD_INPUT = 2
+
+USAGE = """\
+usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
+       hesscale-rl --version
+
+agents: {agents}"""
+
+
+def main() -> int:
+    """Run the command line in sys.argv and return its exit code."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        return _usage()
+    if command == "--version":
+        print(f"hesscale-rl {_version()}")
+        return 0
+    if command != "train":
+        return _unknown("command", command, ["train"])
+    return train(rest)
+
+
+def train(argv: list[str]) -> int:
+    """Run the agent that argv[0] names, with the flags that follow, as if its file had been started itself."""
+    if argv[:1] in (["-h"], ["--help"]):
+        return _usage()
+    agent, *flags = argv or [""]
+    if agent not in _agents():
+        return _unknown("agent", agent, _agents())
+    sys.argv[1:] = flags
+    runpy.run_module(f"agents.{agent}", run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _agents() -> list[str]:
+    """An agent is a file in agents/: a new one needs no entry anywhere."""
+    return sorted(module.name for module in pkgutil.iter_modules(agents.__path__))
+
+
+def _usage() -> int:
+    print(USAGE.format(agents=", ".join(_agents())))
+    return 0
+
+
+def _unknown(what: str, word: str, known: list[str]) -> int:
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
+    problem = f"no {what} {word!r}" if word else f"which {what}?"
+    print(f"hesscale-rl: {problem}; {hint} (hesscale-rl --help)", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _version() -> str:
+    try:
+        return version("hesscale-rl")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        import hesscale_rl
+
+        return hesscale_rl.__version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import envs
+from envs import mujoco
+from hesscale_rl.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def complaint(call, env_id):
+    with pytest.raises(InputError) as caught:
+        call(env_id)
+    text = str(caught.value)
+    assert text.startswith(f"--env-id {env_id}: ") and "\n" not in text
+    return text.removeprefix(f"--env-id {env_id}: ")
+
+
+@pytest.mark.parametrize("call", [envs.check_id, envs.make])
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        ("HalfCheeta-v5", "no such environment; did you mean HalfCheetah-v5, HalfCheetah-v4?"),
+        ("halfcheetah-v5", "no such environment; did you mean HalfCheetah-v5, HalfCheetah-v4?"),
+        ("Qqqqqqq-v0", "no such environment; gymnasium.pprint_registry() lists what there is"),
+        ("HalfCheetah-v9", "no such version; there is HalfCheetah-v5, HalfCheetah-v4"),
+        ("CartPole-v7", "no such version; there is CartPole-v1, CartPole-v0"),
+        ("Hopper", "has no version in it; there is Hopper-v5, Hopper-v4"),
+        ("Hopper-v2", "needs mujoco-py, which no longer runs; take Hopper-v5"),
+        ("Walker2d-v3", "needs mujoco-py, which no longer runs; take Walker2d-v5"),
+        ("", "no such environment; gymnasium.pprint_registry() lists what there is"),
+    ],
+)
+def test_names_that_cannot_be_are_answered_in_one_line(call, env_id, expected):
+    assert complaint(call, env_id) == expected
+
+
+def test_a_module_that_is_not_there():
+    assert complaint(envs.check_id, "no_such_module:Thing-v0").startswith("cannot import no_such_module: ")
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Hopper-v4", "CartPole-v1", "gymnasium:CartPole-v1"])
+def test_names_that_can(env_id):
+    envs.check_id(env_id)
+
+
+@pytest.fixture
+def registered():
+    """Registers an environment under a name of its own for one test."""
+    names = []
+
+    def register(name, entry_point):
+        gym.register(name, entry_point)
+        names.append(name)
+
+    yield register
+    for name in names:
+        del gym.registry[name]
+
+
+def test_a_failing_constructor_becomes_one_line_with_the_cause(registered):
+    def fail():
+        raise gym.error.DependencyNotInstalled("Box3D is not installed\nand more")
+
+    registered("Broken-v0", fail)
+    assert complaint(envs.make, "Broken-v0") == "cannot be made: Box3D is not installed"
+
+
+def test_observations_must_be_vectors():
+    assert "Discrete(48)" in complaint(envs.make, "CliffWalking-v1")
+
+
+def test_the_time_limit_is_a_truncation():
+    env = envs.make("Pendulum-v1")
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(1))[2:4] for _ in range(200)]
+    assert ends == [(False, False)] * 199 + [(False, True)]
+
+
+def in_folder(folder, code):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+STEPS = """
+import sys, numpy as np, {how}
+env = {call}
+env.reset(seed=0)
+for step in range(5):
+    env.step(np.full(env.action_space.shape, {action}))
+"""
+
+
+def test_bare_gymnasium_writes_a_log_into_the_working_directory(tmp_path):
+    # Why envs.mujoco exists. Should this fail one day, MuJoCo has become quiet by itself.
+    done = in_folder(tmp_path, STEPS.format(how="gymnasium as gym", call="gym.make('HalfCheetah-v5')", action="0.0"))
+    assert "settotalmass" in done.stderr and (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_two_environments_are_made_and_stepped_in_silence(tmp_path):
+    code = "".join(
+        STEPS.format(how="envs", call=f"envs.make('{env_id}')", action="0.1")
+        for env_id in ("HalfCheetah-v5", "Hopper-v5")
+    )
+    done = in_folder(tmp_path, code)
+    assert done.stdout == done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unstable_simulation_is_told_once_and_writes_no_file(tmp_path):
+    done = in_folder(tmp_path, STEPS.format(how="envs", call="envs.make('Hopper-v5')", action="np.nan"))
+    assert done.stderr.count("\n") == 1 and "simulation is unstable" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_warnings_go_to_the_log_once_each(caplog, monkeypatch):
+    monkeypatch.setattr(mujoco, "_seen", set())
+    with caplog.at_level(logging.WARNING, logger="envs.mujoco"):
+        for time in ("0.1000", "0.2000"):
+            mujoco._warn(f"Nan in QACC at DOF 3. Time = {time}.")
+        mujoco._warn("Nan in QPOS at DOF 3. Time = 0.1.")
+        mujoco._warn("compiler attribute 'settotalmass' is deprecated")
+    assert [record.message for record in caplog.records] == [
+        "Nan in QACC at DOF 3. Time = 0.1000.",
+        "Nan in QPOS at DOF 3. Time = 0.1.",
+    ]
+
+
+def test_a_handler_of_the_user_stays():
+    def mine(message):
+        raise AssertionError(message)
+
+    before = mujoco.mujoco.get_mju_user_warning()
+    mujoco.mujoco.set_mju_user_warning(mine)
+    try:
+        mujoco.quiet()
+        assert mujoco.mujoco.get_mju_user_warning() is mine
+    finally:
+        mujoco.mujoco.set_mju_user_warning(before)
