@@ -142,11 +142,8 @@ def check(args: Args) -> None:
     need(args.total_timesteps >= args.num_steps, "total_timesteps", f"at least one rollout, {args.num_steps} steps")
     steps, parts = args.num_steps, args.num_minibatches
     need(steps % parts == 0, "num_minibatches", f"a divisor of --num-steps {steps}")
-    need(
-        steps > parts or not args.norm_adv,
-        "num_minibatches",
-        f"below --num-steps {steps}: the advantages of one sample cannot be normalised (or give --no-norm-adv)",
-    )
+    alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
+    need(steps > parts or not args.norm_adv, "num_minibatches", f"below --num-steps {steps}: {alone}")
 
 
 # --- networks
@@ -253,23 +250,17 @@ class Rollout:
 @torch.no_grad()
 def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[str, Tensor]:
     """Return the batch that the update learns from, [T, ...]: values and log-probabilities once for all steps."""
-    obs, actions = torch.from_numpy(steps["obs"]), torch.from_numpy(steps["actions"])
-    values, next_values = policy.critic(obs)[:, 0], policy.critic(torch.from_numpy(steps["next_obs"]))[:, 0]
-    advantages, returns = gae(
-        steps["rewards"],
-        values.numpy(),
-        next_values.numpy(),
-        steps["terminated"],
-        steps["done"],
-        args.gamma,
-        args.gae_lambda,
-    )
+    obs, next_obs, actions = (torch.from_numpy(steps[name]) for name in ("obs", "next_obs", "actions"))
+    values, next_values = policy.critic(obs)[:, 0], policy.critic(next_obs)[:, 0]
+    ends, decay = (steps["terminated"], steps["done"]), (args.gamma, args.gae_lambda)
+    advantages, returns = gae(steps["rewards"], values.numpy(), next_values.numpy(), *ends, *decay)
     advantages, returns = torch.from_numpy(advantages), torch.from_numpy(returns)
     if not bool(advantages.isfinite().all()):
         raise Diverged("an advantage is not finite")
     likelihood = hs.losses.GaussianPolicyGradient(actions, advantages, parametrization=policy.parametrization)
     logprob = likelihood.log_prob(policy.actor(obs))
-    return dict(obs=obs, actions=actions, logprob=logprob, advantages=advantages, returns=returns, values=values)
+    batch = dict(obs=obs, actions=actions, logprob=logprob)
+    return batch | dict(advantages=advantages, returns=returns, values=values)
 
 
 # --- update
@@ -316,7 +307,8 @@ def update(
     if not all(bool(p.isfinite().all()) for p in params):
         raise Diverged("a parameter is not finite")
     logs["losses/value_loss"] = float(critic.value) / args.vf_coef if args.vf_coef else 0.0
-    logs["losses/explained_variance"] = explained_variance(batch["values"], batch["returns"])
+    error, spread = batch["returns"] - batch["values"], float(batch["returns"].var())
+    logs["losses/explained_variance"] = 1 - float(error.var()) / spread if spread else math.nan
     for group, eta in zip(optimizer.param_groups, torch.stack(etas).mean(0).tolist(), strict=True):
         logs[f"optim/eta_{group['name']}"] = eta
         if curvature is not None:
@@ -338,12 +330,6 @@ def diagnose(loss: hs.losses.GaussianPPO, outputs: Tensor, args: Args) -> dict[s
         "losses/approx_kl": float((ratio - 1 - logratio).mean()),
         "losses/clipfrac": float(((ratio - 1).abs() > args.clip_coef).float().mean()),
     }
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """Return 1 - var(returns - values)/var(returns); 1 is a perfect critic."""
-    spread = float(returns.var())
-    return math.nan if spread == 0 else 1 - float((returns - values).var()) / spread
 
 
 # --- loop

@@ -87,9 +87,10 @@ class CurvatureOptimizer(Optimizer):
             names = group.get("param_names") or [f"number {i} {list(p.shape)}" for i, p in enumerate(group["params"])]
             place = {id(p): name for p, name in zip(group["params"], names, strict=True)}
             bad = [place[id(p)] for p, good in zip(params, fresh, strict=True) if not good]
+            shown = ", ".join(bad[:3] + ["..."] * (len(bad) > 3))
             raise CurvatureError(
                 f"{type(self).__name__}.step(): the curvature p.hess_diag of {len(bad)} of {len(params)} parameters "
-                f"is missing, from an older step or of another shape: {', '.join(bad[:3] + ['...'][: len(bad) > 3])}. "
+                f"is missing, from an older step or of another shape: {shown}. "
                 "Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.HesScale()) before each step() in "
                 "place of loss.backward(), or set a new tensor p.hess_diag yourself"
             )
