@@ -97,6 +97,7 @@ if __name__ == "__main__":
     ARGS = parse(sys.argv[1:])  # before torch is imported, so that --help answers at once
 
 import math
+import os
 import time
 from collections import deque
 from pathlib import Path
@@ -399,7 +400,8 @@ def train(args: Args) -> int:
             f"{run.status}  {rollout.step:,} steps in {seconds // 60}:{seconds % 60:02}  {mean or 'no episode ended'}"
         )
         print(f"run   {run.directory}")
-        print(f"next  {Path(sys.executable).parent / 'tensorboard'} --logdir {run.directory.parent}")
+        tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+        print(f"next  {tensorboard} --logdir {run.directory.parent}")
     if code == DIVERGED:
         print(f"diverged at step {rollout.step:,}; the curve is kept in {run.directory}", file=sys.stderr)
     return code

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import functional_call, grad, jacrev, vjp, vmap
 
 Params = dict[str, Tensor]
 
@@ -33,21 +33,21 @@ def hessian(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
         def along(flat: Tensor, name: str = name, p: Tensor = p) -> Tensor:
             return loss_of(net, x, loss)({**params, name: flat.view_as(p)})
 
-        blocks[name] = torch.func.hessian(along)(p.flatten())
+        blocks[name] = jacrev(grad(along))(p.flatten())
     return blocks
 
 
 def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk: int = 256) -> Params:
     """Return the Hessian's diagonal, by name, without ever holding the Hessian: `chunk` rows of it at a time."""
     params = _detached(params)
-    slope = grad(loss_of(net, x, loss))
+    product = vjp(grad(loss_of(net, x, loss)), params)[1]  # the Hessian is symmetric, so this is H times a vector
     diagonal = {}
     for name, p in params.items():
 
         def entry(i: Tensor, name: str = name, p: Tensor = p) -> Tensor:
             direction = {k: torch.zeros_like(v) for k, v in params.items()}
             direction[name] = (torch.arange(p.numel(), device=p.device) == i).to(p).view_as(p)
-            return jvp(slope, (params,), (direction,))[1][name].flatten().gather(0, i[None])[0]
+            return product(direction)[0][name].flatten().gather(0, i[None])[0]
 
         index = torch.arange(p.numel(), device=p.device)
         diagonal[name] = vmap(entry, chunk_size=chunk)(index).view_as(p)

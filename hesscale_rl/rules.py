@@ -158,7 +158,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 _RELU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtype))
 _LEAKY_RELU = elementwise(
     lambda m, x: F.leaky_relu(x, m.negative_slope),
-    lambda m, x, y: torch.where(x > 0, 1.0, m.negative_slope).to(x),
+    lambda m, x, y: torch.where(x > 0, torch.ones_like(x), m.negative_slope),
 )
 _ELU = elementwise(
     lambda m, x: F.elu(x, m.alpha),

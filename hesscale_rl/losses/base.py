@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vjp, vmap
 
 Terms = tuple[Tensor, Tensor, Tensor]  # per sample: values [N], gradient [N, C], diagonal of the Hessian [N, C]
 
@@ -61,7 +61,9 @@ class Loss:
         """Return the Hessian with respect to each sample's outputs, [N, C, C], by autodiff of the definition."""
         slope = grad(lambda z: self.value(z))
         basis = torch.eye(outputs.shape[1]).to(outputs)
-        columns = vmap(lambda e: jvp(slope, (outputs,), (e.expand_as(outputs),))[1])(basis)  # [C, N, C]
+        # Reverse over reverse: forward mode makes torch 2.13 warn of its own deprecated code.
+        product = vjp(slope, outputs)[1]
+        columns = vmap(lambda e: product(e.expand_as(outputs))[0])(basis)  # [C, N, C]
         return columns.movedim(0, 2)
 
 
@@ -91,7 +93,8 @@ class Autodiff(Loss):
         """The Hessian over all samples and outputs, [N C, N, C]."""
         slope = grad(self.value)
         basis = torch.eye(outputs.numel()).to(outputs).view(-1, *outputs.shape)
-        return vmap(lambda e: jvp(slope, (outputs,), (e,))[1], chunk_size=256)(basis)
+        product = vjp(slope, outputs)[1]
+        return vmap(lambda e: product(e)[0], chunk_size=256)(basis)
 
     def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the loss, its gradient and, if asked for, its exact diagonal."""

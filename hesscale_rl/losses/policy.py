@@ -196,8 +196,8 @@ class _PPO(_PolicyLoss):
         # The clipped branch is constant; it is the larger one where r has gone too far along the advantage's sign.
         clipped = torch.where(a >= 0, r > 1 + self.clip, r < 1 - self.clip)
         slope = torch.where(clipped, 0.0, -a * r)  # r' = r'' = r with respect to log pi
-        bound = torch.where(a >= 0, 1 + self.clip, 1 - self.clip).to(r)
-        return torch.where(clipped, -a * bound, -a * r), slope, slope
+        held = torch.where(clipped, r.clamp(1 - self.clip, 1 + self.clip), r)
+        return -a * held, slope, slope
 
 
 class GaussianPolicyGradient(_PolicyGradient):

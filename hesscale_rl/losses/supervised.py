@@ -113,6 +113,6 @@ class ValueLoss(Loss):
             )
         other = (self._clipped(v) - self.returns).square()
         # Inside the clipping range the two branches are one and the same, also after rounding.
-        on = torch.where((other > square) & (self._clipped(v) != v), 0.0, self.coef).to(v)
+        on = torch.where((other > square) & (self._clipped(v) != v), 0.0, torch.full_like(v, self.coef))
         value = (0.5 * self.coef) * torch.maximum(square, other)
         return value, (on * error)[:, None], on[:, None]

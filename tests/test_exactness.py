@@ -1,0 +1,151 @@
+"""Where HesScale is exact it equals the dense Hessian, and nowhere else; gradients are autograd's everywhere."""
+
+import pytest
+import torch
+from torch import nn
+
+import hesscale_rl as hs
+from hesscale_rl import networks, oracle
+
+F64 = torch.float64
+N = 6
+
+
+def tanh_net(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers += [nn.Linear(a, b), nn.Tanh()] if i < len(sizes) - 2 else [nn.Linear(a, b)]
+    return nn.Sequential(*layers).double()
+
+
+def errors(net, x, loss, curvature):
+    """Largest relative error of each parameter's diagonal; checks the gradient on the way."""
+    params = dict(net.named_parameters())
+    result = hs.value_grad_curvature(net, params, x, loss, curvature)
+    gradient, diagonal = oracle.gradient(net, params, x, loss), oracle.hessian_diagonal(net, params, x, loss)
+    for name in params:
+        assert gradient[name].abs().max() > 1e-8
+        torch.testing.assert_close(result.grad[name], gradient[name], rtol=1e-10, atol=1e-12)
+    return {k: float((result.curvature[k] - d).abs().max() / d.abs().max()) for k, d in diagonal.items()}
+
+
+def losses(seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=F64)
+
+    classes, a = torch.randint(0, 4, (N,), generator=g), normal(N)
+    old = normal(N) * 0.3
+    yield "mse", hs.losses.MeanSquaredError(normal(N, 4))
+    yield "ce", hs.losses.CrossEntropy(classes, reduction="sum")
+    for c in (0.0, 0.01):
+        yield f"softmax-pg-{c}", hs.losses.CategoricalPolicyGradient(classes, a, c)
+        yield f"softmax-ppo-{c}", hs.losses.CategoricalPPO(classes, old - 1.4, a, entropy_coef=c)
+        for p in ("log_std", "log_var", "var"):
+            yield f"normal-pg-{p}-{c}", hs.losses.GaussianPolicyGradient(normal(N, 2), a, c, p)
+            yield f"normal-ppo-{p}-{c}", hs.losses.GaussianPPO(normal(N, 2), old - 3, a, 0.2, c, p)
+
+
+LOSSES = dict(losses())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_closed_forms_equal_autodiff(name):
+    loss = LOSSES[name]
+    z = torch.randn(N, 4, generator=torch.Generator().manual_seed(1), dtype=F64)
+    if "-var-" in name:
+        z[:, 2:] = z[:, 2:].exp()
+    value, g, d = loss.value_grad_curvature(z)
+    slow = hs.losses.Autodiff(loss.value)
+    for fast, reference in zip((value, g, d), slow.value_grad_curvature(z), strict=True):
+        torch.testing.assert_close(fast, reference, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss.hessian(z), slow.hessian(z), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss.hessian(z).diagonal(dim1=1, dim2=2), d, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_last_layer_is_always_exact_and_the_first_of_three_is_not(name):
+    torch.manual_seed(0)
+    net = tanh_net(5, 6, 6, 4)
+    if "-var-" in name:
+        branch = nn.Sequential(nn.Linear(6, 2), networks.Exp()).double()
+        net = nn.Sequential(*net[:-1], networks.Heads(nn.Linear(6, 2).double(), branch))
+    error = errors(net, torch.randn(N, 5, dtype=F64), LOSSES[name], hs.HesScale())
+    assert all(e < 1e-10 for k, e in error.items() if k.startswith("4."))
+    assert error["0.weight"] > 1e-3
+
+
+def test_a_diagonal_loss_makes_the_last_two_layers_exact_and_width_one_all():
+    torch.manual_seed(0)
+    x = torch.randn(N, 5, dtype=F64)
+    error = errors(tanh_net(5, 6, 6, 4), x, LOSSES["mse"], hs.HesScale())
+    assert max(error["2.weight"], error["2.bias"], error["4.weight"]) < 1e-10 < error["0.weight"]
+    assert max(errors(tanh_net(5, 6, 4), x, LOSSES["mse"], hs.HesScale()).values()) < 1e-10
+    loss = hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
+    assert max(errors(tanh_net(1, 1, 1, 1, 1), x[:, :1], loss, hs.HesScale()).values()) < 1e-10
+    assert max(errors(tanh_net(5, 6, 6, 4), x, LOSSES["ce"], hs.ExactDiagonal()).values()) < 1e-10
+
+
+def test_piecewise_linear_networks_make_hesscale_and_its_gauss_newton_version_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), networks.Skip(nn.Linear(6, 6), nn.LeakyReLU()), nn.Linear(6, 4))
+    net, x = net.double(), torch.randn(N, 5, dtype=F64)
+    params = dict(net.named_parameters())
+    full, gauss = (
+        hs.value_grad_curvature(net, params, x, LOSSES["ce"], c).curvature for c in (hs.HesScale(), hs.HesScaleGN())
+    )
+    for name in params:
+        assert full[name].abs().max() > 1e-6
+        torch.testing.assert_close(full[name], gauss[name], rtol=0, atol=0)
+
+
+def test_k_networks_by_vmap_equal_the_loop_and_the_pass_compiles_whole():
+    torch.manual_seed(0)
+    body = networks.Skip(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+    conv = [nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), body, nn.AvgPool2d(2), nn.MaxPool2d(3), nn.Flatten()]
+    net = nn.Sequential(*conv, nn.LayerNorm(3), nn.Linear(3, 3)).double()
+    k = 4
+    params = {name: torch.randn(k, *p.shape, dtype=F64) * 0.3 for name, p in net.named_parameters()}
+    x, target = torch.randn(k, 5, 2, 6, 6, dtype=F64), torch.randint(0, 3, (k, 5))
+
+    def run(p, x, target):
+        return hs.value_grad_curvature(net, p, x, hs.losses.CrossEntropy(target), hs.HesScale())
+
+    together = torch.func.vmap(run)(params, x, target)
+    for i in range(k):
+        alone = run({name: p[i] for name, p in params.items()}, x[i], target[i])
+        for name, d in alone.curvature.items():
+            torch.testing.assert_close(together.curvature[name][i], d, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(together.grad[name][i], alone.grad[name], rtol=1e-10, atol=1e-12)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    result = compiled({name: p[-1] for name, p in params.items()}, x[-1], target[-1])
+    for name, d in alone.curvature.items():
+        torch.testing.assert_close(result.curvature[name], d, rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_without_fresh_curvature_is_an_error_that_changes_nothing():
+    net = tanh_net(5, 6, 4)
+    optimizer = hs.AdaHesScale(net.named_parameters(), lr=1e-2)
+    x = torch.randn(N, 5, dtype=F64)
+    LOSSES["ce"].value(net(x)).backward()
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(hs.CurvatureError, match=r"4 of 4 parameters .* 0.weight, 0.bias, 2.weight, \.\.\."):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    optimizer.zero_grad()
+    hs.backward(net, x, LOSSES["ce"], hs.HesScale())
+    optimizer.step()
+    with pytest.raises(hs.CurvatureError, match="older step"):
+        optimizer.step()
+    optimizer.zero_grad()
+    assert all(p.grad is None and p.hess_diag is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(6), nn.LSTM(6, 6), nn.Softmax(1), type("Mine", (nn.Linear,), {})(6, 6)]
+)
+def test_an_unsupported_layer_is_named_with_the_way_out(layer):
+    net = nn.Sequential(nn.Linear(5, 6), networks.Skip(layer), nn.Linear(6, 4))
+    with pytest.raises(hs.UnsupportedLayerError, match=r"layer 1\.body\.0 .*register"):
+        hs.backward(net, torch.randn(N, 5), hs.losses.CrossEntropy(torch.zeros(N, dtype=torch.int64)))
