@@ -1,0 +1,157 @@
+"""Every row of RULES against the dense Jacobian and Hessian of the module itself, sample by sample, in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev
+
+import hesscale_rl as hs
+from hesscale_rl.networks import Exp, GaussianHead
+from hesscale_rl.rules import RULES, Branching
+from hesscale_rl.tape import record
+
+N = 3
+IMAGE = (4, 6, 5)
+CASES = {
+    "linear": (nn.Linear(5, 4), (5,)),
+    "linear, no bias": (nn.Linear(5, 4, bias=False), (5,)),
+    "linear, positions": (nn.Linear(5, 4), (3, 5)),
+    "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (4, 9)),
+    "conv2d": (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2), IMAGE),
+    "conv2d, no bias": (nn.Conv2d(4, 2, 2, bias=False, padding="valid"), IMAGE),
+    "conv2d, same": (nn.Conv2d(4, 2, 3, padding="same"), IMAGE),
+    "conv2d, same, even": (nn.Conv2d(4, 2, (4, 3), padding="same"), IMAGE),
+    "conv3d": (nn.Conv3d(2, 2, 2, stride=(1, 2, 1), padding=1), (2, 3, 4, 2)),
+    "convT1d": (nn.ConvTranspose1d(4, 2, 3, stride=2, padding=1, output_padding=1, dilation=2), (4, 5)),
+    "convT2d": (nn.ConvTranspose2d(4, 6, (3, 2), stride=2, padding=1, output_padding=(1, 0), groups=2), (4, 3, 4)),
+    "convT3d": (nn.ConvTranspose3d(2, 2, 2, bias=False), (2, 2, 3, 2)),
+    "max1d": (nn.MaxPool1d(3, stride=2, padding=1), (2, 8)),
+    "max2d": (nn.MaxPool2d(3, stride=1, dilation=2, padding=1, ceil_mode=True), (2, 6, 7)),
+    "max3d": (nn.MaxPool3d(2, stride=1), (2, 3, 4, 3)),
+    "avg1d": (nn.AvgPool1d(3, stride=2, padding=1, ceil_mode=True), (2, 8)),
+    "avg2d": (nn.AvgPool2d((3, 2), stride=2, padding=1, ceil_mode=True, count_include_pad=False), (2, 6, 7)),
+    "avg2d, divisor": (nn.AvgPool2d(3, stride=2, padding=1, divisor_override=5), (2, 6, 7)),
+    "avg3d": (nn.AvgPool3d(2, stride=1, padding=1), (2, 3, 4, 3)),
+    "adaptive1d": (nn.AdaptiveAvgPool1d(3), (2, 7)),
+    "adaptive2d": (nn.AdaptiveAvgPool2d((None, 3)), (2, 4, 7)),
+    "adaptive3d": (nn.AdaptiveAvgPool3d(2), (2, 3, 4, 5)),
+    "pad1d": (nn.ZeroPad1d((1, 2)), (2, 4)),
+    "pad2d": (nn.ZeroPad2d((1, 2, 0, 1)), (2, 3, 4)),
+    "pad3d": (nn.ZeroPad3d(1), (1, 2, 2, 3)),
+    "flatten": (nn.Flatten(), (2, 3)),
+    "unflatten": (nn.Unflatten(1, (2, 3)), (6,)),
+    "identity": (nn.Identity(), (4,)),
+    "dropout, eval": (nn.Dropout(0.4).eval(), (4,)),
+    "layer norm": (nn.LayerNorm(7), (7,)),
+    "layer norm, two axes": (nn.LayerNorm((3, 4)), (2, 3, 4)),
+    "layer norm, plain": (nn.LayerNorm(7, elementwise_affine=False), (7,)),
+    "layer norm, no bias": (nn.LayerNorm(7, bias=False), (7,)),
+    "batch norm 1d": (nn.BatchNorm1d(4).eval(), (4,)),
+    "batch norm 2d": (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
+    "batch norm 3d": (nn.BatchNorm3d(2, affine=False).eval(), (2, 2, 2, 2)),
+    "gaussian head": (GaussianHead(4, 0.3), (4,)),
+    "relu": (nn.ReLU(), (9,)),
+    "leaky relu": (nn.LeakyReLU(0.13), (9,)),
+    "elu": (nn.ELU(0.7), (9,)),
+    "selu": (nn.SELU(), (9,)),
+    "gelu": (nn.GELU(), (9,)),
+    "gelu, tanh": (nn.GELU("tanh"), (9,)),
+    "silu": (nn.SiLU(), (9,)),
+    "tanh": (nn.Tanh(), (9,)),
+    "sigmoid": (nn.Sigmoid(), (9,)),
+    "log sigmoid": (nn.LogSigmoid(), (9,)),
+    "softplus": (nn.Softplus(2.0, threshold=1.5), (9,)),
+    "exp": (Exp(), (9,)),
+}
+
+
+def test_every_rule_has_a_case():
+    known = {type(layer) for layer, _ in CASES.values()}
+    assert {kind for kind, rule in RULES.items() if not issubclass(rule, Branching)} == known
+
+
+# torch says so itself when it pads an even kernel unevenly; the module, not the rule, draws it.
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_the_primitives_equal_the_dense_derivatives(name):
+    torch.manual_seed(0)
+    layer, shape = CASES[name]
+    layer = layer.double()
+    for p in (*layer.parameters(), *(b for b in layer.buffers() if b.is_floating_point())):
+        p.data = torch.rand_like(p) + 0.5 if "norm" in name else torch.randn_like(p)
+    params = {k: p.detach() for k, p in layer.named_parameters()}
+    x = torch.randn(N, *shape, dtype=torch.float64) * 1.5
+    with torch.no_grad():
+        [rule], y = record(layer, x)
+        v = torch.randn_like(y)
+        torch.testing.assert_close(y, layer(x), rtol=1e-10, atol=1e-10)
+        second, grads, grads_sq = rule.second(v), rule.grad(v), rule.grad_sq(v)
+        back, back_sq = rule.vjp(v), rule.vjp_sq(v)
+    dense, dense_sq, bend = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    dense_p = {k: torch.zeros_like(p) for k, p in params.items()}
+    dense_p_sq = {k: torch.zeros_like(p) for k, p in params.items()}
+    for n in range(N):
+
+        def f(a, p=params):
+            return functional_call(layer, p, (a[None],))[0].flatten()
+
+        w = v[n].flatten()
+        j = jacrev(f)(x[n]).flatten(1)
+        dense[n], dense_sq[n] = (w @ j).view(shape), (w @ j.square()).view(shape)
+        h = jacrev(grad(lambda a, f=f, w=w: f(a) @ w))(x[n]) if second is not None else None
+        if h is not None:
+            bend[n] = h.reshape(x[n].numel(), -1).diagonal().view(shape)
+        for k, jp in (jacrev(lambda p, f=f, n=n: f(x[n], p))(params) if params else {}).items():
+            dense_p[k] += (w @ jp.flatten(1)).view_as(params[k])
+            dense_p_sq[k] += (w @ jp.flatten(1).square()).view_as(params[k])
+    assert dense.abs().max() > 1e-3
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(back, dense, **close)
+    torch.testing.assert_close(back_sq, dense_sq, **close)
+    if second is not None:
+        assert bend.abs().max() > 1e-3
+        torch.testing.assert_close(second, bend, **close)
+    assert grads.keys() == grads_sq.keys() == params.keys()
+    for k in params:
+        assert dense_p[k].abs().max() > 1e-3
+        torch.testing.assert_close(grads[k], dense_p[k], **close)
+        torch.testing.assert_close(grads_sq[k], dense_p_sq[k], **close)
+
+
+def test_dropout_draws_one_mask_for_the_pass():
+    x = torch.ones(4, 50)
+    [rule], y = record(nn.Dropout(0.5), x)
+    assert 0 < int((y == 0).sum()) < 200
+    assert torch.equal(rule.vjp(x), y) and torch.equal(rule.vjp_sq(x), y * y)
+
+
+def test_a_module_that_works_in_place_keeps_its_input():
+    x = torch.randn(4, 5)
+    kept = x.clone()
+    record(nn.ReLU(inplace=True), x)
+    assert torch.equal(x, kept)
+
+
+def test_register_adds_a_layer_and_refuses_other_things():
+    class Double(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    class Rule(hs.rules.Rule):
+        def vjp(self, v):
+            return 2 * v
+
+        def vjp_sq(self, d):
+            return 4 * d
+
+    hs.register(Double, Rule)
+    try:
+        net = nn.Sequential(nn.Linear(3, 2), Double())
+        hs.backward(net, torch.randn(4, 3), hs.losses.MeanSquaredError(torch.randn(4, 2)), hs.HesScale())
+        torch.testing.assert_close(net[0].bias.hess_diag, torch.full((2,), 4.0))
+    finally:
+        del RULES[Double]
+    with pytest.raises(TypeError, match="Module"):
+        hs.register(Rule, Rule)
+    with pytest.raises(TypeError, match="Rule"):
+        hs.register(Double, Double)
