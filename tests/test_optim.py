@@ -1,0 +1,188 @@
+"""The optimizers against their literal twins, against torch's own, and against torch.optim's contract."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hesscale_rl as hs
+from hesscale_rl.optim import OPTIMIZER_NAMES, reference
+
+TWINS = {
+    hs.AdaHesScale: reference.adahesscale,
+    hs.ScaledAdam: reference.scaled_adam,
+    hs.ScaledSGD: reference.scaled_sgd,
+}
+
+
+def fill(params, generator):
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        p.hess_diag = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+
+
+def parameters():
+    return [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in ((3, 4), (3,), (2, 2))]
+
+
+@pytest.mark.parametrize("delta", [None, 1e-4])
+@pytest.mark.parametrize("kind", TWINS)
+def test_fifty_steps_equal_the_literal_twin_with_a_scaling_for_each_group(kind, delta):
+    torch.manual_seed(0)
+    fast, g = parameters(), torch.Generator().manual_seed(1)
+    slow = [p.detach().clone() for p in fast]
+    groups = [{"params": fast[:2], "lr": 1e-1}, {"params": fast[2:], "lr": 1e-5}]
+    optimizer, states, etas = kind(groups, delta=delta), ({}, {}), []
+    for _ in range(50):
+        fill(fast, g)
+        eta = [
+            TWINS[kind](slow[a:b], [p.grad for p in fast[a:b]], [p.hess_diag for p in fast[a:b]], s, lr, delta=delta)
+            for a, b, s, lr in ((0, 2, states[0], 1e-1), (2, 3, states[1], 1e-5))
+        ]
+        optimizer.step()
+        etas.append([float(e) for e in optimizer.eta])
+        assert etas[-1] == pytest.approx(eta, rel=1e-6)  # eta is a float32 one where nothing is scaled
+    for p, q in zip(fast, slow, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-12, atol=1e-12)
+    assert all(second == 1 for _, second in etas)
+    assert all((first < 1) == (delta is not None) for first, _ in etas)
+
+
+@pytest.mark.parametrize(
+    "ours, theirs", [(hs.ScaledAdam, torch.optim.Adam), (hs.ScaledSGD, torch.optim.SGD)], ids=["adam", "sgd"]
+)
+def test_without_delta_they_are_torchs_own_and_need_no_curvature(ours, theirs):
+    a = parameters()
+    b = [nn.Parameter(p.detach().clone()) for p in a]
+    x, y, g = ours(a, lr=1e-2), theirs(b, lr=1e-2), torch.Generator().manual_seed(1)
+    for _ in range(20):
+        fill(a, g)
+        for p, q in zip(a, b, strict=True):
+            p.hess_diag, q.grad = None, p.grad.clone()
+        x.step()
+        y.step()
+    for p, q in zip(a, b, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def learner(seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    optimizer = hs.AdaHesScale(net.named_parameters(), lr=1e-2, delta=1e-6)
+    return net, optimizer
+
+
+def learn(net, optimizer, steps, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x, target = torch.randn(8, 4, generator=g), torch.randint(0, 3, (8,), generator=g)
+        optimizer.zero_grad()
+        hs.backward(net, x, hs.losses.CrossEntropy(target), hs.HesScale())
+        optimizer.step()
+    return [p.detach().clone() for p in net.parameters()]
+
+
+def test_a_state_dict_goes_on_to_the_last_bit_through_a_safe_file(tmp_path):
+    net, optimizer = learner()
+    learn(net, optimizer, 5)
+    torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x.pt")
+    expected = learn(net, optimizer, 5, seed=2)
+    other, again = learner(seed=3)
+    saved = torch.load(tmp_path / "x.pt", weights_only=True)
+    other.load_state_dict(saved["net"])
+    again.load_state_dict(saved["optimizer"])
+    assert all(torch.equal(a, b) for a, b in zip(learn(other, again, 5, seed=2), expected, strict=True))
+
+
+def test_deepcopies_learn_alike():
+    net, optimizer = learner()
+    learn(net, optimizer, 3)
+    both = copy.deepcopy((net, optimizer))
+    expected = learn(net, optimizer, 3, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(learn(*both, 3, seed=2), expected, strict=True))
+
+
+def test_closure_scheduler_and_late_groups():
+    net, optimizer = learner()
+    late = nn.Linear(3, 2)
+    optimizer.add_param_group({"params": list(late.named_parameters()), "lr": 0.5})
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2)
+    flat = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 1)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, flat], [2])
+    rates = []
+
+    def closure():
+        assert torch.is_grad_enabled()
+        optimizer.zero_grad()
+        return hs.backward(net, torch.randn(8, 4), hs.losses.MeanSquaredError(torch.randn(8, 3)), hs.HesScale()).value
+
+    for _ in range(3):
+        assert optimizer.step(closure).ndim == 0
+        rates.append(optimizer.param_groups[1]["lr"])
+        scheduler.step()
+    assert rates == pytest.approx([0.05, 0.275, 0.5])
+    assert late.weight not in optimizer.state and net[0].weight in optimizer.state  # no gradient: left alone
+
+
+def test_two_halves_accumulate_to_the_whole_and_frozen_parameters_stay():
+    net, _ = learner()
+    net[0].bias.requires_grad_(False)
+    x, target = torch.randn(8, 4), torch.randint(0, 3, (8,))
+
+    def add(part):
+        hs.backward(net, x[part], hs.losses.CrossEntropy(target[part], reduction="sum"), hs.HesScale())
+        return net[0].weight.grad, net[0].weight.hess_diag
+
+    whole = add(slice(8))
+    net[0].weight.grad = net[0].weight.hess_diag = None
+    add(slice(3))
+    halves = add(slice(3, 8))
+    # float32: the order of summation differs
+    torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
+    assert net[0].bias.grad is None and not hasattr(net[0].bias, "hess_diag")
+
+
+def test_curvature_may_be_set_by_hand_but_must_fit():
+    net, optimizer = learner()
+    for p in net.parameters():
+        p.grad, p.hess_diag = torch.ones_like(p), torch.ones_like(p)
+    optimizer.step()
+    for p in net.parameters():
+        p.hess_diag = torch.ones(1)
+    with pytest.raises(hs.CurvatureError, match="another shape"):
+        optimizer.step()
+
+
+def test_no_curvature_at_all_scales_nothing():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = hs.ScaledAdam([p], lr=0.1, delta=1e-8)
+    p.grad, p.hess_diag = torch.ones(3), torch.zeros(3)
+    optimizer.step()
+    assert float(optimizer.eta[0]) == 1
+    torch.testing.assert_close(p.detach(), torch.full((3,), 0.9))
+
+
+BAD = [{"lr": -1.0}, {"lr": math.nan}, {"delta": 0.0}, {"delta": -1e-8}, {"betas": (0.9, 1.0)}, {"eps": -1.0}]
+
+
+@pytest.mark.parametrize("setting", BAD, ids=str)
+def test_bad_settings_name_themselves(setting):
+    name = next(iter(setting))
+    with pytest.raises(ValueError, match=f"AdaHesScale: {name}="):
+        hs.AdaHesScale(parameters(), **setting)
+    with pytest.raises(ValueError, match=f"AdaHesScale: {name}="):
+        hs.AdaHesScale(parameters()[:1]).add_param_group({"params": parameters()[1:], **setting})
+
+
+def test_names_of_the_command_line():
+    for name in OPTIMIZER_NAMES:
+        optimizer, curvature = hs.make_optimizer(name, parameters(), lr=0.5, delta=1e-3)
+        scaled = name.startswith("scaled-")
+        assert optimizer.param_groups[0]["delta"] == (1e-3 if scaled else None)
+        assert (curvature is None) == (name in ("sgd", "adam"))
+    assert type(hs.make_optimizer("adahesscale-gn", parameters())[1]) is hs.HesScaleGN
+    assert type(hs.make_optimizer("scaled-adabl89", parameters())[1]) is hs.BL89
+    with pytest.raises(ValueError, match="adamw.*scaled-adahesscale"):
+        hs.make_optimizer("adamw", parameters())
