@@ -149,3 +149,49 @@ def test_an_unsupported_layer_is_named_with_the_way_out(layer):
     net = nn.Sequential(nn.Linear(5, 6), networks.Skip(layer), nn.Linear(6, 4))
     with pytest.raises(hs.UnsupportedLayerError, match=r"layer 1\.body\.0 .*register"):
         hs.backward(net, torch.randn(N, 5), hs.losses.CrossEntropy(torch.zeros(N, dtype=torch.int64)))
+
+
+def test_the_four_cases_of_ppos_clip_and_both_of_the_value_loss():
+    a = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], dtype=F64)
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
+    actions = torch.tensor([0, 1, 2, 3, 0, 1])
+    ratio = torch.tensor([1.5, 0.5, 1.0, 1.5, 0.5, 1.0], dtype=F64)
+    old = logits.log_softmax(1).gather(1, actions[:, None])[:, 0] - ratio.log()
+    loss = hs.losses.CategoricalPPO(actions, old, a, clip=0.2)
+    value, g, d = loss.value_grad_curvature(logits)
+    assert (g == 0).all(1).tolist() == (d == 0).all(1).tolist() == [True, False, False, False, True, False]
+    v, returns = torch.tensor([[1.0], [1.0], [0.05]], dtype=F64), torch.tensor([2.0, -2.0, 1.0], dtype=F64)
+    critic = hs.losses.ValueLoss(returns, torch.zeros(3, dtype=F64), clip=0.1, coef=0.3)
+    assert (critic.value_grad_curvature(v)[2] == 0).flatten().tolist() == [True, False, False]
+    for one, z in ((loss, logits), (critic, v)):
+        slow = hs.losses.Autodiff(one.value).value_grad_curvature(z)
+        torch.testing.assert_close(one.value_grad_curvature(z), slow, rtol=1e-10, atol=1e-12)
+
+
+def test_bl89_sees_only_the_target():
+    z, target = torch.randn(N, 4, dtype=F64), torch.arange(N) % 4
+    q = z.softmax(1).gather(1, target[:, None])
+    expected = torch.zeros(N, 4, dtype=F64).scatter(1, target[:, None], q - q * q)
+    for loss in (
+        hs.losses.CrossEntropy(target, reduction="sum"),
+        hs.losses.CategoricalPolicyGradient(target, torch.ones(N, dtype=F64), reduction="sum"),
+    ):
+        torch.testing.assert_close(loss.bl89_diagonal(z), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: hs.losses.MeanSquaredError(torch.full((3, 2), torch.nan)), r"target \[3, 2\]: 6 entries"),
+        (lambda: hs.losses.GaussianPPO(torch.ones(3, 2), torch.ones(4), torch.ones(3)), r"\[4\], expected \[3\]"),
+        (lambda: hs.losses.ValueLoss(torch.ones(3, 1)), r"returns has the shape \[3, 1\]"),
+        (lambda: hs.losses.ValueLoss(torch.ones(3)).value(torch.ones(3)), r"outputs has the shape \[3\]"),
+        (lambda: hs.losses.CrossEntropy(torch.tensor([4])).value(torch.ones(1, 4)), "classes 0 to 3"),
+        (lambda: hs.losses.CrossEntropy(torch.ones(3)), "integer"),
+        (lambda: hs.losses.CrossEntropy(torch.tensor([1]), reduction="none"), "'mean' and 'sum'"),
+        (lambda: hs.losses.GaussianPolicyGradient(torch.ones(3, 2), torch.ones(3), parametrization="std"), "log_var"),
+    ],
+)
+def test_bad_data_is_named_with_its_shape(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
