@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import compiled
 from .curvature import Curvature, Nothing
 from .losses import Loss, as_loss
 from .rules import RULES, Branching, Refusal, Rule, UnsupportedLayerError
@@ -125,6 +126,7 @@ def backward(
     x: Tensor,
     loss: Loss | Callable[[Tensor], Tensor],
     curvature: Curvature | None = None,
+    backend: str = "auto",
 ) -> Result:
     """Add the loss's gradient to `p.grad` and its curvature to `p.hess_diag` of every parameter p of `net`.
 
@@ -140,6 +142,12 @@ def backward(
         for name, p in params.items():
             if p.requires_grad:
                 _accumulate(p, result.grad.get(name), result.curvature.get(name))
+        return result
+    if backend == "auto" and (chain := compiled.find(net, x, curvature)) is not None:
+        result = Result(*chain.run(x, loss, curvature))
+        for name, p in chain.params.items():
+            if p.requires_grad:
+                _accumulate(p, result.grad[name], result.curvature.get(name))
         return result
     value, y, reads = _pass(net, x, None, loss, curvature)
     result = Result(value, y, {}, {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-Terms = tuple[Tensor, Tensor, Tensor]  # per sample: values [N], gradient [N, C], diagonal of the Hessian [N, C]
+Terms = tuple[Tensor, Tensor, Tensor]  # value (0-d), gradient [N, C], diagonal of the Hessian [N, C]
 
 
 class Loss:
@@ -26,15 +26,15 @@ class Loss:
         """Return the losses [N]: the definition, differentiable by autodiff."""
         raise NotImplementedError
 
-    def terms(self, outputs: Tensor) -> Terms:
-        """Return values, gradient and diagonal per sample, before the reduction."""
+    def terms(self, outputs: Tensor, factor: float) -> Terms:
+        """Return `factor` times the sum over the samples, its gradient and the diagonal of its Hessian."""
         raise NotImplementedError
 
     def check(self, outputs: Tensor) -> None:
         """Raise ValueError, with the shapes, if the outputs do not fit the loss's data."""
 
     def _factor(self, outputs: Tensor) -> float:
-        return 1.0 if self.reduction == "sum" else 1.0 / len(outputs)
+        return 1.0 if self.reduction == "sum" else 1.0 / outputs.shape[0]
 
     def value(self, outputs: Tensor) -> Tensor:
         """Return the loss, 0-d, by its definition."""
@@ -47,9 +47,7 @@ class Loss:
         `diagonal=False` asks for no second derivatives, for a loss to which they cost something.
         """
         self.check(outputs)
-        values, g, d = self.terms(outputs)
-        factor = self._factor(outputs)
-        return (values.sum(), g, d) if factor == 1.0 else (values.sum() * factor, g * factor, d * factor)
+        return self.terms(outputs, self._factor(outputs))
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """Return the diagonal with a softmax taken as element-wise (Becker and LeCun 1989); here: the exact one."""

@@ -111,8 +111,8 @@ class _PolicyLoss(Loss):
         """Return the losses [N] without the entropy, from log pi(a) [N]: the definition."""
         raise NotImplementedError
 
-    def slopes(self, logp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the objective [N] and its first and second derivative with respect to log pi(a), [N] each."""
+    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the objective for the advantages `a` and its first two derivatives in log pi(a), [N] each."""
         raise NotImplementedError
 
     def log_prob(self, outputs: Tensor) -> Tensor:
@@ -127,15 +127,16 @@ class _PolicyLoss(Loss):
         """The objective less the entropy bonus."""
         return self.objective(self.log_prob(outputs)) - self.entropy_coef * self.entropy(outputs)
 
-    def terms(self, outputs: Tensor) -> Terms:
+    def terms(self, outputs: Tensor, factor: float) -> Terms:
         """The chain rule through log pi(a): f' s1 and f'' s1^2 + f' s2."""
         logp, s1, s2 = self.distribution.log_prob(outputs, self.actions)
-        value, df, d2f = self.slopes(logp)
+        values, df, d2f = self.slopes(logp, self.advantages * factor)
+        value = values.sum()
         g, d = df[:, None] * s1, d2f[:, None] * (s1 * s1) + df[:, None] * s2
         if self.entropy_coef:
             h, h1, h2 = self.distribution.entropy(outputs)
-            c = self.entropy_coef
-            value, g, d = value - c * h, g - c * h1, d - c * h2
+            c = self.entropy_coef * factor
+            value, g, d = value - c * h.sum(), g - c * h1, d - c * h2
         return value, g, d
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class _PolicyLoss(Loss):
         logq = outputs.log_softmax(1)
         q = logq.exp()
         # The loss sees only q_a of the action a: f(log q_a), so d log q_a = 1 - q and d2 log q_a = -(q - q^2).
-        _, df, d2f = self.slopes(logq.gather(1, self.actions[:, None])[:, 0])
+        _, df, d2f = self.slopes(logq.gather(1, self.actions[:, None])[:, 0], self.advantages)
         own = d2f[:, None] * (1 - q).square() - df[:, None] * (q - q * q)
         column = self.actions[:, None]
         d = torch.zeros_like(q).scatter(1, column, own.gather(1, column))
@@ -161,8 +162,8 @@ class _PolicyGradient(_PolicyLoss):
     def objective(self, logp: Tensor) -> Tensor:
         return -self.advantages * logp
 
-    def slopes(self, logp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return -self.advantages * logp, -self.advantages, torch.zeros_like(logp)
+    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return -a * logp, -a, torch.zeros_like(logp)
 
 
 class _PPO(_PolicyLoss):
@@ -190,9 +191,8 @@ class _PPO(_PolicyLoss):
         clipped = r.clamp(1 - self.clip, 1 + self.clip)
         return torch.maximum(-self.advantages * r, -self.advantages * clipped)
 
-    def slopes(self, logp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r = (logp - self.old_logprob).exp()
-        a = self.advantages
         # The clipped branch is constant; it is the larger one where r has gone too far along the advantage's sign.
         clipped = torch.where(a >= 0, r > 1 + self.clip, r < 1 - self.clip)
         slope = torch.where(clipped, 0.0, -a * r)  # r' = r'' = r with respect to log pi

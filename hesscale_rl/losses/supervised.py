@@ -25,11 +25,11 @@ class MeanSquaredError(Loss):
         """Mean of the squares."""
         return (outputs - self.target).square().flatten(1).mean(1)
 
-    def terms(self, outputs: Tensor) -> Terms:
+    def terms(self, outputs: Tensor, factor: float) -> Terms:
         """Closed forms."""
-        m = outputs[0].numel()
+        c = factor / outputs[0].numel()
         error = outputs - self.target
-        return error.square().flatten(1).sum(1) / m, error * (2 / m), torch.full_like(outputs, 2 / m)
+        return error.square().sum() * c, error * (2 * c), torch.full_like(outputs, 2 * c)
 
 
 class CrossEntropy(Loss):
@@ -47,12 +47,13 @@ class CrossEntropy(Loss):
         """The negative log-likelihood."""
         return -outputs.log_softmax(1).gather(1, self.target[:, None])[:, 0]
 
-    def terms(self, outputs: Tensor) -> Terms:
+    def terms(self, outputs: Tensor, factor: float) -> Terms:
         """Closed forms."""
-        logq = outputs.log_softmax(1)
-        q, column = logq.exp(), self.target[:, None]
-        g = torch.scatter_add(q, 1, column, torch.full_like(q, -1.0))
-        return -logq.gather(1, column)[:, 0], g, q - q * q
+        logq, column = outputs.log_softmax(1), self.target[:, None]
+        q = logq.exp()
+        p = q * factor
+        g = torch.scatter_add(p, 1, column, torch.full_like(column, -factor, dtype=p.dtype))
+        return logq.gather(1, column).sum() * -factor, g, torch.addcmul(p, p, q, value=-1)
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """q_y - q_y^2 for the target y, 0 elsewhere."""
@@ -100,19 +101,15 @@ class ValueLoss(Loss):
             square = torch.maximum(square, (self._clipped(v) - self.returns).square())
         return 0.5 * self.coef * square
 
-    def terms(self, outputs: Tensor) -> Terms:
+    def terms(self, outputs: Tensor, factor: float) -> Terms:
         """Closed forms."""
-        v = outputs[:, 0]
+        c, v = self.coef * factor, outputs[:, 0]
         error = v - self.returns
         square = error.square()
         if self.clip is None:
-            return (
-                (0.5 * self.coef) * square,
-                (self.coef * error)[:, None],
-                torch.full_like(outputs, self.coef),
-            )
-        other = (self._clipped(v) - self.returns).square()
+            return square.sum() * (0.5 * c), (error * c)[:, None], torch.full_like(outputs, c)
+        w = self._clipped(v)
+        other = (w - self.returns).square()
         # Inside the clipping range the two branches are one and the same, also after rounding.
-        on = torch.where((other > square) & (self._clipped(v) != v), 0.0, torch.full_like(v, self.coef))
-        value = (0.5 * self.coef) * torch.maximum(square, other)
-        return value, (on * error)[:, None], on[:, None]
+        on = torch.where((other > square) & (w != v), 0.0, torch.full_like(v, c))
+        return torch.maximum(square, other).sum() * (0.5 * c), (on * error)[:, None], on[:, None]

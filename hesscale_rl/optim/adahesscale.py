@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
+from .base import CurvatureOptimizer, adaptive_step
 
 
 class AdaHesScale(CurvatureOptimizer):
@@ -29,10 +28,5 @@ class AdaHesScale(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor:
-        beta1, beta2 = group["betas"]
         (m, v), steps = self._moments(params, "exp_avg", "exp_hess_sq")
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        root = average_of_squares(v, curvatures, beta2, steps)
-        u = torch._foreach_div(m, torch._foreach_add(root, group["eps"]))
-        torch._foreach_mul_(u, [float(group["lr"]) / (1 - beta1**t) for t in steps])
-        return scale_and_apply(params, u, root, group["delta"])
+        return adaptive_step(group, params, grads, curvatures, m, v, steps)

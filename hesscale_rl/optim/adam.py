@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
+from .base import CurvatureOptimizer, adaptive_step
 
 
 class ScaledAdam(CurvatureOptimizer):
@@ -30,11 +29,8 @@ class ScaledAdam(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor:
-        beta1, beta2 = group["betas"]
-        names = ("exp_avg", "exp_avg_sq", "exp_hess_sq") if curvatures else ("exp_avg", "exp_avg_sq")
-        (m, v, *vh), steps = self._moments(params, *names)
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        u = torch._foreach_div(m, torch._foreach_add(average_of_squares(v, grads, beta2, steps), group["eps"]))
-        torch._foreach_mul_(u, [float(group["lr"]) / (1 - beta1**t) for t in steps])
-        root = average_of_squares(vh[0], curvatures, beta2, steps) if vh else None
-        return scale_and_apply(params, u, root, group["delta"])
+        if group["delta"] is None:
+            (m, v), steps = self._moments(params, "exp_avg", "exp_avg_sq")
+            return adaptive_step(group, params, grads, grads, m, v, steps)
+        (m, v, w), steps = self._moments(params, "exp_avg", "exp_avg_sq", "exp_hess_sq")
+        return adaptive_step(group, params, grads, grads, m, v, steps, curvatures, w)

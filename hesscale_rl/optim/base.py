@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..compiled import steps as steps_compiled
+
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
 
 
@@ -48,9 +50,11 @@ class CurvatureOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `p.grad` and `p.hess_diag` of every parameter."""
-        super().zero_grad(set_to_none)
         for group in self.param_groups:
             for p in group["params"]:
+                # A new tensor, not zeros in place: whoever kept the old one may still read it.
+                if p.grad is not None:
+                    p.grad = None if set_to_none else torch.zeros_like(p.grad)
                 curvature = getattr(p, "hess_diag", None)
                 if curvature is not None:
                     p.hess_diag = None if set_to_none else torch.zeros_like(curvature)
@@ -104,20 +108,48 @@ class CurvatureOptimizer(Optimizer):
         """Update the parameters in place; return eta."""
         raise NotImplementedError
 
-    def _moments(self, params: list[Tensor], *names: str) -> tuple[list[list[Tensor]], list[float]]:
+    def _moments(self, params: list[Tensor], *names: str) -> tuple[list[list[Tensor]], list[int]]:
         """Return the named moving averages of every parameter, made on first use, and the counts of steps, raised."""
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["step"] = 0
                 for name in names:
                     state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        return [[state[name] for state in states] for name in names], [step.item() for step in steps]
+            state["step"] += 1
+        return [[state[name] for state in states] for name in names], [state["step"] for state in states]
 
 
-def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[float]) -> Tensors:
+def adaptive_step(
+    group: dict[str, Any],
+    params: list[Tensor],
+    grads: list[Tensor],
+    squared: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    steps: list[int],
+    curvatures: list[Tensor] | None = None,
+    w: list[Tensor] | None = None,
+) -> Tensor:
+    """Take a step of Adam's form, u = lr m_hat/(sqrt(v_hat) + eps), v the average of `squared`^2; return eta.
+
+    The scaling measures u by the average w of `curvatures`^2, by v where these are None.
+    """
+    (beta1, beta2), lr, eps, delta = group["betas"], float(group["lr"]), group["eps"], group["delta"]
+    tensors = [params, grads, squared, m, v, *([curvatures, w] if curvatures and w else [])]
+    if all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for ts in tensors for t in ts):
+        eta = steps_compiled.adaptive(tensors, steps, lr, beta1, beta2, eps, delta or 0.0)
+        return torch.tensor(eta)
+    torch._foreach_lerp_(m, grads, 1 - beta1)
+    root = average_of_squares(v, squared, beta2, steps)
+    u = torch._foreach_div(m, torch._foreach_add(root, eps))
+    torch._foreach_mul_(u, [lr / (1 - beta1**t) for t in steps])
+    if curvatures and w:
+        root = average_of_squares(w, curvatures, beta2, steps)
+    return scale_and_apply(params, u, root, delta)
+
+
+def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
     """Move v <- beta v + (1 - beta) x^2 in place; return the root of v, corrected for its start at zero."""
     torch._foreach_mul_(v, beta)
     torch._foreach_addcmul_(v, x, x, 1 - beta)
