@@ -16,7 +16,20 @@ Params = dict[str, Tensor]
 
 def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
     """Return the loss as a function of the parameters."""
-    return lambda params: loss.value(functional_call(net, params, (x,)))
+    # Parameters that are tied follow their first name; torch's own tie_weights confuses a module that stands twice.
+    first: dict[int, str] = {}
+    name_of = {}
+    for prefix, module in net.named_modules():
+        for attribute, p in module._parameters.items():
+            if p is not None:
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                name_of[name] = first.setdefault(id(p), name)
+
+    def value(params: Params) -> Tensor:
+        every = {name: params[source] for name, source in name_of.items()}
+        return loss.value(functional_call(net, every, (x,), tie_weights=False))
+
+    return value
 
 
 def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:

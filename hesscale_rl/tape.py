@@ -34,7 +34,7 @@ def record(
     """
     if isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward:
         tape: list[Rule] = []
-        for name, layer in net.named_children():
+        for name, layer in net._modules.items():  # named_children() leaves out what stands there twice
             part, x = record(layer, x, params, f"{path}{name}.")
             tape += part
         return tape, x
@@ -52,6 +52,8 @@ def record(
             extra = ", ".join(sorted(own.keys() - kind.parameters))
             raise UnsupportedLayerError(path, net, f"its rule does not know the parameter {extra}")
         if params is not None:
+            if missing := [path + name for name in own if path + name not in params]:
+                raise ValueError(f"params has no {', '.join(missing)}: every place of a shared module needs an entry")
             own = {name: params[path + name] for name in own}
         try:
             rule = kind(net, own, x)
@@ -89,6 +91,7 @@ def _pass(net, x, params, loss, curvature):
     """One pass forward and back: value, outputs, reads."""
     tape, y = record(net, x, params)
     value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
+    g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
     reads: list = []
     _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
     return value, y, reads
@@ -133,31 +136,35 @@ def backward(
     `x` [N, ...]; `loss` one of hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives
     come from autodiff). Like autograd, it sums into what is there, and it leaves frozen parameters alone; a module
     that stands twice in the network gets the sum over its places, in the curvature without their cross terms.
+    `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
+    with the tape's results up to rounding; "torch" always takes the tape.
     Raises UnsupportedLayerError for a layer without a rule, ValueError for a loss that does not fit the outputs.
     """
+    if backend not in ("auto", "torch"):
+        raise ValueError(f"backend={backend!r}: allowed are 'auto' and 'torch'")
     loss, curvature = as_loss(loss), curvature or Nothing()
+    on_tape = curvature if curvature.on_tape else Nothing()
+    chain = compiled.find(net, x, on_tape) if backend == "auto" else None
+    if chain is not None:
+        params = chain.params
+        result = Result(*chain.run(x, loss, on_tape))
+    else:
+        value, y, reads = _pass(net, x, None, loss, on_tape)
+        params, result = {}, Result(value, y, {}, {})
+        for rule, grads, curvatures in reads:
+            for name, p in rule.p.items():
+                params[rule.path + name], result.grad[rule.path + name] = p, grads[name]
+                if curvatures:
+                    result.curvature[rule.path + name] = curvatures[name]
+    for name, p in params.items():
+        if p.requires_grad:
+            _accumulate(p, result.grad[name], result.curvature.get(name))
     if not curvature.on_tape:
-        params: dict[str, Tensor] = dict(net.named_parameters())
-        result = value_grad_curvature(net, params, x, loss, curvature)
+        params = dict(net.named_parameters())
+        result = result._replace(curvature=curvature.estimate(net, params, x, loss))
         for name, p in params.items():
             if p.requires_grad:
-                _accumulate(p, result.grad.get(name), result.curvature.get(name))
-        return result
-    if backend == "auto" and (chain := compiled.find(net, x, curvature)) is not None:
-        result = Result(*chain.run(x, loss, curvature))
-        for name, p in chain.params.items():
-            if p.requires_grad:
-                _accumulate(p, result.grad[name], result.curvature.get(name))
-        return result
-    value, y, reads = _pass(net, x, None, loss, curvature)
-    result = Result(value, y, {}, {})
-    for rule, grads, curvs in reads:
-        for name, p in rule.p.items():
-            result.grad[rule.path + name] = grads[name]
-            if curvs:
-                result.curvature[rule.path + name] = curvs[name]
-            if p.requires_grad:
-                _accumulate(p, grads[name], curvs.get(name))
+                _accumulate(p, None, result.curvature[name])
     return result
 
 

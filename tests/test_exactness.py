@@ -168,6 +168,35 @@ def test_the_four_cases_of_ppos_clip_and_both_of_the_value_loss():
         torch.testing.assert_close(one.value_grad_curvature(z), slow, rtol=1e-10, atol=1e-12)
 
 
+def test_inside_the_value_losss_clip_rounding_does_not_switch_samples_off():
+    g = torch.Generator().manual_seed(0)
+    v, returns = torch.randn(500, 1, generator=g), torch.randn(500, generator=g)
+    loss = hs.losses.ValueLoss(returns, v[:, 0] + 0.05 * torch.randn(500, generator=g), clip=0.5, reduction="sum")
+    _, gradient, diagonal = loss.value_grad_curvature(v)
+    torch.testing.assert_close(gradient[:, 0], v[:, 0] - returns)
+    assert bool((diagonal == 1).all())
+
+
+def test_a_module_that_stands_twice_gets_the_sum_over_its_places():
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3).double()
+    net = nn.Sequential(layer, nn.Tanh(), layer)
+    x, loss = torch.randn(N, 3, dtype=F64), hs.losses.MeanSquaredError(torch.randn(N, 3, dtype=F64))
+    expected = torch.autograd.grad(loss.value(net(x)), list(layer.parameters()))
+    for curvature in (hs.HesScale(), hs.ExactDiagonal()):
+        layer.weight.grad = layer.bias.grad = layer.weight.hess_diag = layer.bias.hess_diag = None
+        hs.backward(net, x, loss, curvature)
+        torch.testing.assert_close((layer.weight.grad, layer.bias.grad), expected, rtol=1e-10, atol=1e-12)
+        assert layer.weight.hess_diag.shape == (3, 3)
+    dense = torch.autograd.functional.hessian(
+        lambda w: loss.value(torch.func.functional_call(net, {"0.weight": w}, x, tie_weights=False)),
+        layer.weight.detach(),
+    )
+    torch.testing.assert_close(layer.weight.hess_diag.flatten(), dense.view(9, 9).diagonal(), rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="params has no 2.weight, 2.bias"):
+        hs.value_grad_curvature(net, dict(net.named_parameters()), x, loss)
+
+
 def test_bl89_sees_only_the_target():
     z, target = torch.randn(N, 4, dtype=F64), torch.arange(N) % 4
     q = z.softmax(1).gather(1, target[:, None])

@@ -7,20 +7,32 @@ the same numbers come out every time.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-# contract: a*b + c may become one instruction; nsz, arcp: signs of zeros and a/b = a*(1/b) do not matter here.
-JIT = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+
+def loops(*liberties: str) -> Callable[[Callable], Any]:
+    """Return the decorator that compiles a function, kept in __pycache__, with these liberties in the arithmetic.
+
+    contract: a*b + c may become one instruction. nsz, arcp: signs of zeros and a/b = a*(1/b) do not matter. reassoc:
+    sums may be split into lanes.
+    """
+    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(liberties))
+
+
+FAST = loops("contract", "nsz", "arcp")
+FAST_SUMS = loops("contract", "nsz", "arcp", "reassoc")
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 IDENTITY, TANH, RELU, SIGMOID, SILU = range(5)  # codes of the activations
 
 
-@numba.njit(**JIT)
+@FAST
 def add_product(a, b, c):
     """C += A B for A [M, K] of any strides, B [K, N] and C [M, N] in rows: two rows of A by four of B at a time."""
     m_all, k_all = a.shape
@@ -53,7 +65,7 @@ def add_product(a, b, c):
                 c0[n] += p0 * b0[n]
 
 
-@numba.njit(**(JIT | {"fastmath": JIT["fastmath"] | {"reassoc"}}))
+@FAST_SUMS
 def linear(x, w, b, y):
     """Y = X W' + b for x [N, I], w [O, I], b [O], y [N, O]: four samples at a time, sums split into lanes."""
     n_four = len(x) - len(x) % 4
@@ -76,7 +88,7 @@ def linear(x, w, b, y):
             y[n, o] = s0 + b[o]
 
 
-@numba.njit(**JIT)
+@FAST
 def tanh(x, y):
     """Y = tanh x, entry by entry of flat arrays: x P(x^2)/Q(x^2), within 3 units of float32's last place.
 
@@ -103,7 +115,7 @@ def tanh(x, y):
         y[i] = -ONE if v < -ONE else v
 
 
-@numba.njit(**JIT)
+@FAST
 def activate(code, y, dy, ddy):
     """Replace y (flat) by f(y), and fill dy and ddy with f' and f''. Same forms as rules.py."""
     if code == TANH:
@@ -141,13 +153,13 @@ def _pointer(context, address):
     return kind(address), generate
 
 
-@numba.njit(**JIT)
+@FAST
 def at(address, rows, columns):
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
-    return numba.carray(_pointer(address), (rows, columns))
+    return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
 
 
-@numba.njit(**JIT)
+@FAST
 def forward(params, sizes, codes, x):
     """Run the chain on x [N, sizes[0]]; return y, dy and ddy, flat: every layer's [N, O_l] one after the other.
 
@@ -167,7 +179,7 @@ def forward(params, sizes, codes, x):
     return y, dy, ddy
 
 
-@numba.njit(**JIT)
+@FAST
 def _read(v, x, w, b):
     """W = V'X and b = the sum of V over the samples, for v [N, O], x [N, I]."""
     w[:] = ZERO
@@ -178,7 +190,7 @@ def _read(v, x, w, b):
             b[o] += v[n, o]
 
 
-@numba.njit(**JIT)
+@FAST
 def reverse(params, sizes, codes, x, y, dy, ddy, g, d, bends, grads, curvatures):
     """Carry the gradient g and the diagonal d, both [N, sizes[-1]], back through the chain.
 

@@ -2,17 +2,14 @@
 
 import math
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import JIT, ZERO, at
-
-SUMS = JIT | {"fastmath": JIT["fastmath"] | {"reassoc"}}  # sums may be split into lanes
+from .kernels import FAST, FAST_SUMS, ZERO, at
 
 
-@numba.njit(**JIT)
+@FAST
 def _averages(g, s, m, v, beta1, beta2):
     """M <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) s^2."""
     rest1, rest2 = np.float32(1) - beta1, np.float32(1) - beta2
@@ -21,7 +18,7 @@ def _averages(g, s, m, v, beta1, beta2):
         v[i] = beta2 * v[i] + rest2 * (s[i] * s[i])
 
 
-@numba.njit(**JIT)
+@FAST
 def _average_of_squares(w, d, beta2):
     """W <- beta2 w + (1 - beta2) d^2."""
     rest2 = np.float32(1) - beta2
@@ -29,31 +26,31 @@ def _average_of_squares(w, d, beta2):
         w[i] = beta2 * w[i] + rest2 * (d[i] * d[i])
 
 
-@numba.njit(**SUMS)
+@FAST_SUMS
 def _curvature_along(m, v, w, rate, root, eps):
     """sum sqrt(w_hat) u^2, u the update; in blocks, so that float32 suffices inside one."""
-    total, n = 0.0, len(m)
+    total, n = np.float64(0), len(m)
     for start in range(0, n, 1024):
         part = ZERO
         for i in range(start, min(start + 1024, n)):
             u = rate * m[i] / (math.sqrt(v[i]) * root + eps)
             part += math.sqrt(w[i]) * root * u * u
-        total += part
+        total += np.float64(part)
     return total
 
 
-@numba.njit(**JIT)
+@FAST
 def _apply(p, m, v, rate, root, eps):
     """P <- p - u."""
     for i in range(len(p)):
         p[i] -= rate * m[i] / (math.sqrt(v[i]) * root + eps)
 
 
-@numba.njit(**JIT)
+@FAST
 def _adaptive(where, lengths, counts, lr, beta1, beta2, eps, delta):
     """Take the step of AdaHesScale or ScaledAdam; return eta.
 
-    where [K, 7]: the addresses of each tensor's p, g, s, m, v, d, w: v averages the squares of s, w those of d (for
+    where [7, K]: the addresses of each tensor's p, g, s, m, v, d, w: v averages the squares of s, w those of d (for
     AdaHesScale w and d are 0: v serves). counts [K]: the steps that each has taken, this one included. delta 0: no
     scaling.
     """
@@ -61,18 +58,18 @@ def _adaptive(where, lengths, counts, lr, beta1, beta2, eps, delta):
     h = 0.0
     for k in range(len(lengths)):
         n = lengths[k]
-        p, g, s = at(where[k, 0], 1, n)[0], at(where[k, 1], 1, n)[0], at(where[k, 2], 1, n)[0]
-        m, v = at(where[k, 3], 1, n)[0], at(where[k, 4], 1, n)[0]
+        p, g, s = at(where[0, k], 1, n)[0], at(where[1, k], 1, n)[0], at(where[2, k], 1, n)[0]
+        m, v = at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
         rate = np.float32(lr / (1 - beta1 ** counts[k]))
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
         _averages(g, s, m, v, b1, b2)
         if delta == 0:
             _apply(p, m, v, rate, root, e)
-        elif where[k, 6] == 0:
+        elif where[6, k] == 0:
             h += _curvature_along(m, v, v, rate, root, e)
         else:
-            w = at(where[k, 6], 1, n)[0]
-            _average_of_squares(w, at(where[k, 5], 1, n)[0], b2)
+            w = at(where[6, k], 1, n)[0]
+            _average_of_squares(w, at(where[5, k], 1, n)[0], b2)
             h += _curvature_along(m, v, w, rate, root, e)
     if delta == 0:
         return 1.0
@@ -81,23 +78,27 @@ def _adaptive(where, lengths, counts, lr, beta1, beta2, eps, delta):
         n = lengths[k]
         rate = np.float32(eta * lr / (1 - beta1 ** counts[k]))
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-        _apply(at(where[k, 0], 1, n)[0], at(where[k, 3], 1, n)[0], at(where[k, 4], 1, n)[0], rate, root, e)
+        _apply(at(where[0, k], 1, n)[0], at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0], rate, root, e)
     return eta
 
 
 def adaptive(
     tensors: list[list[Tensor]], counts: list[int], lr: float, beta1: float, beta2: float, eps: float, delta: float
-) -> float:
-    """Take the step of AdaHesScale or ScaledAdam in place; return eta.
+) -> float | None:
+    """Take the step of AdaHesScale or ScaledAdam in place; return eta, or None where this loop cannot do it.
 
-    tensors: p, g, s, m, v and, where the scaling has an average of its own, d and w; each a list of contiguous
-    float32 tensors on the CPU. delta 0: no scaling.
+    tensors: p, g, s, m, v and, where the scaling has an average of its own, d and w; it must be contiguous float32
+    on the CPU, all of it. delta 0: no scaling.
     """
-    where = np.zeros((len(counts), 7), np.int64)
-    for column, ts in enumerate(tensors):
-        where[:, column] = [t.data_ptr() for t in ts]
+    where = [
+        t.data_ptr() for ts in tensors for t in ts if t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
+    ]
+    if len(where) < len(tensors) * len(counts):
+        return None
+    where += [0] * ((7 - len(tensors)) * len(counts))
+    table = np.array(where).reshape(7, len(counts))
     lengths = np.array([p.numel() for p in tensors[0]])
-    eta = _adaptive(where, lengths, np.array(counts), lr, beta1, beta2, eps, delta)
+    eta = _adaptive(table, lengths, np.array(counts), lr, beta1, beta2, eps, delta)
     # Autograd must see the change: it refuses to go back through a tensor that was changed since.
-    torch.autograd.graph.increment_version([t for ts in (tensors[0], *tensors[3:5]) for t in ts])
+    torch.autograd.graph.increment_version([*tensors[0], *tensors[3], *tensors[4]])
     return eta

@@ -33,13 +33,14 @@ class Loss:
     def check(self, outputs: Tensor) -> None:
         """Raise ValueError, with the shapes, if the outputs do not fit the loss's data."""
 
-    def _factor(self, outputs: Tensor) -> float:
-        return 1.0 if self.reduction == "sum" else 1.0 / outputs.shape[0]
+    def factor(self, samples: int) -> float:
+        """Return what the reduction multiplies the sum over the samples by."""
+        return 1.0 if self.reduction == "sum" else 1.0 / samples
 
     def value(self, outputs: Tensor) -> Tensor:
         """Return the loss, 0-d, by its definition."""
         self.check(outputs)
-        return self.per_sample(outputs).sum() * self._factor(outputs)
+        return self.per_sample(outputs).sum() * self.factor(outputs.shape[0])
 
     def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the loss (0-d), its gradient and the diagonal of its Hessian, both in the outputs' shape.
@@ -47,7 +48,7 @@ class Loss:
         `diagonal=False` asks for no second derivatives, for a loss to which they cost something.
         """
         self.check(outputs)
-        return self.terms(outputs, self._factor(outputs))
+        return self.terms(outputs, self.factor(outputs.shape[0]))
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """Return the diagonal with a softmax taken as element-wise (Becker and LeCun 1989); here: the exact one."""
@@ -85,7 +86,7 @@ class Autodiff(Loss):
             raise ValueError(
                 f"the loss returned the shape {list(value.shape)}, expected a scalar or [N] = {[len(outputs)]}"
             )
-        return value.sum() * self._factor(outputs) if value.ndim else value
+        return value.sum() * self.factor(outputs.shape[0]) if value.ndim else value
 
     def _rows(self, outputs: Tensor) -> Tensor:
         """The Hessian over all samples and outputs, [N C, N, C]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, shaped, vector
+from .checks import check_classes, classes, finite, pick, shaped, vector
 
 
 class _Gaussian:
@@ -83,7 +83,7 @@ class _Categorical:
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Terms:
         logq = outputs.log_softmax(1)
         q, column = logq.exp(), actions[:, None]
-        return logq.gather(1, column)[:, 0], torch.scatter_add(-q, 1, column, torch.ones_like(q)), q * q - q
+        return pick("actions", actions, logq)[:, 0], torch.scatter_add(-q, 1, column, torch.ones_like(q)), q * q - q
 
     def entropy(self, outputs: Tensor) -> Terms:
         logq = outputs.log_softmax(1)
@@ -153,7 +153,7 @@ class _PolicyLoss(Loss):
         d = torch.zeros_like(q).scatter(1, column, own.gather(1, column))
         # Entropy -sum q log q: first derivative -(log q + 1), second -1/q, in q.
         bend = -q * (1 - q).square() - (q - q * q) * (1 - 2 * q) * (logq + 1)
-        return (d - self.entropy_coef * bend) * self._factor(outputs)
+        return (d - self.entropy_coef * bend) * self.factor(outputs.shape[0])
 
 
 class _PolicyGradient(_PolicyLoss):

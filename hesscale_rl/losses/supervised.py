@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, shaped, vector
+from .checks import check_classes, classes, finite, pick, shaped, vector
 
 
 class MeanSquaredError(Loss):
@@ -45,15 +45,16 @@ class CrossEntropy(Loss):
 
     def per_sample(self, outputs: Tensor) -> Tensor:
         """The negative log-likelihood."""
-        return -outputs.log_softmax(1).gather(1, self.target[:, None])[:, 0]
+        return -pick("target", self.target, outputs.log_softmax(1))[:, 0]
 
     def terms(self, outputs: Tensor, factor: float) -> Terms:
         """Closed forms."""
         logq, column = outputs.log_softmax(1), self.target[:, None]
+        value = pick("target", self.target, logq).sum() * -factor
         q = logq.exp()
         p = q * factor
         g = torch.scatter_add(p, 1, column, torch.full_like(column, -factor, dtype=p.dtype))
-        return logq.gather(1, column).sum() * -factor, g, torch.addcmul(p, p, q, value=-1)
+        return value, g, torch.addcmul(p, p, q, value=-1)
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """q_y - q_y^2 for the target y, 0 elsewhere."""
@@ -108,8 +109,9 @@ class ValueLoss(Loss):
         square = error.square()
         if self.clip is None:
             return square.sum() * (0.5 * c), (error * c)[:, None], torch.full_like(outputs, c)
-        w = self._clipped(v)
-        other = (w - self.returns).square()
-        # Inside the clipping range the two branches are one and the same, also after rounding.
-        on = torch.where((other > square) & (w != v), 0.0, torch.full_like(v, c))
+        other = (self._clipped(v) - self.returns).square()
+        # Inside the clipping range the two branches are one and the same; only rounding tells them apart there.
+        assert self.old_values is not None
+        held = (v - self.old_values).abs() > self.clip
+        on = torch.where(held & (other > square), 0.0, torch.full_like(v, c))
         return torch.maximum(square, other).sum() * (0.5 * c), (on * error)[:, None], on[:, None]

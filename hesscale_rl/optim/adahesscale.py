@@ -27,6 +27,6 @@ class AdaHesScale(CurvatureOptimizer):
 
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
-    ) -> Tensor:
+    ) -> Tensor | float:
         (m, v), steps = self._moments(params, "exp_avg", "exp_hess_sq")
         return adaptive_step(group, params, grads, curvatures, m, v, steps)

@@ -28,7 +28,7 @@ class ScaledAdam(CurvatureOptimizer):
 
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
-    ) -> Tensor:
+    ) -> Tensor | float:
         if group["delta"] is None:
             (m, v), steps = self._moments(params, "exp_avg", "exp_avg_sq")
             return adaptive_step(group, params, grads, grads, m, v, steps)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..compiled import steps as steps_compiled
+from ..compiled import steps as compiled_steps
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
 
@@ -20,15 +20,20 @@ class CurvatureOptimizer(Optimizer):
     """A step per parameter group: moving averages, an update u, and with `delta` the scaling of u by eta.
 
     Scaling (Elsayed et al. 2024, algorithm 3): h = sum root u^2 over the group, root the square root of the
-    averaged squared curvature; eta = min(1, sqrt(2 delta/h)). `eta`: the last step's factor of each group (0-d), 1
-    for a group that is not scaled. Give every network a group of its own, as the paper does.
+    averaged squared curvature; eta = min(1, sqrt(2 delta/h)). `eta` is 1 for a group that is
+    not scaled. Give every network a group of its own, as the paper does.
     """
 
     always_reads_curvature = True  # False: only groups with delta do
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         super().__init__(params, defaults)
-        self.eta: list[Tensor] = []
+        self._eta: list[Tensor | float] = []
+
+    @property
+    def eta(self) -> list[Tensor]:
+        """The last step's scaling factor of each parameter group, 0-d; empty before the first step."""
+        return [torch.as_tensor(eta) for eta in self._eta]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after checking its settings as the constructor does."""
@@ -38,7 +43,7 @@ class CurvatureOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("eta", [])
+        self.__dict__.setdefault("_eta", [])
 
     @property
     def reads_curvature(self) -> bool:
@@ -71,8 +76,8 @@ class CurvatureOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batches = [self._gather(group) for group in self.param_groups]
-        self.eta = [
-            self._step_group(group, *batch) if batch[0] else torch.ones(())
+        self._eta = [
+            self._step_group(group, *batch) if batch[0] else 1.0
             for group, batch in zip(self.param_groups, batches, strict=True)
         ]
         return loss
@@ -104,7 +109,7 @@ class CurvatureOptimizer(Optimizer):
 
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
-    ) -> Tensor:
+    ) -> Tensor | float:
         """Update the parameters in place; return eta."""
         raise NotImplementedError
 
@@ -130,16 +135,15 @@ def adaptive_step(
     steps: list[int],
     curvatures: list[Tensor] | None = None,
     w: list[Tensor] | None = None,
-) -> Tensor:
+) -> Tensor | float:
     """Take a step of Adam's form, u = lr m_hat/(sqrt(v_hat) + eps), v the average of `squared`^2; return eta.
 
     The scaling measures u by the average w of `curvatures`^2, by v where these are None.
     """
     (beta1, beta2), lr, eps, delta = group["betas"], float(group["lr"]), group["eps"], group["delta"]
     tensors = [params, grads, squared, m, v, *([curvatures, w] if curvatures and w else [])]
-    if all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for ts in tensors for t in ts):
-        eta = steps_compiled.adaptive(tensors, steps, lr, beta1, beta2, eps, delta or 0.0)
-        return torch.tensor(eta)
+    if (eta := compiled_steps.adaptive(tensors, steps, lr, beta1, beta2, eps, delta or 0.0)) is not None:
+        return eta
     torch._foreach_lerp_(m, grads, 1 - beta1)
     root = average_of_squares(v, squared, beta2, steps)
     u = torch._foreach_div(m, torch._foreach_add(root, eps))
@@ -158,11 +162,11 @@ def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: lis
     return root
 
 
-def scale_and_apply(params: list[Tensor], u: Tensors, root: Tensors | None, delta: float | None) -> Tensor:
+def scale_and_apply(params: list[Tensor], u: Tensors, root: Tensors | None, delta: float | None) -> Tensor | float:
     """Set p <- p - eta u in place, eta = min(1, sqrt(2 delta/sum root u^2)); return eta. u and root are used up."""
     if delta is None or root is None:
         torch._foreach_sub_(params, u)
-        return torch.ones(())
+        return 1.0
     torch._foreach_mul_(root, u)
     torch._foreach_mul_(root, u)
     h = torch.stack(torch._foreach_norm(root, 1)).sum()  # no entry is negative: the 1-norm is the sum

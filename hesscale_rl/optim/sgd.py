@@ -27,7 +27,7 @@ class ScaledSGD(CurvatureOptimizer):
 
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
-    ) -> Tensor:
+    ) -> Tensor | float:
         u = torch._foreach_mul(grads, float(group["lr"]))
         if not curvatures:
             return scale_and_apply(params, u, None, None)

@@ -1,0 +1,181 @@
+"""The losses in compiled form: value, gradient and diagonal at the outputs, as losses/ defines them.
+
+Scalars are float64 inside, arrays float32. `factor` is 1/N for a mean. g and d [N, C] are filled.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .. import losses
+from ..losses import Loss
+from .kernels import loops
+
+EXACT = loops()  # a handful of numbers each: nothing to gain
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@EXACT
+def _log_normalizer(row):
+    """log sum exp of the row."""
+    top = row[0]
+    for v in row:
+        top = max(top, v)
+    total = 0.0
+    for v in row:
+        total += math.exp(np.float64(v) - top)
+    return top + math.log(total)
+
+
+@EXACT
+def _cross_entropy(z, target, factor, g, d):
+    value = 0.0
+    for n in range(z.shape[0]):
+        y = target[n]
+        if not 0 <= y < z.shape[1]:
+            raise IndexError("a class is out of range")
+        log_total = _log_normalizer(z[n])
+        for c in range(z.shape[1]):
+            q = math.exp(z[n, c] - log_total)
+            g[n, c] = factor * q
+            d[n, c] = factor * (q - q * q)
+        g[n, y] -= factor
+        value += log_total - z[n, y]
+    return factor * value
+
+
+@EXACT
+def _value(z, returns, old, clip, coef, factor, g, d):
+    """ValueLoss; clip 0: none."""
+    value, c = 0.0, coef * factor
+    for n in range(z.shape[0]):
+        v = np.float64(z[n, 0])
+        error, on = v - returns[n], True
+        square = error * error
+        if clip > 0:
+            w = old[n] + min(max(v - old[n], -clip), clip)
+            other = (w - returns[n]) * (w - returns[n])
+            if other > square and abs(v - old[n]) > clip:
+                square, on = other, False
+        value += square
+        g[n, 0] = c * error if on else 0.0
+        d[n, 0] = c if on else 0.0
+    return 0.5 * c * value
+
+
+@EXACT
+def _objective(logp, old, a, clip):
+    """The policy loss of one sample and its first two derivatives in log pi; clip 0: the plain policy gradient."""
+    if clip == 0:
+        return -a * logp, -a, 0.0
+    r = math.exp(logp - old)
+    if (a >= 0 and r > 1 + clip) or (a < 0 and r < 1 - clip):
+        return -a * min(max(r, 1 - clip), 1 + clip), 0.0, 0.0
+    return -a * r, -a * r, -a * r
+
+
+@EXACT
+def _gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d):
+    """kind: 0 log_std, 1 log_var, 2 var."""
+    value, m, c = 0.0, actions.shape[1], entropy_coef * factor
+    for n in range(z.shape[0]):
+        logp = entropy = 0.0
+        for i in range(m):
+            p = np.float64(z[n, m + i])
+            s = p if kind == 0 else 0.5 * (p if kind == 1 else math.log(p))
+            x = (actions[n, i] - np.float64(z[n, i])) * math.exp(-s)
+            logp -= 0.5 * x * x + s + HALF_LOG_2PI
+            entropy += s + HALF_LOG_2PI + 0.5
+        f, df, d2f = _objective(logp, old[n], advantages[n] * factor, clip)
+        value += f - c * entropy
+        for i in range(m):
+            p = np.float64(z[n, m + i])
+            s = p if kind == 0 else 0.5 * (p if kind == 1 else math.log(p))
+            inverse = math.exp(-s)
+            x = (actions[n, i] - np.float64(z[n, i])) * inverse
+            s1, s2 = x * inverse, -inverse * inverse
+            g[n, i], d[n, i] = df * s1, d2f * s1 * s1 + df * s2
+            if kind == 0:
+                s1, s2, h1, h2 = x * x - 1, -2 * x * x, 1.0, 0.0
+            elif kind == 1:
+                s1, s2, h1, h2 = 0.5 * (x * x - 1), -0.5 * x * x, 0.5, 0.0
+            else:
+                s1, s2, h1, h2 = 0.5 * (x * x - 1) / p, (0.5 - x * x) / (p * p), 0.5 / p, -0.5 / (p * p)
+            g[n, m + i], d[n, m + i] = df * s1 - c * h1, d2f * s1 * s1 + df * s2 - c * h2
+    return value
+
+
+@EXACT
+def _categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
+    value, c = 0.0, entropy_coef * factor
+    for n in range(z.shape[0]):
+        a = actions[n]
+        if not 0 <= a < z.shape[1]:
+            raise IndexError("a class is out of range")
+        log_total, entropy = _log_normalizer(z[n]), 0.0
+        for i in range(z.shape[1]):
+            entropy -= math.exp(z[n, i] - log_total) * (z[n, i] - log_total)
+        f, df, d2f = _objective(z[n, a] - log_total, old[n], advantages[n] * factor, clip)
+        value += f - c * entropy
+        for i in range(z.shape[1]):
+            logq = z[n, i] - log_total
+            q = math.exp(logq)
+            s1, s2, u = (i == a) - q, q * q - q, logq + entropy
+            g[n, i] = df * s1 + c * q * u
+            d[n, i] = d2f * s1 * s1 + df * s2 + c * q * ((1 - 2 * q) * u + 1 - q)
+    return value
+
+
+Seed = tuple[float, np.ndarray, np.ndarray]
+
+
+def _array(t: Tensor) -> np.ndarray:
+    return t.detach().contiguous().numpy()
+
+
+def _arguments(loss: Any) -> tuple[Callable, tuple]:
+    """The loop for this loss and its data."""
+    if type(loss) is losses.CrossEntropy:
+        return _cross_entropy, (_array(loss.target),)
+    if type(loss) is losses.ValueLoss:
+        returns = _array(loss.returns)
+        old = returns if loss.old_values is None else _array(loss.old_values)
+        return _value, (returns, old, float(loss.clip or 0), float(loss.coef))
+    advantages = _array(loss.advantages)
+    clipped = isinstance(loss, losses.GaussianPPO | losses.CategoricalPPO)
+    old = _array(loss.old_logprob) if clipped else advantages
+    policy = (old, advantages, float(loss.clip) if clipped else 0.0, float(loss.entropy_coef))
+    if isinstance(loss, losses.GaussianPPO | losses.GaussianPolicyGradient):
+        kind = loss.distribution.ALLOWED.index(loss.distribution.parametrization)
+        return _gaussian, (kind, _array(loss.actions), *policy)
+    return _categorical, (_array(loss.actions), *policy)
+
+
+COVERED = (
+    losses.CrossEntropy,
+    losses.ValueLoss,
+    losses.GaussianPPO,
+    losses.GaussianPolicyGradient,
+    losses.CategoricalPPO,
+    losses.CategoricalPolicyGradient,
+)
+
+
+def seed(loss: Loss, outputs: Tensor) -> Seed | None:
+    """Return the loss, its gradient and its diagonal at the outputs; None for a loss that has no loop here."""
+    if type(loss) not in COVERED:
+        return None
+    loss.check(outputs)
+    z = outputs.numpy()
+    loop, data = _arguments(loss)
+    if any(a.dtype not in (np.float32, np.int64) for a in data if isinstance(a, np.ndarray)):
+        return None
+    g, d = np.empty_like(z), np.empty_like(z)
+    try:
+        return loop(z, *data, loss.factor(len(z)), g, d), g, d
+    except IndexError:
+        loss.value(outputs)  # says which class, by name and range
+        raise
