@@ -197,6 +197,33 @@ def test_a_module_that_stands_twice_gets_the_sum_over_its_places():
         hs.value_grad_curvature(net, dict(net.named_parameters()), x, loss)
 
 
+def test_the_exact_diagonal_refuses_a_network_that_draws():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.5)))
+    x, loss = torch.randn(4, 3), hs.losses.MeanSquaredError(torch.randn(4, 3))
+    with pytest.raises(ValueError, match=r"layer 1\.0 \(Dropout.*net\.eval\(\)"):
+        hs.backward(net, x, loss, hs.ExactDiagonal())
+    hs.backward(net.eval(), x, loss, hs.ExactDiagonal())
+
+
+def test_convolutions_hold_no_more_than_their_activations():
+    """Unfolding would need 25 times the input."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for t in result if isinstance(result, tuple | list) else [result]:
+                largest = max(largest, t.numel() if isinstance(t, torch.Tensor) else 0)
+            return result
+
+    net = nn.Sequential(nn.Conv2d(3, 3, 5, padding=2), nn.Tanh(), nn.Conv2d(3, 3, 5, padding=2), nn.Flatten())
+    x = torch.randn(4, 3, 16, 16)
+    with Watch():
+        hs.backward(net, x, hs.losses.MeanSquaredError(torch.randn(4, 768)), hs.HesScale())
+    assert largest == x.numel()
+
+
 def test_bl89_sees_only_the_target():
     z, target = torch.randn(N, 4, dtype=F64), torch.arange(N) % 4
     q = z.softmax(1).gather(1, target[:, None])

@@ -18,7 +18,7 @@ class _Announcement(event.Listener):
     made = False
 
     def on_start(self, event: event.Event) -> None:
-        ours = event.data["dispatcher"].py_func.__module__.startswith(__name__)  # type: ignore[index]
+        ours = event.data["dispatcher"].py_func.__module__.startswith(__name__)
         if ours and not self.made:
             self.made = True
             print("hesscale_rl: compiling its loops, once for this installation (about 10 s)", file=sys.stderr)
