@@ -97,10 +97,8 @@ if __name__ == "__main__":
     ARGS = parse(sys.argv[1:])  # before torch is imported, so that --help answers at once
 
 import math
-import os
 import time
 from collections import deque
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -110,7 +108,7 @@ from torch import Tensor, nn
 import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
-from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
+from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.normalize import RewardNorm, RunningNorm
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -187,10 +185,6 @@ class Policy(nn.Module):
         mean, p = self.actor(torch.from_numpy(obs)[None])[0].chunk(2)
         std = p.exp() if self.parametrization == "log_std" else p.sqrt()
         return (mean + std * torch.from_numpy(noise)).numpy()
-
-
-class Diverged(Exception):
-    """A number that training cannot go on with."""
 
 
 # --- rollout
@@ -312,11 +306,7 @@ def update(
     logs["losses/explained_variance"] = 1 - float(error.var()) / spread if spread else math.nan
     for group, eta in zip(optimizer.param_groups, torch.stack(etas).mean(0).tolist(), strict=True):
         logs[f"optim/eta_{group['name']}"] = eta
-        if curvature is not None:
-            h = torch.cat([p.hess_diag.flatten() for p in group["params"]])
-            logs[f"curvature/frac_negative_{group['name']}"] = float((h < 0).float().mean())
-            logs[f"curvature/abs_mean_{group['name']}"] = float(h.abs().mean())
-    return logs
+    return logs | hs.optim.curvature_figures(optimizer)
 
 
 @torch.no_grad()
@@ -367,7 +357,6 @@ def train(args: Args) -> int:
             state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "global_step": rollout.step}
             run.save_checkpoint(f"step_{rollout.step}", state)
 
-        code = DONE
         rollout = Rollout(env, policy, args, rollout_seed)
         try:
             for iteration in range(iterations):
@@ -387,24 +376,12 @@ def train(args: Args) -> int:
         except Diverged as error:
             run.log(rollout.step, {"charts/diverged": 1.0})
             run.finish("diverged", reason=str(error))
-            code = DIVERGED
         except KeyboardInterrupt:
             save()
             run.finish("interrupted")
-            code = INTERRUPTED
     env.close()
-    if not args.quiet:
-        seconds = round(time.time() - began)
-        mean = f"return {sum(recent) / len(recent):,.0f} (mean of the last {len(recent)} episodes)" if recent else ""
-        print(
-            f"{run.status}  {rollout.step:,} steps in {seconds // 60}:{seconds % 60:02}  {mean or 'no episode ended'}"
-        )
-        print(f"run   {run.directory}")
-        tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
-        print(f"next  {tensorboard} --logdir {run.directory.parent}")
-    if code == DIVERGED:
-        print(f"diverged at step {rollout.step:,}; the curve is kept in {run.directory}", file=sys.stderr)
-    return code
+    run.report(recent)
+    return EXIT_CODES[run.status]
 
 
 def main(args: Args) -> int:

@@ -1,10 +1,15 @@
-"""The error of a user who asked for something impossible, and the exit codes of every command."""
+"""The errors that end a command in good order, and the exit codes of every command."""
 
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
 INTERRUPTED = 130
+EXIT_CODES = {"done": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}  # by the run's status
 
 
 class InputError(ValueError):
     """A request that cannot be served. Its text is one line for the terminal; the command exits with BAD_INPUT."""
+
+
+class Diverged(Exception):
+    """A number that training cannot go on with. The run ends, keeps its curve, and exits with DIVERGED."""

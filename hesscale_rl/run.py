@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -80,7 +80,7 @@ class Run:
     def __init__(self, args: Any, directory: str | None, quiet: bool, source: str | Path, total_steps: int) -> None:
         self.directory = _create(args, directory)
         self.total_steps, self.global_step = total_steps, 0
-        self.status = "running"
+        self.status, self.quiet, self.began = "running", quiet, time.monotonic()
         self._lines: list[str] = []
         meta = _meta(Path(source))
         write_json(self.directory / "config.json", dataclasses.asdict(args))
@@ -135,6 +135,21 @@ class Run:
         self._metrics.close()
         self._events.close()
         self._write_status(details)
+
+    def report(self, returns: Sequence[float]) -> None:
+        """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""
+        if self.status == "diverged":
+            print(f"diverged at step {self.global_step:,}; the curve is kept in {self.directory}", file=sys.stderr)
+        if self.quiet:
+            return
+        minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
+        mean = "no episode ended"
+        if returns:
+            mean = f"return {sum(returns) / len(returns):,.0f} (mean of the last {len(returns)} episodes)"
+        print(f"{self.status}  {self.global_step:,} steps in {minutes}:{seconds:02}  {mean}")
+        print(f"run   {self.directory}")
+        tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+        print(f"next  {tensorboard} --logdir {self.directory.parent}")
 
     def _write_status(self, details: dict[str, Any]) -> None:
         content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}

@@ -47,6 +47,21 @@ def make_optimizer(
     return optimizer, curvature() if optimizer.reads_curvature else None
 
 
+def curvature_figures(optimizer: CurvatureOptimizer) -> dict[str, float]:
+    """Return what to log of the last curvature, by TensorBoard tag, for each group that has any; groups need a name.
+
+    curvature/frac_negative_NAME: the share of negative entries; curvature/abs_mean_NAME: their mean absolute value.
+    """
+    figures = {}
+    for group in optimizer.param_groups:
+        diagonals = [p.hess_diag.flatten() for p in group["params"] if getattr(p, "hess_diag", None) is not None]
+        if diagonals:
+            h = torch.cat(diagonals)
+            figures[f"curvature/frac_negative_{group['name']}"] = float((h < 0).float().mean())
+            figures[f"curvature/abs_mean_{group['name']}"] = float(h.abs().mean())
+    return figures
+
+
 __all__ = [
     "OPTIMIZERS",
     "OPTIMIZER_NAMES",
@@ -54,5 +69,6 @@ __all__ = [
     "CurvatureOptimizer",
     "ScaledAdam",
     "ScaledSGD",
+    "curvature_figures",
     "make_optimizer",
 ]
