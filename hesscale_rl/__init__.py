@@ -1,12 +1,18 @@
-"""HesScale: scalable Hessian diagonals, exact at the outputs, and the optimizers that use them."""
+"""HesScale: scalable Hessian diagonals, exact at the outputs, and the optimizers that use them.
 
-from . import layers as _layers  # noqa: F401 - its rows complete rules.RULES
-from . import losses, networks, optim
-from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
-from .optim import AdaHesScale, ScaledAdam, ScaledSGD, make_optimizer
-from .optim.base import CurvatureError
-from .rules import UnsupportedLayerError, register
-from .tape import Result, backward, value_grad_curvature
+Names are imported when they are first used, so that a command can check its arguments before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import losses, networks, optim, rules
+    from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
+    from .optim import AdaHesScale, ScaledAdam, ScaledSGD, make_optimizer
+    from .optim.base import CurvatureError
+    from .rules import UnsupportedLayerError, register
+    from .tape import Result, backward, value_grad_curvature
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,5 +33,29 @@ __all__ = [
     "networks",
     "optim",
     "register",
+    "rules",
     "value_grad_curvature",
 ]
+
+_HOMES = {
+    "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
+    "optim": ["AdaHesScale", "ScaledAdam", "ScaledSGD", "make_optimizer"],
+    "optim.base": ["CurvatureError"],
+    "rules": ["UnsupportedLayerError", "register"],
+    "tape": ["Result", "backward", "value_grad_curvature"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("compiled", "curvature", "layers", "losses", "networks", "optim", "oracle", "rules", "tape")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        return value
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -351,3 +351,6 @@ def register(layer: type[nn.Module], rule: type[Rule]) -> None:
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"register: the second argument must be a subclass of rules.Rule, got {rule!r}")
     RULES[layer] = rule
+
+
+from . import layers as _layers  # noqa: E402, F401 - its rows complete RULES, and it needs the names above
