@@ -2,32 +2,80 @@
 
 import difflib
 import importlib
+import os
 import re
+import sys
 
 import gymnasium as gym
 
 from hesscale_rl.errors import InputError
 
 from . import mujoco
+from .vector import Envs, NextStep, Several
+
+POOL = "envpool:"
 
 
-def make(env_id: str) -> gym.Env:
+def make(env_id: str, env_module: str | None = None, render_mode: str | None = None) -> gym.Env:
     """Make a Gymnasium environment whose observations are vectors; InputError with one line if that is impossible.
 
-    The time limit stays on (its end is a truncation), no other wrapper is added: agents normalise for themselves.
+    The time limit stays on (its end is a truncation), and no wrapper is added but the one that flattens observations
+    which are not vectors: agents normalise for themselves. `env_module` is imported first, to register its own.
     """
+    if env_module is not None:
+        _import(f"--env-module {env_module}", env_module)
     check_id(env_id)
     mujoco.quiet()
     try:
-        env = gym.make(env_id, disable_env_checker=True)
+        # Not every environment of a user's own takes a render mode.
+        rendering = {} if render_mode is None else {"render_mode": render_mode}
+        env = gym.make(env_id, disable_env_checker=True, **rendering)
     except Exception as error:  # an environment may fail in any way: a missing package, a missing asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"--env-id {env_id}: cannot be made: {cause}") from error
     space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return env
+    if not space.is_np_flattenable:
         env.close()
-        raise InputError(f"--env-id {env_id}: its observations are {space}; agents here need a vector, Box of rank 1")
-    return env
+        raise InputError(f"--env-id {env_id}: its observations are {space}, which cannot be made a vector")
+    return gym.wrappers.FlattenObservation(env)
+
+
+def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> Envs:
+    """Make `num_envs` of them behind one interface; "envpool:HalfCheetah-v5" takes EnvPool's, seeded with `seed`."""
+    if env_id.startswith(POOL):
+        return _pool(env_id, num_envs, seed)
+    env = make(env_id, env_module)
+    if num_envs == 1:
+        return Envs(env)
+    env.close()
+    return Several(lambda: make(env_id, env_module), num_envs)
+
+
+def _pool(env_id: str, num_envs: int, seed: int) -> Envs:
+    try:
+        import envpool
+    except ImportError:
+        raise InputError(f"--env-id {env_id}: needs EnvPool, pip install -e '.[envpool]'") from None
+    name = env_id.removeprefix(POOL)
+    known = envpool.list_all_envs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise InputError(
+            f"--env-id {env_id}: EnvPool has no {name}; it has {', '.join(near) or ', '.join(known[:5])}"
+        )
+    return NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed))
+
+
+def _import(flag: str, module: str) -> None:
+    sys.path.insert(0, os.getcwd())  # a module of the user's own stands where they are
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{flag}: cannot import {module}: {error}") from None
+    finally:
+        sys.path.remove(os.getcwd())
 
 
 def check_id(env_id: str) -> None:
@@ -37,10 +85,7 @@ def check_id(env_id: str) -> None:
     """
     module, _, key = env_id.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(f"--env-id {env_id}: cannot import {module}: {error}") from None
+        _import(f"--env-id {env_id}", module)
     name, version = _split(key)
     versions = _versions(name)
     if _retired(name, version):

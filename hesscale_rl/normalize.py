@@ -60,23 +60,23 @@ class RewardNorm(nn.Module):
     """Divides rewards by the running standard deviation of the discounted return, then clips to ±`clip`.
 
     The mean is not taken off: that would change which policy is best. Buffers: `ret`, the discounted return of the
-    episode so far (float64, 0-d), and those of `stats`.
+    episode so far in each of E environments (float64, [E]), and those of `stats`, which all share.
     """
 
     ret: Tensor
 
-    def __init__(self, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
+    def __init__(self, gamma: float, num_envs: int = 1, clip: float = 10.0, eps: float = 1e-8) -> None:
         super().__init__()
         self.gamma, self.clip, self.eps = gamma, clip, eps
         self.stats = RunningNorm(())
-        self.register_buffer("ret", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("ret", torch.zeros(num_envs, dtype=torch.float64))
 
-    def scale(self, reward: float, episode_over: bool) -> float:
-        """Count in the reward of one step and return it scaled. `episode_over`: terminated or truncated."""
-        ret = self.ret.numpy()
+    def scale(self, reward: float, episode_over: bool, env: int = 0) -> float:
+        """Count in the reward of one step of environment `env`; return it scaled. `episode_over`: done there."""
+        ret = self.ret.numpy()[env : env + 1]
         ret *= self.gamma
         ret += reward
-        self.stats.update(ret)
+        self.stats.update(ret[0])
         if episode_over:
             # At a truncation too, which Gymnasium's wrapper forgets: an environment that only ever truncates
             # (HalfCheetah) would add up one endless return across its episodes.

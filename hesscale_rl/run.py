@@ -5,12 +5,13 @@ meta.json       what ran: commit, versions, machine, command line, start time
 status.json     {"status": "running" | "done" | "diverged" | "failed" | "interrupted", "global_step", ...}
 metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
 events.*        the same scalars for TensorBoard
-checkpoints/    NAME.pt, each loads with torch.load(weights_only=True)
+checkpoints/    step_N.pt, the last two; each loads with torch.load(weights_only=True)
 AGENT.py        the agent's source as it ran
 
 JSON has no NaN and no infinities: they are written as the strings "nan", "inf" and "-inf", which float() reads.
 Every file but the two logs is replaced as a whole, so that a reader, or a run killed at any moment, never meets half
-of one.
+of one. A checkpoint knows how long the logs were when it was written: a resumed run cuts them there and goes on, so
+that they become what they would have been without the interruption.
 """
 
 import dataclasses
@@ -20,8 +21,10 @@ import math
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -37,6 +40,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type
 
 import hesscale_rl
 
+from .checkpoint import FORMAT, KEPT, checkpoints
 from .errors import InputError
 
 
@@ -74,22 +78,46 @@ class Run:
 
     `args` is the agent's dataclass of arguments; its `env_id`, `exp_name` and `seed` name the default directory under
     runs/. `directory` names it exactly instead: InputError if that holds anything already. `source` is the agent's
-    file. The attribute `directory` is the path; `quiet` leaves out the line that tells it.
+    file. `logs`, from one of the directory's own checkpoints ({} before the first), resumes the run there. `quiet`
+    leaves out the line that tells the path, the attribute `directory`.
+
+    While it is open, SIGINT and SIGTERM only set `stop`, for the agent to end after its current update; a second
+    SIGINT interrupts at once. `track`: Weights & Biases as well.
     """
 
-    def __init__(self, args: Any, directory: str | None, quiet: bool, source: str | Path, total_steps: int) -> None:
-        self.directory = _create(args, directory)
+    def __init__(
+        self,
+        args: Any,
+        directory: str | None,
+        quiet: bool,
+        source: str | Path,
+        total_steps: int,
+        logs: dict[str, int] | None = None,
+        track: bool = False,
+    ) -> None:
+        wandb = _wandb() if track else None
+        self.directory = _create(args, directory) if logs is None else Path(directory or "")
+        if logs is not None:
+            _cut_logs(self.directory, logs)
+        self.stop = False
+        self._handlers: dict[int, Any] = {}
         self.total_steps, self.global_step = total_steps, 0
         self.status, self.quiet, self.began = "running", quiet, time.monotonic()
         self._lines: list[str] = []
         meta = _meta(Path(source))
         write_json(self.directory / "config.json", dataclasses.asdict(args))
-        write_json(self.directory / "meta.json", meta)
+        if not logs:  # a resumed run keeps the account of its beginning
+            write_json(self.directory / "meta.json", meta)
+            shutil.copy(source, self.directory)
         self._write_status({})
-        shutil.copy(source, self.directory)
         self._metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - finish closes it
         # TensorBoard's own writer: one event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
         self._events = EventFileWriter(str(self.directory))
+        self._wandb = None
+        if wandb is not None:
+            self._wandb = wandb.init(
+                project="hesscale-rl", name=self.directory.name, config=dataclasses.asdict(args), dir=self.directory
+            )
         if not quiet:
             threads = f"{meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
             versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
@@ -103,6 +131,8 @@ class Run:
         self._lines.append(json.dumps(line, allow_nan=False) + "\n")
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._events.add_event(Event(wall_time=now, step=global_step, summary=summary))
+        if self._wandb is not None:
+            self._wandb.log(values, step=global_step)
         self.global_step = global_step
 
     def flush(self) -> None:
@@ -113,14 +143,17 @@ class Run:
         self._metrics.flush()
         self._events.flush()
 
-    def save_checkpoint(self, name: str, payload: dict[str, Any]) -> Path:
-        """Write checkpoints/NAME.pt and return its path. The payload holds tensors, numbers, text and containers."""
+    def save_checkpoint(self, step: int, payload: dict[str, Any]) -> Path:
+        """Write checkpoints/step_N.pt and return its path. Payload: tensors, numbers, text and containers of them."""
         self.flush()  # no checkpoint is ahead of its curve
+        logs = {path.name: path.stat().st_size for path in _logs(self.directory)}
         data = io.BytesIO()
-        torch.save(payload, data)
-        path = self.directory / "checkpoints" / f"{name}.pt"
+        torch.save({"format": FORMAT, "version": hesscale_rl.__version__, "logs": logs} | payload, data)
+        path = self.directory / "checkpoints" / f"step_{step}.pt"
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, data.getvalue())
+        for old in checkpoints(path.parent)[:-KEPT]:
+            old.unlink()
         return path
 
     def finish(self, status: str, **details: Any) -> None:
@@ -134,6 +167,8 @@ class Run:
         self.flush()
         self._metrics.close()
         self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
         self._write_status(details)
 
     def report(self, returns: Sequence[float]) -> None:
@@ -155,18 +190,51 @@ class Run:
         content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}
         write_json(self.directory / "status.json", content | {"time": time.time()} | details)
 
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = True
+
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if error is None:
-            self.finish("done")
+            self.finish("interrupted" if self.stop and self.global_step < self.total_steps else "done")
         elif isinstance(error, KeyboardInterrupt):
             self.finish("interrupted")
         else:
             self.finish("failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _logs(directory: Path) -> list[Path]:
+    return [directory / "metrics.jsonl", *sorted(directory.glob("events.*"))]
+
+
+def _cut_logs(directory: Path, lengths: dict[str, int]) -> None:
+    """Bring the logs back to the lengths that they had at the checkpoint."""
+    for path in _logs(directory):
+        if path.name not in lengths:
+            path.unlink(missing_ok=True)  # begun after the checkpoint
+        elif path.stat().st_size < lengths[path.name]:
+            raise InputError(f"{path}: shorter than its checkpoint says; the run cannot be resumed")
+        else:
+            os.truncate(path, lengths[path.name])
+
+
+def _wandb() -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise InputError("--track: needs Weights & Biases, pip install -e '.[track]'") from None
+    return wandb
 
 
 def _create(args: Any, directory: str | None) -> Path:
@@ -197,6 +265,7 @@ def _create(args: Any, directory: str | None) -> Path:
 def _meta(source: Path) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
     return {
+        "agent": source.stem,
         "git": _git(source),
         "versions": {"hesscale_rl": hesscale_rl.__version__, "python": platform.python_version(), **versions},
         "cpu": _cpu(),

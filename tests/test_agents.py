@@ -1,4 +1,4 @@
-"""The PPO agent as its user meets it: commands, files, exit codes; and what its parts promise."""
+"""The agents as their user meets them: commands, files, exit codes; and what their parts promise."""
 
 import json
 import math
@@ -12,15 +12,27 @@ import numpy as np
 import pytest
 import torch
 
-from agents import ppo
-from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
+import envs
+from agents import a2c, ppo
+from envs.vector import Envs, NextStep, Several
+from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.networks import Heads
 from hesscale_rl.optim import OPTIMIZER_NAMES
+from hesscale_rl.rollout import Rollout
 
-AGENT = Path(ppo.__file__)
-SMALL = ppo.Args(
-    env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True
-)
+PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True)
+A2C = a2c.Args(env_id="Hopper-v5", total_timesteps=256, log_interval=64, quiet=True)
+AGENTS = pytest.mark.parametrize("agent, small", [(ppo, PPO), (a2c, A2C)], ids=["ppo", "a2c"])
+
+
+def last_checkpoint(run: Path) -> dict:
+    [path] = sorted((run / "checkpoints").glob("*.pt"))[-1:]
+    return torch.load(path, weights_only=True)
+
+
+def new_policy(agent, args):
+    env = envs.make(args.env_id)
+    return agent.make_policy(env.observation_space, env.action_space, args)
 
 
 def metrics(run: Path) -> list[dict]:
@@ -32,14 +44,15 @@ def status(run: Path) -> dict:
     return json.loads((run / "status.json").read_text())
 
 
+@AGENTS
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("std", ["parameter", "network"])
-def test_every_optimizer_changes_every_network(tmp_path, optimizer, std):
-    args = replace(SMALL, optimizer=optimizer, std=std, run_dir=str(tmp_path))
+def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
+    args = replace(small, optimizer=optimizer, std=std, run_dir=str(tmp_path))
     torch.manual_seed(args.seed)
-    before = ppo.Policy(gym.make(args.env_id), args).state_dict()
-    assert ppo.train(args) == DONE
-    saved = torch.load(tmp_path / "checkpoints" / "step_256.pt", weights_only=True)
+    before = new_policy(agent, args).state_dict()
+    assert agent.train(args) == DONE
+    saved = last_checkpoint(tmp_path)
     for name, value in saved["policy"].items():
         assert value.isfinite().all()
         if name.startswith(("actor", "critic")):
@@ -51,31 +64,55 @@ def test_every_optimizer_changes_every_network(tmp_path, optimizer, std):
     assert (f"curvature/frac_negative_{network}" in last) == needs
 
 
-def test_one_seed_gives_the_same_metrics_and_weights_and_another_seed_others(tmp_path):
+@AGENTS
+def test_one_seed_gives_the_same_metrics_and_weights_and_another_seed_others(tmp_path, agent, small):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert ppo.train(replace(SMALL, seed=seed, run_dir=str(tmp_path / name))) == DONE
-    a, b, c = (torch.load(tmp_path / n / "checkpoints" / "step_256.pt", weights_only=True)["policy"] for n in "abc")
+        assert agent.train(replace(small, seed=seed, run_dir=str(tmp_path / name))) == DONE
+    a, b, c = (last_checkpoint(tmp_path / n)["policy"] for n in "abc")
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b") != metrics(tmp_path / "c")
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
-def test_files_and_returns(tmp_path):
-    assert ppo.train(replace(SMALL, run_dir=str(tmp_path))) == DONE
+@AGENTS
+def test_files_and_returns(tmp_path, agent, small):
+    assert agent.train(replace(small, run_dir=str(tmp_path))) == DONE
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"config.json", "meta.json", "status.json", "metrics.jsonl", "checkpoints", "ppo.py"} <= names
+    source = Path(agent.__file__).name
+    assert {"config.json", "meta.json", "status.json", "metrics.jsonl", "checkpoints", source} <= names
     assert status(tmp_path)["status"] == "done"
-    assert json.loads((tmp_path / "config.json").read_text())["optimizer"] == SMALL.optimizer
+    assert json.loads((tmp_path / "config.json").read_text())["optimizer"] == small.optimizer
     episodes = [line for line in metrics(tmp_path) if "charts/episodic_return" in line]
     lengths = [line["charts/episodic_length"] for line in episodes]
-    assert episodes and episodes[-1]["global_step"] == sum(lengths) <= 256
+    assert episodes and episodes[-1]["global_step"] == sum(lengths) <= 260
+
+
+@AGENTS
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "FrozenLake-v1", "Pendulum-v1"])
+def test_discrete_actions_and_several_environments(tmp_path, agent, small, env_id, num_envs):
+    args = replace(small, env_id=env_id, num_envs=num_envs, total_timesteps=384, run_dir=str(tmp_path))
+    assert agent.train(args) == DONE
+    assert all(value.isfinite().all() for value in last_checkpoint(tmp_path)["policy"].values())
+
+
+def test_an_environment_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tasks.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('MyPole-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=50)\n"
+    )
+    args = replace(PPO, env_id="MyPole-v0", run_dir="run")
+    assert ppo.main(args) == BAD_INPUT
+    assert ppo.main(replace(args, env_module="my_tasks")) == DONE
+    assert ppo.main(replace(args, env_module="no_tasks", run_dir="other")) == BAD_INPUT
 
 
 @pytest.mark.parametrize(
     "flags, words",
     [
         ({"env_id": "HalfCheeta-v5"}, ["--env-id", "HalfCheetah-v5"]),
-        ({"env_id": "CartPole-v1"}, ["--env-id", "Discrete"]),
+        ({"env_id": "Blackjack-v1", "env_module": "no_such"}, ["--env-module no_such"]),
         ({"num_minibatches": 5}, ["--num-minibatches 5", "--num-steps 128"]),
         ({"num_minibatches": 128}, ["--num-minibatches 128", "advantages"]),
         ({"learning_rate": -1e-3}, ["--learning-rate -0.001", "positive"]),
@@ -92,7 +129,7 @@ def test_files_and_returns(tmp_path):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
-    assert ppo.main(replace(SMALL, **flags)) == BAD_INPUT
+    assert ppo.main(replace(PPO, **flags)) == BAD_INPUT
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and all(word in line for word in words), line
     assert list(tmp_path.iterdir()) == []
@@ -101,12 +138,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys,
 def test_a_full_run_directory_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        ppo.train(replace(SMALL, run_dir=str(tmp_path)))
+        ppo.train(replace(PPO, run_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_diverged_run_keeps_its_curve(tmp_path):
-    args = replace(SMALL, optimizer="sgd", learning_rate=1e30, max_grad_norm=0.0, total_timesteps=1280)
+    args = replace(PPO, optimizer="sgd", learning_rate=1e30, max_grad_norm=0.0, total_timesteps=1280)
     assert ppo.train(replace(args, run_dir=str(tmp_path))) == DIVERGED
     assert status(tmp_path)["status"] == "diverged" and "finite" in status(tmp_path)["reason"]
     assert any("charts/episodic_return" in line for line in metrics(tmp_path))
@@ -114,7 +151,7 @@ def test_a_diverged_run_keeps_its_curve(tmp_path):
 
 @pytest.mark.parametrize("broken", ["observation", "reward"])
 def test_a_broken_environment_ends_as_diverged(tmp_path, monkeypatch, broken):
-    make = ppo.envs.make
+    make = envs.make
 
     class Broken(gym.Wrapper):
         steps = 0
@@ -126,19 +163,9 @@ def test_a_broken_environment_ends_as_diverged(tmp_path, monkeypatch, broken):
                 obs, reward = (obs * np.nan, reward) if broken == "observation" else (obs, math.nan)
             return obs, reward, *rest
 
-    monkeypatch.setattr(ppo.envs, "make", lambda env_id: Broken(make(env_id)))
-    assert ppo.train(replace(SMALL, run_dir=str(tmp_path))) == DIVERGED
+    monkeypatch.setattr(envs, "make", lambda *args: Broken(make(*args)))
+    assert ppo.train(replace(PPO, run_dir=str(tmp_path))) == DIVERGED
     assert broken in status(tmp_path)["reason"]
-
-
-def test_an_interrupted_run_saves_its_weights(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ppo, "update", interrupt)
-    assert ppo.train(replace(SMALL, run_dir=str(tmp_path))) == INTERRUPTED
-    assert status(tmp_path)["status"] == "interrupted"
-    assert torch.load(tmp_path / "checkpoints" / "step_128.pt", weights_only=True)["global_step"] == 128
 
 
 class Corridor(gym.Env):
@@ -159,60 +186,117 @@ class Corridor(gym.Env):
         return np.full(1, float(self.t)), 1.0, over and not self.truncate, over and self.truncate, {}
 
 
+def corridors(mode, truncate):
+    """One corridor, or two in either reset mode."""
+
+    def make():
+        env = Corridor()
+        env.truncate = truncate
+        return env
+
+    if mode == "bare":
+        return Envs(make())
+    if mode == "same step":
+        return Several(make, 2)
+    return NextStep(gym.vector.SyncVectorEnv([make, make], autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP))
+
+
+@AGENTS
 @pytest.mark.parametrize("truncate", [True, False])
-def test_a_truncation_is_bootstrapped_with_the_final_observation_and_a_termination_is_not(truncate):
-    env = Corridor()
-    env.truncate = truncate
-    args = replace(SMALL, gae_lambda=0.0, gamma=0.5, num_steps=40, std="shared")
-    policy = ppo.Policy(env, args)
+@pytest.mark.parametrize("mode", ["bare", "same step", "next step"])
+def test_a_truncation_is_bootstrapped_with_the_final_observation_and_a_termination_is_not(
+    agent, small, truncate, mode
+):
+    vector = corridors(mode, truncate)
+    args = replace(small, gae_lambda=0.0, gamma=0.5, std="shared", num_envs=vector.num_envs)
+    policy = agent.make_policy(vector.observation_space, vector.action_space, args)
     ended = []
-    steps = ppo.Rollout(env, policy, args, np.random.SeedSequence(0)).collect(lambda *e: ended.append(e))
-    batch = ppo.prepare(policy, steps, args)
-    assert ended == [(10, 10.0, 10), (20, 10.0, 10), (30, 10.0, 10), (40, 10.0, 10)]
-    assert list(np.flatnonzero(steps["done"])) == [9, 19, 29, 39]
-    assert steps["next_obs"][9] != steps["obs"][10]  # the final observation, not the next episode's first
+    rollout = Rollout(vector, policy, np.random.SeedSequence(0))
+    steps = rollout.collect(43 if mode == "next step" else 40, lambda *e: ended.append(e[1:]))
+    batch = agent.prepare(policy, steps, args)
+    assert ended == [(10.0, 10)] * 4 * vector.num_envs and rollout.step == 40 * vector.num_envs
+    assert len(batch["obs"]) == 40 * vector.num_envs  # what is not a transition is left out
+    last = np.flatnonzero(steps["terminated"][:, 0] | (steps["done"] & steps["valid"])[:, 0])
+    assert list(last) == ([9, 20, 31, 42] if mode == "next step" else [9, 19, 29, 39])
+    assert steps["next_obs"][9, 0] != steps["obs"][11 if mode == "next step" else 10, 0]  # not the next one's first
     with torch.no_grad():
-        after = policy.critic(torch.from_numpy(steps["next_obs"]))[9, 0]
-    expected = steps["rewards"][9] + (0.5 * float(after) if truncate else 0.0)
+        after = policy.critic(torch.from_numpy(steps["next_obs"][9]))[0, 0]
+    expected = steps["rewards"][9, 0] + (0.5 * float(after) if truncate else 0.0)
     assert abs(float(after)) > 1e-3
     # float32 throughout
-    assert float(batch["returns"][9]) == pytest.approx(expected, rel=1e-5)
+    assert float(batch["returns"][9 * vector.num_envs]) == pytest.approx(expected, rel=1e-5)
+
+
+@AGENTS
+def test_both_reset_modes_give_the_same_batch(agent, small):
+    batches = []
+    for mode, length in (("same step", 40), ("next step", 43)):
+        torch.manual_seed(0)
+        vector = corridors(mode, truncate=True)
+        args = replace(small, num_envs=2)
+        policy = agent.make_policy(vector.observation_space, vector.action_space, args)
+        policy.obs_norm = policy.reward_norm = None  # they count the same observations in another order
+        policy.noise = lambda random, *shape: np.zeros((*shape, 1), dtype=np.float32)
+        steps = Rollout(vector, policy, np.random.SeedSequence(0)).collect(length, lambda *e: None)
+        batches.append(agent.prepare(policy, steps, args))
+    for name, rows in batches[0].items():
+        torch.testing.assert_close(rows, batches[1][name], rtol=1e-6, atol=1e-6)
 
 
 def test_log_probabilities_are_those_of_the_actions_taken():
-    env = gym.make("Hopper-v5")
-    for std in ("parameter", "shared", "network"):
-        args = replace(SMALL, std=std)
-        policy = ppo.Policy(env, args)
-        batch = ppo.prepare(policy, ppo.Rollout(env, policy, args, np.random.SeedSequence(0)).collect(print), args)
+    vector = envs.make_vector("Hopper-v5")
+    for std in ppo.STDS:
+        args = replace(PPO, std=std)
+        policy = ppo.make_policy(vector.observation_space, vector.action_space, args)
+        steps = Rollout(vector, policy, np.random.SeedSequence(0)).collect(64, lambda *e: None)
+        batch = ppo.prepare(policy, steps, args)
         with torch.no_grad():
             mean, p = policy.actor(batch["obs"]).chunk(2, 1)
-        deviation = p.sqrt() if std == "network" else p.exp()
+        deviation = p.sqrt() if std == "network" else (p / 2).exp() if std == "log-variance" else p.exp()
         expected = torch.distributions.Normal(mean, deviation).log_prob(batch["actions"]).sum(1)
         # float32 throughout
         assert torch.allclose(batch["logprob"], expected, atol=1e-4)
 
 
+def test_neighbouring_seeds_share_no_stream():
+    starts = set()
+    for seed in (1, 2, 3):
+        rollout_seed = np.random.SeedSequence(seed).spawn(2)[0]
+        vector = envs.make_vector("Hopper-v5", 3)
+        policy = ppo.make_policy(vector.observation_space, vector.action_space, replace(PPO, num_envs=3))
+        policy.obs_norm = None
+        rollout = Rollout(vector, policy, rollout_seed)
+        starts |= {row.tobytes() for row in rollout.obs}
+    assert len(starts) == 9
+
+
 def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
-    args = ppo.parse(["--preset", "paper", "--lr", "0.01"])
+    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--preset", "paper", "--lr", "0.01"])
     assert (args.learning_rate, args.anneal_lr, args.max_grad_norm, args.std) == (0.01, False, 0.0, "network")
-    policy = ppo.Policy(gym.make("Hopper-v5"), args)
+    policy = new_policy(ppo, replace(args, env_id="Hopper-v5"))
     assert isinstance(policy.actor, Heads)
-    assert [group["name"] for group in policy.groups()] == ["mean", "variance", "critic"]
-    params = [id(p) for group in policy.groups() for p in group["params"]]
-    assert sorted(params) == sorted(id(p) for p in policy.parameters())
+    other = new_policy(a2c, replace(a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper"]), env_id="Hopper-v5"))
+    assert other.obs_norm is None and other.parametrization == "log_var"
+    for agent, each in ((ppo, policy), (a2c, other)):
+        groups = agent.groups(each)
+        assert [group["name"] for group in groups] == ["mean", "variance", "critic"]
+        params = [id(p) for group in groups for p in group["params"]]
+        assert sorted(params) == sorted(id(p) for p in each.parameters())
 
 
-def test_help_answers_before_torch_is_imported():
-    code = "import sys, runpy\nsys.argv = ['ppo.py', '--help']\n"
-    code += f"try:\n    runpy.run_path({str(AGENT)!r}, run_name='__main__')\n"
+@AGENTS
+def test_help_answers_before_torch_is_imported(agent, small):
+    code = "import sys, runpy\nsys.argv = ['agent', '--help']\n"
+    code += f"try:\n    runpy.run_path({agent.__file__!r}, run_name='__main__')\n"
     code += "except SystemExit:\n    print('torch' in sys.modules)\n"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--optimizer" in out.stdout and out.stdout.endswith("False\n"), out.stderr
 
 
-def test_a_real_command_leaves_no_traceback_and_exits_with_2(tmp_path):
-    command = [sys.executable, str(AGENT), "--env-id", "Hoper-v5"]
-    out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert out.returncode == BAD_INPUT and out.stderr.count("\n") == 1 and "Hopper-v5" in out.stderr
-    assert list(tmp_path.iterdir()) == []
+@AGENTS
+def test_a_real_command_leaves_no_traceback_and_exits_with_2(tmp_path, agent, small):
+    for flags, word in ((["--env-id", "Hoper-v5"], "Hopper-v5"), (["--resume", "nowhere"], "nowhere")):
+        command = [sys.executable, agent.__file__, *flags]
+        out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert out.returncode == BAD_INPUT and out.stderr.count("\n") == 1 and word in out.stderr, out.stderr
+        assert list(tmp_path.iterdir()) == []

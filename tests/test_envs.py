@@ -7,9 +7,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import envs
-from envs import mujoco
+from envs import mujoco, state
 from hesscale_rl.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,62 @@ def test_a_failing_constructor_becomes_one_line_with_the_cause(registered):
     assert complaint(envs.make, "Broken-v0") == "cannot be made: Box3D is not installed"
 
 
-def test_observations_must_be_vectors():
-    assert "Discrete(48)" in complaint(envs.make, "CliffWalking-v1")
+def test_observations_that_are_not_vectors_are_flattened():
+    env = envs.make("CliffWalking-v1")
+    assert env.observation_space.shape == (48,) and env.reset(seed=0)[0].shape == (48,)
+
+
+def test_observations_that_cannot_be_vectors_are_named(registered):
+    class Text(gym.Env):
+        observation_space = gym.spaces.Sequence(gym.spaces.Box(0, 1))
+        action_space = gym.spaces.Discrete(2)
+
+    registered("Text-v0", Text)
+    assert "Sequence" in complaint(envs.make, "Text-v0")
+
+
+STATES = ["Hopper-v5", "Ant-v5", "Humanoid-v5", "CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0"]
+
+
+@pytest.mark.parametrize("env_id", STATES)
+def test_a_saved_state_goes_on_to_the_last_bit(env_id, tmp_path):
+    def play(env, actions):
+        lines = []
+        for action in actions:
+            obs, reward, terminated, truncated, _ = env.step(action)
+            lines.append((obs.tobytes(), float(reward), terminated, truncated))
+            if terminated or truncated:
+                lines.append(env.reset()[0].tobytes())
+        return lines
+
+    here, there = envs.make(env_id), envs.make(env_id)
+    here.reset(seed=3)
+    here.action_space.seed(1)
+    actions = [here.action_space.sample() for _ in range(300)]
+    play(here, actions[:137])
+    torch.save(state.save(here), tmp_path / "state.pt")
+    state.load(there, torch.load(tmp_path / "state.pt", weights_only=True))
+    assert play(here, actions[137:]) == play(there, actions[137:])
+
+
+def test_what_cannot_be_saved_is_none_and_the_users_own_can(registered):
+    class Own(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(2)
+        t = 0
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(1, dtype=np.float32), {}
+
+    registered("Own-v0", Own)
+    env = envs.make("Own-v0")
+    assert state.save(env) is None and envs.vector.Envs(env).save() is None
+    Own.save_state = lambda self: {"t": self.t}
+    Own.load_state = lambda self, saved: setattr(self, "t", saved["t"])
+    env.unwrapped.t = 5
+    other = envs.make("Own-v0")
+    state.load(other, state.save(env))
+    assert other.unwrapped.t == 5
 
 
 def test_the_time_limit_is_a_truncation():

@@ -187,11 +187,13 @@ def test_a_checkpoint_is_plain_data_and_not_ahead_of_its_curve(start):
     with start() as run:
         run.log(9, {"a": 1.0})
         payload = {"net": torch.nn.Linear(2, 3).state_dict(), "step": 9, "name": "x", "rng": torch.get_rng_state()}
-        path = run.save_checkpoint("step_9", payload)
+        path = run.save_checkpoint(9, payload)
         assert path == run.directory / "checkpoints" / "step_9.pt"
         assert len(read(run, "metrics.jsonl")) == 1
     loaded = torch.load(path, weights_only=True)
-    assert loaded.keys() == payload.keys() and torch.equal(loaded["net"]["weight"], payload["net"]["weight"])
+    assert loaded.keys() == payload.keys() | {"format", "version", "logs"} and torch.equal(
+        loaded["net"]["weight"], payload["net"]["weight"]
+    )
     assert [p.name for p in path.parent.iterdir()] == ["step_9.pt"]
 
 

@@ -1,0 +1,348 @@
+"""A2C with first-order and HesScale optimizers: the whole algorithm in one file.
+
+    python agents/a2c.py --env-id HalfCheetah-v5 --preset paper --optimizer adahesscale
+
+Mnih et al. 2016, synchronous; n-step returns are generalised advantages with lambda 1. HesScale and step-size scaling
+as in Elsayed et al. 2024, section 7. Sections as in ppo.py: arguments, networks, advantages, update, loop; the steps
+in the environment are hesscale_rl/rollout.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from hesscale_rl.arguments import check_resume, needs, parse
+
+# --- arguments
+
+
+@dataclass
+class Args:
+    """A2C with first-order and HesScale optimizers."""
+
+    preset: str = "default"
+    """the values that the other flags start from: default or paper (Elsayed et al. 2024)"""
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "HalfCheetah-v5"
+    """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
+    env_module: str | None = None
+    """a module to import first, which registers environments of your own"""
+    num_envs: int = 1
+    """copies of the environment"""
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
+    """environment steps in all copies together; the last update may go a little further"""
+    seed: int = 1
+    """decides everything random: weights, noise, minibatches, environment"""
+    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, each also as scaled-..."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
+    """step size"""
+    delta: float = 1e-8
+    """trust-region radius of the scaled-... optimizers, for each network by itself"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay rates of the optimizer's moving averages"""
+    eps: float = 1e-5
+    """what the optimizer adds to its denominator"""
+    anneal_lr: bool = True
+    """let the step size fall linearly to zero"""
+    num_steps: int = 5
+    """steps of a rollout in each copy; with one copy a rollout also ends where an episode does"""
+    gamma: float = 0.99
+    """discount"""
+    gae_lambda: float = 1.0
+    """lambda of generalised advantage estimation; 1: n-step returns"""
+    norm_adv: bool = False
+    """normalise the advantages of each rollout"""
+    normalize: bool = True
+    """normalise observations and rewards"""
+    ent_coef: float = 0.0
+    """weight of the entropy bonus"""
+    vf_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """norm at which the gradient of all networks together is cut; 0: never (the curvature is left as it is)"""
+    orthogonal: bool = True
+    """start from orthogonal weights; else torch's default"""
+    log_interval: int = 2000
+    """steps between logged updates"""
+    std: str = "parameter"
+    """spread of continuous actions: parameter, log-variance (one too), shared (outputs of the actor), network"""
+    exp_name: str = "a2c"
+    """name of the experiment, part of the run directory's name"""
+    run_dir: str | None = None
+    """the run directory; default runs/{env_id}__{exp_name}__{seed}__{time}"""
+    resume: str | None = None
+    """a run directory: go on where its last checkpoint stands, with its arguments"""
+    accept_changes: bool = False
+    """let other flags given with --resume change the run"""
+    checkpoint_interval: int = 100_000
+    """steps between checkpoints; a run that is told to stop writes one more"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    torch_threads: int = 1
+    """threads of torch; more only slow such small networks down"""
+    quiet: bool = False
+    """print nothing but errors"""
+
+
+PRESETS = {
+    "default": Args(),
+    "paper": Args(
+        preset="paper",
+        anneal_lr=False,
+        eps=1e-8,
+        normalize=False,
+        orthogonal=False,
+        vf_coef=1.0,
+        max_grad_norm=0.0,
+        std="log-variance",
+    ),
+}
+
+if __name__ == "__main__":
+    ARGS = parse(Args, PRESETS, sys.argv[1:])  # before torch is imported, so that --help answers at once
+
+import math
+import time
+from collections import deque
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import envs
+import hesscale_rl as hs
+from hesscale_rl.advantages import gae
+from hesscale_rl.checkpoint import crossed, newest_checkpoint
+from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
+from hesscale_rl.optim import OPTIMIZER_NAMES
+from hesscale_rl.policy import DISCRETE, Policy, check_spaces
+from hesscale_rl.progress import Progress
+from hesscale_rl.rollout import Rollout
+from hesscale_rl.run import Run
+
+
+def check(args: Args) -> None:
+    """Raise InputError with one line for the first argument that cannot be."""
+    need = needs(args)
+    need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
+    need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
+    need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
+    for flag in ("num_envs", "num_steps", "torch_threads", "checkpoint_interval", "log_interval"):
+        need(getattr(args, flag) >= 1, flag, "at least 1")
+    for flag in ("learning_rate", "delta"):
+        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    for flag in ("eps", "max_grad_norm", "vf_coef", "ent_coef"):
+        need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
+    for flag in ("gamma", "gae_lambda"):
+        need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
+    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
+    need(args.seed >= 0, "seed", "zero or a positive integer")
+    steps = args.num_steps * args.num_envs
+    need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
+    rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
+    need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
+    check_resume(args)
+
+
+# --- networks
+
+STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
+
+
+def make_policy(observation_space: gym.Space, action_space: gym.Space, args: Args) -> Policy:
+    """Return the policy with new networks: two hidden layers of 64 tanh."""
+    observations = observation_space.shape[0]
+    hidden, start = [observations, 64, 64], {"orthogonal": args.orthogonal}
+    if isinstance(action_space, gym.spaces.Discrete):
+        actor, parametrization = mlp([*hidden, int(action_space.n)], last_gain=0.01, **start), DISCRETE
+    else:
+        actions, parametrization = action_space.shape[0], STDS[args.std]
+        if args.std == "shared":
+            actor = mlp([*hidden, 2 * actions], last_gain=0.01, **start)
+        elif args.std == "network":
+            variance = nn.Sequential(*mlp([observations, 64, actions], last_gain=0.01, **start), Exp())
+            actor = Heads(mlp([*hidden, actions], last_gain=0.01, **start), variance)
+        else:
+            actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01, **start), GaussianHead(actions))
+    critic = mlp([*hidden, 1], **start)
+    how = (parametrization, args.gamma, args.num_envs, args.normalize)
+    return Policy(observations, action_space, actor, critic, *how)
+
+
+def groups(policy: Policy) -> list[dict]:
+    """Return the optimizer's parameter groups: every network by itself, and a variance that is a parameter."""
+    networks = {"actor": policy.actor, "critic": policy.critic}
+    if isinstance(policy.actor, Heads):
+        mean, variance = policy.actor.branches
+        networks = {"mean": mean, "variance": variance, "critic": policy.critic}
+    elif policy.parametrization == "log_var":
+        networks = {"mean": policy.actor[:-1], "variance": policy.actor[-1], "critic": policy.critic}
+    return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
+
+
+# --- advantages
+
+
+@torch.no_grad()
+def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[str, Tensor]:
+    """Return the batch that the update learns from, [B, ...]."""
+    shape = steps["rewards"].shape  # [T, E]
+    obs, next_obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "next_obs", "actions"))
+    values, next_values = (policy.critic(x)[:, 0].numpy().reshape(shape) for x in (obs, next_obs))
+    ends, decay = (steps["terminated"], steps["done"]), (args.gamma, args.gae_lambda)
+    advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
+    if not np.isfinite(advantages).all():
+        raise Diverged("an advantage is not finite")
+    advantages, returns, values = (torch.from_numpy(a).flatten() for a in (advantages, returns, values))
+    batch = dict(obs=obs, actions=actions, advantages=advantages, returns=returns, values=values)
+    valid = torch.from_numpy(steps["valid"]).flatten()
+    return batch if bool(valid.all()) else {name: rows[valid] for name, rows in batch.items()}
+
+
+# --- update
+
+
+def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losses.Loss:
+    """Return -A log pi(a) with the entropy bonus."""
+    advantages = batch["advantages"]
+    if args.norm_adv:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    data = (batch["actions"], advantages, args.ent_coef)
+    if policy.discrete:
+        return hs.losses.CategoricalPolicyGradient(*data)
+    return hs.losses.GaussianPolicyGradient(*data, policy.parametrization)
+
+
+def update(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    batch: dict[str, Tensor],
+    args: Args,
+    log: bool,
+) -> dict[str, float]:
+    """Learn from one rollout: one step. Return what is logged, if `log`."""
+    loss = actor_loss(policy, batch, args)
+    critic_loss = hs.losses.ValueLoss(batch["returns"], coef=args.vf_coef)
+    optimizer.zero_grad()
+    actor = hs.backward(policy.actor, batch["obs"], loss, curvature)
+    critic = hs.backward(policy.critic, batch["obs"], critic_loss, curvature)
+    if not math.isfinite(actor.value + critic.value):
+        raise Diverged(f"the loss is not finite (policy {actor.value:.3g}, value {critic.value:.3g})")
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if args.max_grad_norm > 0:
+        nn.utils.clip_grad_norm_(params, args.max_grad_norm)
+    optimizer.step()
+    return diagnose(policy, optimizer, loss, actor.output, batch) if log else {}
+
+
+@torch.no_grad()
+def diagnose(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    loss: hs.losses.Loss,
+    outputs: Tensor,
+    batch: dict[str, Tensor],
+) -> dict[str, float]:
+    """Return figures of an update, from the policy's outputs before its step."""
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+        raise Diverged("a parameter is not finite")
+    logs = {
+        "losses/policy_loss": float(loss.objective(loss.log_prob(outputs)).mean()),
+        "losses/entropy": float(loss.entropy(outputs).mean()),
+        "losses/value_loss": 0.5 * float((batch["returns"] - batch["values"]).square().mean()),
+    }
+    for group, eta in zip(optimizer.param_groups, optimizer.eta, strict=True):
+        logs[f"optim/eta_{group['name']}"] = float(eta)
+    return logs | hs.optim.curvature_figures(optimizer)
+
+
+# --- loop
+
+
+def train(args: Args) -> int:
+    """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
+    check(args)
+    saved = newest_checkpoint(args.resume) if args.resume else None
+    env = envs.make_vector(args.env_id, args.num_envs, args.env_module, args.seed)
+    check_spaces(args.env_id, env.action_space)
+    torch.set_num_threads(args.torch_threads)
+    torch.manual_seed(args.seed)
+    [rollout_seed] = np.random.SeedSequence(args.seed).spawn(1)
+    policy = make_policy(env.observation_space, env.action_space, args)
+    optimizer, curvature = hs.make_optimizer(
+        args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
+    )
+    rollout = Rollout(env, policy, rollout_seed)
+    recent: deque[float] = deque(maxlen=20)
+    if saved is not None:
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if not rollout.load_state_dict(saved["rollout"]):
+            print(
+                f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr
+            )
+        torch.set_rng_state(saved["torch"])
+        recent.extend(saved["recent"])
+    logs_at = (saved["logs"] if saved else {}) if args.resume else None
+    with (
+        Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, logs_at, args.track) as run,
+        Progress(args.total_timesteps, args.quiet, rollout.step) as progress,
+    ):
+        began, first, note = time.time(), rollout.step, ""
+
+        def ended(step: int, episode_return: float, length: int) -> None:
+            recent.append(episode_return)
+            run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
+            progress.update(step, episode_return, note)
+
+        def save() -> None:
+            learned = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
+            account = {"rollout": rollout.state_dict(), "global_step": rollout.step, "recent": list(recent)}
+            run.save_checkpoint(rollout.step, learned | account | {"torch": torch.get_rng_state()})
+
+        try:
+            while rollout.step < args.total_timesteps and not run.stop:
+                before = rollout.step
+                if args.anneal_lr:
+                    for group in optimizer.param_groups:
+                        group["lr"] = args.learning_rate * (1 - before / args.total_timesteps)
+                steps = rollout.collect(args.num_steps, ended, stop_at_end=args.num_envs == 1)
+                over = rollout.step >= args.total_timesteps
+                log = over or crossed(before, rollout.step, args.log_interval)
+                logs = update(policy, optimizer, curvature, prepare(policy, steps, args), args, log)
+                if log:
+                    logs["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
+                    logs["charts/SPS"] = (rollout.step - first) / (time.time() - began)
+                    run.log(rollout.step, logs)
+                    run.flush()
+                    etas = "/".join(f"{value:.2g}" for tag, value in logs.items() if tag.startswith("optim/eta_"))
+                    note = f"entropy {logs['losses/entropy']:.2g}  eta {etas}"
+                    progress.update(rollout.step, note=note)
+                if over or run.stop or crossed(before, rollout.step, args.checkpoint_interval):
+                    save()
+        except Diverged as error:
+            run.log(rollout.step, {"charts/diverged": 1.0})
+            run.finish("diverged", reason=str(error))
+    env.close()
+    run.report(recent)
+    return EXIT_CODES[run.status]
+
+
+def main(args: Args) -> int:
+    """Train; say in one line what is wrong with the arguments."""
+    try:
+        return train(args)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main(ARGS))

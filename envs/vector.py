@@ -1,0 +1,129 @@
+"""One or several copies of an environment behind one interface, whichever way they reset themselves.
+
+A step returns what really followed (`final`, for bootstrapping) apart from what comes next (`obs`, after a reset
+where an episode ended), so that no agent needs to know the reset mode behind it.
+"""
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from . import state
+
+
+class Step(NamedTuple):
+    """One step of E environments."""
+
+    obs: np.ndarray  # [E, O] what the next action is for
+    final: np.ndarray  # [E, O] what really followed the action
+    rewards: np.ndarray  # [E]
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    valid: np.ndarray  # [E] bool; False: nothing was learned, the environment only reset itself
+
+
+class Envs:
+    """E copies of one environment; this class, with E = 1, runs a bare one: the fastest way."""
+
+    num_envs = 1
+
+    def __init__(self, env: gym.Env):
+        self.env = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._always = np.ones(1, dtype=bool)
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        """Begin an episode in each, seeded with one seed each; return the observations [E, O]."""
+        return self.env.reset(seed=seeds[0])[0][None]
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the actions [E, ...]; where an episode ends, begin the next."""
+        obs, reward, terminated, truncated, _ = self.env.step(actions[0])
+        final = np.asarray(obs)[None]
+        if terminated or truncated:
+            obs = self.env.reset()[0]
+        flags = np.array([terminated]), np.array([truncated])
+        return Step(np.asarray(obs)[None], final, np.array([float(reward)]), *flags, self._always)
+
+    def save(self) -> list[state.State] | None:
+        """Return the state of every environment, or None if it cannot be known."""
+        states = [state.save(env) for env in self._each()]
+        return None if any(s is None for s in states) else [s for s in states if s is not None]
+
+    def load(self, states: list[state.State]) -> None:
+        """Go on from what `save` returned."""
+        for env, own in zip(self._each(), states, strict=True):
+            state.load(env, own)
+
+    def close(self) -> None:
+        """Give back windows and memory."""
+        self.env.close()
+
+    def _each(self) -> list[gym.Env]:
+        return [self.env]
+
+
+class Several(Envs):
+    """E environments in this process, by Gymnasium's SyncVectorEnv with resets in the same step."""
+
+    def __init__(self, make: Any, num_envs: int):
+        self.vector = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.num_envs = num_envs
+        self.observation_space = self.vector.single_observation_space
+        self.action_space = self.vector.single_action_space
+        self._always = np.ones(num_envs, dtype=bool)
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        """Begin an episode in each."""
+        return self.vector.reset(seed=list(seeds))[0]
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the actions."""
+        obs, rewards, terminated, truncated, infos = self.vector.step(actions)
+        final = obs
+        if "final_obs" in infos:
+            final = obs.copy()
+            for i in np.flatnonzero(infos["_final_obs"]):
+                final[i] = infos["final_obs"][i]
+        return Step(obs, final, rewards.copy(), terminated.copy(), truncated.copy(), self._always)
+
+    def close(self) -> None:
+        """Close all."""
+        self.vector.close()
+
+    def _each(self) -> list[gym.Env]:
+        return list(self.vector.envs)
+
+
+class NextStep(Envs):
+    """E environments of a gymnasium.vector.VectorEnv that resets in the step after the last: EnvPool's.
+
+    The step in which an environment only resets itself is not `valid`, and its action is ignored.
+    """
+
+    def __init__(self, vector: Any, seeds: list[int] | None = None):
+        self.vector, self.num_envs = vector, vector.num_envs
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self._over = np.zeros(self.num_envs, dtype=bool)
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        """Begin an episode in each; a pool that was seeded when it was made ignores the seeds."""
+        self._over[:] = False
+        return np.asarray(self.vector.reset(seed=list(seeds))[0])
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the actions."""
+        obs, rewards, terminated, truncated, _ = self.vector.step(actions)
+        valid, self._over = ~self._over, terminated | truncated
+        obs = np.asarray(obs)
+        return Step(obs, obs, np.asarray(rewards, dtype=np.float64), terminated.copy(), truncated.copy(), valid)
+
+    def save(self) -> None:
+        """Nothing: the environments are behind a wall."""
+        return None
+
+    def close(self) -> None:
+        """Close the pool."""
+        self.vector.close()

@@ -1,0 +1,112 @@
+"""What a run directory holds for going on: the arguments, and checkpoints that say what wrote them."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import __version__
+from .errors import InputError
+
+FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
+KEPT = 2  # checkpoints of a run: should the last be torn, there is the one before
+
+# Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
+FREE = {"resume", "accept_changes", "quiet", "run_dir", "checkpoint_interval", "track"}
+
+A = TypeVar("A")
+
+
+def read_config(directory: str | Path, kind: type[A]) -> A:
+    """Return the arguments of the run in `directory`, as `kind`, an agent's dataclass; InputError if it holds none.
+
+    It reads JSON only: torch is not needed.
+    """
+    path = Path(directory) / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{directory}: not a run directory (it has no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: not the arguments of a run")
+    names = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown, absent = sorted(saved.keys() - names), sorted(names.keys() - saved.keys())
+    if unknown or absent:
+        what = "; ".join(
+            f"{word} {', '.join(keys)}" for word, keys in (("it has", unknown), ("it lacks", absent)) if keys
+        )
+        wrote = _writer(Path(directory))
+        raise InputError(f"{path}: of another agent or version ({what}); written by {wrote}, this is {__version__}")
+    # JSON knows neither tuples nor infinities.
+    values = {
+        k: tuple(v) if isinstance(v, list) else float(v) if v in ("inf", "-inf", "nan") else v
+        for k, v in saved.items()
+    }
+    return kind(**values)
+
+
+def _writer(directory: Path) -> str:
+    try:
+        meta = json.loads((directory / "meta.json").read_text())
+        return f"{meta.get('agent', 'an agent')}, hesscale_rl {meta['versions']['hesscale_rl']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "an unknown version"
+
+
+def changes(before: Any, now: Any) -> list[str]:
+    """Return what differs between two sets of arguments of one kind: "--learning-rate 0.001 (was 0.0003)"."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+    return [
+        f"--{name.replace('_', '-')} {new[name]} (was {old[name]})"
+        for name in new
+        if name not in FREE and new[name] != old[name]
+    ]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `Run.save_checkpoint` wrote; InputError for any other file. Nothing in the file is ever run."""
+    import torch
+
+    try:
+        saved = torch.load(path, weights_only=True)
+    except Exception as error:  # a torn, foreign or hostile file fails in many ways, and all mean the same here
+        cause = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {cause[:120]})") from None
+    if not isinstance(saved, dict) or "format" not in saved:
+        raise InputError(f"{path}: no checkpoint of hesscale_rl (it has no format)")
+    if saved["format"] != FORMAT:
+        wrote = f"format {saved['format']}, written by hesscale_rl {saved.get('version', '?')}"
+        raise InputError(
+            f"{path}: {wrote}; this is {__version__} and reads format {FORMAT}: use the version that wrote it"
+        )
+    return saved
+
+
+def newest_checkpoint(directory: str | Path) -> dict[str, Any] | None:
+    """Return the last good checkpoint of a run directory; None if there is none yet.
+
+    A line on stderr tells of any that is not good; InputError if none is.
+    """
+    paths = checkpoints(Path(directory) / "checkpoints")
+    for path in reversed(paths):
+        try:
+            return read_checkpoint(path)
+        except InputError as error:
+            if path == paths[0]:
+                raise
+            print(f"{error}; taking the one before", file=sys.stderr)
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return step_N.pt of a folder, by N."""
+    found = [(path.stem.removeprefix("step_"), path) for path in folder.glob("step_*.pt")]
+    return [path for number, path in sorted((int(n), path) for n, path in found if n.isdigit())]
+
+
+def crossed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of `interval` lies in (before, after]."""
+    return after // interval > before // interval

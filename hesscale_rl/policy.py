@@ -1,0 +1,94 @@
+"""The policy: actor, critic and all that stands between them and the environment.
+
+Normalisation, the distribution and the bounds of the actions belong to it, so that a checkpoint, an evaluation, an
+exported file and a robot act as training did.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .normalize import RewardNorm, RunningNorm
+
+DISCRETE = "categorical"
+
+
+class Policy(nn.Module):
+    """Actor [N, O] -> [mean, p] [N, 2 A] or logits [N, C], critic [N, O] -> [N, 1], for normalised observations.
+
+    `parametrization`: what p is, "log_std", "log_var" or "var"; "categorical" for logits. `low`, `high` [A]: the
+    bounds of a continuous action; `start`: the number of the first discrete one. `normalize`: whether observations
+    and rewards are normalised at all.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observations: int,
+        action_space: Any,
+        actor: nn.Module,
+        critic: nn.Module,
+        parametrization: str,
+        gamma: float,
+        num_envs: int = 1,
+        normalize: bool = True,
+    ):
+        super().__init__()
+        self.actor, self.critic, self.parametrization = actor, critic, parametrization
+        self.obs_norm = RunningNorm((observations,)) if normalize else None
+        self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
+        self.discrete = parametrization == DISCRETE
+        if self.discrete:
+            self.choices, self.start = int(action_space.n), int(action_space.start)
+        else:
+            self.register_buffer("low", torch.as_tensor(action_space.low, dtype=torch.float32).clone())
+            self.register_buffer("high", torch.as_tensor(action_space.high, dtype=torch.float32).clone())
+
+    def noise(self, random: np.random.Generator, *shape: int) -> np.ndarray:
+        """Return what `act` turns into samples: [*shape, A] normal or [*shape, C] Gumbel, float32."""
+        if self.discrete:
+            return random.gumbel(size=(*shape, self.choices)).astype(np.float32)
+        return random.standard_normal((*shape, len(self.low)), dtype=np.float32)
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """Return actions for normalised observations [E, O]: [E, A] unclipped, or [E] numbers from 0.
+
+        With noise [E, A] or [E, C] they are samples, with None the most likely ones.
+        """
+        outputs = self.actor(torch.from_numpy(obs)).numpy()
+        if self.discrete:
+            return (outputs if noise is None else outputs + noise).argmax(1)
+        mean, p = np.split(outputs, 2, axis=1)
+        if noise is None:
+            return mean
+        std = (
+            np.sqrt(p) if self.parametrization == "var" else np.exp(p if self.parametrization == "log_std" else p / 2)
+        )
+        return mean + std * noise
+
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
+        """Return what the environment is given for the actions of `act`: within the bounds, or counted from start."""
+        return actions + self.start if self.discrete else np.clip(actions, self.low.numpy(), self.high.numpy())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the most likely actions, as the environment takes them, for raw observations [N, O]: for export."""
+        outputs = self.actor(obs if self.obs_norm is None else self.obs_norm(obs))
+        if self.discrete:
+            return outputs.argmax(1) + self.start
+        return torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)
+
+
+def check_spaces(env_id: str, action_space: Any) -> None:
+    """Raise InputError for an environment whose actions no policy here can take."""
+    from gymnasium.spaces import Box, Discrete
+
+    if not (isinstance(action_space, Discrete) or (isinstance(action_space, Box) and len(action_space.shape) == 1)):
+        raise InputError(
+            f"--env-id {env_id}: its actions are {action_space}; needed is a Discrete, or a Box of rank 1"
+        )

@@ -1,0 +1,217 @@
+"""A run that was killed, stopped or torn goes on as if nothing had happened, or says why it cannot.
+
+KILLS=20 pytest tests/test_resume.py -k killed     kills every run at 20 random moments, in every case; 1 otherwise.
+"""
+
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import a2c, ppo
+from hesscale_rl.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
+from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+
+KILLS = int(os.environ.get("KILLS", "1"))
+ROOT = Path(__file__).parents[1]
+SMALL = ppo.Args(
+    env_id="Hopper-v5",
+    total_timesteps=512,
+    num_steps=64,
+    num_minibatches=4,
+    update_epochs=2,
+    checkpoint_interval=64,
+    quiet=True,
+)
+
+
+def command(agent, *flags):
+    return [sys.executable, str(ROOT / "agents" / f"{agent}.py"), *map(str, flags)]
+
+
+def assert_equal(a, b, path=""):
+    """The same numbers, to the last bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}[{i}]")
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
+
+
+def numbers(run):
+    """All that a run decided: its last checkpoint, its metrics and its TensorBoard scalars, without the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [{k: v for k, v in line.items() if k not in ("time", "charts/SPS")} for line in lines]
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    scalars = {
+        tag: [[event.step, event.value] for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if tag != "charts/SPS"
+    }
+    checkpoint = newest_checkpoint(run)
+    return {"metrics": lines, "scalars": json.loads(json.dumps(scalars)), "last": checkpoint | {"logs": None}}
+
+
+# Steps that take a few seconds after the start of the program.
+CASES = [("ppo", "Hopper-v5", 1), ("a2c", "CartPole-v1", 4)]
+if KILLS > 1:
+    CASES = [(a, e, n) for a in ("ppo", "a2c") for e in ("Hopper-v5", "Ant-v5", "CartPole-v1") for n in (1, 4)]
+
+
+@pytest.mark.parametrize("agent, env_id, num_envs", CASES)
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs):
+    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "-n", 6144, "--checkpoint-interval", 500]
+    flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
+    began = time.monotonic()
+    subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)
+    whole = time.monotonic() - began
+    chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}"), tmp_path / "killed", 0
+    while True:
+        resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
+        process = subprocess.Popen(command(agent, *resume, "--quiet"))
+        try:
+            # Not before torch is there: of the moments, those count in which something can be lost.
+            process.wait(chance.uniform(0.3, 1.0) * whole if kills < KILLS else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert process.returncode == DONE
+            break
+    assert kills > 0
+    assert_equal(numbers(run), numbers(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path, number):
+    flags = ["--env-id", "CartPole-v1", "--quiet", "-n", 8192, "--num-steps", 256]
+    subprocess.run(command("ppo", *flags, "--run-dir", tmp_path / "whole"), check=True)
+    run = tmp_path / "stopped"
+    process = subprocess.Popen(command("ppo", *flags, "--run-dir", run))
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait() == INTERRUPTED
+    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+    subprocess.run(command("ppo", "--resume", run), check=True)
+    assert_equal(numbers(run), numbers(tmp_path / "whole"))
+
+
+@pytest.fixture
+def halfway(tmp_path):
+    """A run directory with two checkpoints, and what the whole run gives."""
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert ppo.train(replace(SMALL, run_dir=str(whole))) == DONE
+    assert ppo.train(replace(SMALL, run_dir=str(half), total_timesteps=256, anneal_lr=False)) == DONE
+    return half
+
+
+def resumed(run, **changes):
+    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--resume", str(run)])
+    return replace(args, **changes)
+
+
+def test_a_torn_checkpoint_yields_to_the_one_before(halfway, capsys):
+    paths = sorted((halfway / "checkpoints").iterdir())
+    assert [path.name for path in paths] == ["step_192.pt", "step_256.pt"]
+    before = numbers(halfway)
+    paths[1].write_bytes(paths[1].read_bytes()[:5000])
+    assert ppo.train(resumed(halfway)) == DONE
+    assert "step_256.pt: not a readable checkpoint" in capsys.readouterr().err
+    assert_equal(numbers(halfway), before)
+    for path in paths:
+        path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="step_192.pt: not a readable checkpoint"):
+        ppo.train(resumed(halfway))
+
+
+def test_a_file_with_code_in_it_is_refused_and_never_run(halfway, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    path = halfway / "checkpoints" / "step_256.pt"
+    for write in (torch.save, lambda value, where: where.write_bytes(pickle.dumps(value))):
+        write({"format": FORMAT, "policy": Evil()}, path)
+        with pytest.raises(InputError, match="not a readable checkpoint"):
+            read_checkpoint(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_files_of_others_are_named(halfway, tmp_path):
+    path = halfway / "checkpoints" / "step_300.pt"
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="no checkpoint of hesscale_rl"):
+        read_checkpoint(path)
+    torch.save({"format": FORMAT + 1, "version": "9.9"}, path)
+    with pytest.raises(InputError, match=f"format {FORMAT + 1}, written by hesscale_rl 9.9.*reads format {FORMAT}"):
+        read_checkpoint(path)
+    config = json.loads((halfway / "config.json").read_text())
+    del config["gamma"]
+    (halfway / "config.json").write_text(json.dumps(config | {"gama": 1}))
+    with pytest.raises(SystemExit) as stop:
+        resumed(halfway)
+    assert stop.value.code == BAD_INPUT
+    for content in ("[]", "{"):
+        (halfway / "config.json").write_text(content)
+        with pytest.raises(SystemExit):
+            resumed(halfway)
+
+
+def test_a_run_of_another_agent_is_refused(halfway, capsys):
+    with pytest.raises(SystemExit):
+        a2c.parse(a2c.Args, a2c.PRESETS, ["--resume", str(halfway)])
+    assert "of another agent or version" in (line := capsys.readouterr().err) and "written by ppo" in line
+
+
+def test_changed_arguments_are_told_and_refused_unless_allowed(halfway, capsys):
+    changed = {"total_timesteps": 384, "learning_rate": 1e-3}
+    assert ppo.main(resumed(halfway, **changed)) == BAD_INPUT
+    line = capsys.readouterr().err
+    assert "--total-timesteps 384 (was 256), --learning-rate 0.001 (was 0.0003)" in line and line.count("\n") == 1
+    assert ppo.main(resumed(halfway, **changed, accept_changes=True)) == DONE
+    assert newest_checkpoint(halfway)["global_step"] == 384
+    steps = [json.loads(line)["global_step"] for line in (halfway / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 384
+    assert json.loads((halfway / "config.json").read_text())["learning_rate"] == 1e-3
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(halfway):
+    before = newest_checkpoint(halfway)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # a checkpoint is larger
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ppo.train(resumed(halfway, total_timesteps=384, accept_changes=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert_equal(newest_checkpoint(halfway), before)
+    assert ppo.train(resumed(halfway, total_timesteps=384, accept_changes=True)) == DONE
+
+
+def test_an_environment_that_cannot_be_saved_resumes_at_a_reset(halfway, capsys, monkeypatch):
+    import envs
+
+    monkeypatch.setattr(envs.state, "save", lambda env: None)
+    run = halfway.parent / "blind"
+    args = replace(SMALL, run_dir=str(run), total_timesteps=256, anneal_lr=False)
+    assert ppo.train(args) == DONE
+    assert ppo.train(resumed(run, total_timesteps=384, accept_changes=True)) == DONE
+    assert "cannot be saved, so it begins new episodes" in capsys.readouterr().err
