@@ -37,7 +37,7 @@ class Args:
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, each also as scaled-..."""
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adahessian, each also as scaled-..."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
     """step size"""
     delta: float = 1e-8

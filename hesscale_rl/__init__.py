@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import losses, networks, optim, rules
     from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
-    from .optim import AdaHesScale, ScaledAdam, ScaledSGD, make_optimizer
+    from .optim import AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD, make_optimizer
     from .optim.base import CurvatureError
     from .rules import UnsupportedLayerError, register
+    from .stochastic import Hutchinson
     from .tape import Result, backward, value_grad_curvature
 
 __version__ = "0.1.0"
 __all__ = [
     "BL89",
     "AdaHesScale",
+    "AdaHessian",
     "Curvature",
     "CurvatureError",
     "ExactDiagonal",
     "HesScale",
     "HesScaleGN",
+    "Hutchinson",
     "Result",
     "ScaledAdam",
     "ScaledSGD",
@@ -39,13 +42,14 @@ __all__ = [
 
 _HOMES = {
     "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
-    "optim": ["AdaHesScale", "ScaledAdam", "ScaledSGD", "make_optimizer"],
+    "optim": ["AdaHesScale", "AdaHessian", "ScaledAdam", "ScaledSGD", "make_optimizer"],
     "optim.base": ["CurvatureError"],
     "rules": ["UnsupportedLayerError", "register"],
+    "stochastic": ["Hutchinson"],
     "tape": ["Result", "backward", "value_grad_curvature"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("compiled", "curvature", "layers", "losses", "networks", "optim", "oracle", "rules", "tape")
+_MODULES = ("compiled", "curvature", "layers", "losses", "networks", "optim", "oracle", "rules", "stochastic", "tape")
 
 
 def __getattr__(name: str) -> Any:

@@ -120,10 +120,15 @@ class ExactDiagonal(Curvature):
 
     def estimate(self, net: nn.Module, params: dict[str, Tensor], x: Tensor, loss: Any) -> dict[str, Tensor]:
         """Return the diagonal, by autodiff through `net` itself; ValueError if it draws other numbers every time."""
-        for path, layer in net.named_modules():
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
-                raise ValueError(
-                    f"ExactDiagonal: layer {path or '(the network itself)'} ({layer}) drops other entries in every "
-                    "pass, so there is no one Hessian; call net.eval() first, or use HesScale"
-                )
+        refuse_dropout("ExactDiagonal", net)
         return oracle.hessian_diagonal(net, params, x, loss, self.chunk)
+
+
+def refuse_dropout(method: str, net: nn.Module) -> None:
+    """Raise ValueError if `net` drops other entries in every pass: then a second pass has another Hessian."""
+    for path, layer in net.named_modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            raise ValueError(
+                f"{method}: layer {path or '(the network itself)'} ({layer}) drops other entries in every pass, so "
+                "there is no one Hessian; call net.eval() first, or use HesScale"
+            )

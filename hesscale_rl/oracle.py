@@ -50,6 +50,30 @@ def hessian(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
     return blocks
 
 
+def hessian_product(
+    net: nn.Module, params: Params, x: Tensor, loss: Any, traced: bool = False
+) -> Callable[[Params], Params]:
+    """Return the function v -> H v, both by name. `traced`: under vmap, where only torch.func's slower way works."""
+    value = loss_of(net, x, loss)
+    if traced:
+        product = vjp(grad(value), _detached(params))[1]
+        return lambda v: product(v)[0]
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True, materialize_grads=True)
+    # A gradient that depends on no parameter (a linear network's) has no graph, and a Hessian of zeros.
+    curved = [g for g in slopes if g.requires_grad]
+
+    def times(v: Params) -> Params:
+        along = [direction for direction, g in zip(v.values(), slopes, strict=True) if g.requires_grad]
+        if not curved:
+            return {name: torch.zeros_like(p) for name, p in leaves.items()}
+        columns = torch.autograd.grad(curved, list(leaves.values()), along, retain_graph=True, materialize_grads=True)
+        return dict(zip(leaves, columns, strict=True))
+
+    return times
+
+
 def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk: int = 256) -> Params:
     """Return the Hessian's diagonal, by name, without ever holding the Hessian: `chunk` rows of it at a time."""
     params = _detached(params)

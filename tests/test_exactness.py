@@ -197,6 +197,37 @@ def test_a_module_that_stands_twice_gets_the_sum_over_its_places():
         hs.value_grad_curvature(net, dict(net.named_parameters()), x, loss)
 
 
+def test_hutchinson_is_unbiased_and_exact_where_the_hessian_is_diagonal():
+    torch.manual_seed(0)
+    net = tanh_net(3, 4, 2)
+    x, loss = torch.randn(N, 3, dtype=F64), hs.losses.MeanSquaredError(torch.randn(N, 2, dtype=F64))
+    exact = hs.backward(net, x, loss, hs.ExactDiagonal()).curvature
+    params = dict(net.named_parameters())
+    mean = hs.Hutchinson(4000).estimate(net, params, x, loss)
+    for name, d in exact.items():
+        # 4000 draws of random signs
+        torch.testing.assert_close(mean[name], d, rtol=0.1, atol=0.1 * float(d.abs().max()))
+    one = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh()).double()
+    y = hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
+    exact, once = (hs.backward(one, x[:, :1], y, c).curvature for c in (hs.ExactDiagonal(), hs.Hutchinson()))
+    torch.testing.assert_close(once["0.weight"], exact["0.weight"], rtol=1e-10, atol=0)
+
+
+def test_hutchinson_by_vmap_and_on_a_linear_loss():
+    net = nn.Sequential(nn.Linear(3, 2)).double()
+    x = torch.randn(N, 3, dtype=F64)
+    params = {name: torch.stack([p.detach(), p.detach() + 1]) for name, p in net.named_parameters()}
+
+    def curvature(p):
+        loss = hs.losses.MeanSquaredError(torch.zeros(N, 2, dtype=F64))
+        return hs.value_grad_curvature(net, p, x, loss, hs.Hutchinson()).curvature
+
+    both = torch.func.vmap(curvature, randomness="different")(params)
+    assert both["0.weight"].shape == (2, 2, 3) and not torch.equal(both["0.weight"][0], both["0.weight"][1])
+    result = hs.backward(net, x, lambda z: z.sum(), hs.Hutchinson())
+    assert all(not v.any() for v in result.curvature.values())
+
+
 def test_the_exact_diagonal_refuses_a_network_that_draws():
     net = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.5)))
     x, loss = torch.randn(4, 3), hs.losses.MeanSquaredError(torch.randn(4, 3))

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN
-from .adahesscale import AdaHesScale
+from ..stochastic import Hutchinson
+from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
 from .base import CurvatureOptimizer
 from .sgd import ScaledSGD
@@ -18,6 +19,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., CurvatureOptimizer], type[Curvature]]]
     "adahesscale": (AdaHesScale, HesScale),
     "adahesscale-gn": (AdaHesScale, HesScaleGN),
     "adabl89": (AdaHesScale, BL89),
+    "adahessian": (AdaHessian, Hutchinson),
 }
 SCALED = "scaled-"
 OPTIMIZER_NAMES = (*OPTIMIZERS, *(SCALED + name for name in OPTIMIZERS))
@@ -66,6 +68,7 @@ __all__ = [
     "OPTIMIZERS",
     "OPTIMIZER_NAMES",
     "AdaHesScale",
+    "AdaHessian",
     "CurvatureOptimizer",
     "ScaledAdam",
     "ScaledSGD",

@@ -1,4 +1,4 @@
-"""AdaHesScale, with and without step-size scaling."""
+"""AdaHesScale, with and without step-size scaling, and AdaHessian, its form with another curvature."""
 
 from typing import Any
 
@@ -30,3 +30,10 @@ class AdaHesScale(CurvatureOptimizer):
     ) -> Tensor | float:
         (m, v), steps = self._moments(params, "exp_avg", "exp_hess_sq")
         return adaptive_step(group, params, grads, curvatures, m, v, steps)
+
+
+class AdaHessian(AdaHesScale):
+    """AdaHessian (Yao et al. 2021) with Hessian power one: the same step with the curvature of `Hutchinson`.
+
+    For convolutions it differs from the original, which averages the curvature over each kernel.
+    """
