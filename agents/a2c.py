@@ -106,6 +106,7 @@ if __name__ == "__main__":
     ARGS = parse(Args, PRESETS, sys.argv[1:])  # before torch is imported, so that --help answers at once
 
 import math
+import os
 import time
 from collections import deque
 
@@ -133,7 +134,7 @@ def check(args: Args) -> None:
     need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
     need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
-    for flag in ("num_envs", "num_steps", "torch_threads", "checkpoint_interval", "log_interval"):
+    for flag in ("num_envs", "num_steps", "checkpoint_interval", "log_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
@@ -142,7 +143,9 @@ def check(args: Args) -> None:
     for flag in ("gamma", "gae_lambda"):
         need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
     need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
-    need(args.seed >= 0, "seed", "zero or a positive integer")
+    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
+    cores = os.cpu_count() or 1
+    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
     steps = args.num_steps * args.num_envs
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
@@ -279,23 +282,12 @@ def train(args: Args) -> int:
     optimizer, curvature = hs.make_optimizer(
         args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
     )
-    rollout = Rollout(env, policy, rollout_seed)
     recent: deque[float] = deque(maxlen=20)
-    if saved is not None:
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if not rollout.load_state_dict(saved["rollout"]):
-            print(
-                f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr
-            )
-        torch.set_rng_state(saved["torch"])
-        recent.extend(saved["recent"])
-    logs_at = (saved["logs"] if saved else {}) if args.resume else None
     with (
-        Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, logs_at, args.track) as run,
-        Progress(args.total_timesteps, args.quiet, rollout.step) as progress,
+        Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, saved, args.track) as run,
+        Progress(args.total_timesteps, args.quiet, saved["global_step"] if saved else 0) as progress,
     ):
-        began, first, note = time.time(), rollout.step, ""
+        began, first, note = time.time(), run.global_step, ""
 
         def ended(step: int, episode_return: float, length: int) -> None:
             recent.append(episode_return)
@@ -308,6 +300,17 @@ def train(args: Args) -> int:
             run.save_checkpoint(rollout.step, learned | account | {"torch": torch.get_rng_state()})
 
         try:
+            rollout = Rollout(env, policy, rollout_seed)
+            if saved is not None and "policy" in saved:
+                policy.load_state_dict(saved["policy"])
+                optimizer.load_state_dict(saved["optimizer"])
+                if not rollout.load_state_dict(saved["rollout"]):
+                    print(
+                        f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
+                        file=sys.stderr,
+                    )
+                torch.set_rng_state(saved["torch"])
+                recent.extend(saved["recent"])
             while rollout.step < args.total_timesteps and not run.stop:
                 before = rollout.step
                 if args.anneal_lr:
@@ -328,7 +331,7 @@ def train(args: Args) -> int:
                 if over or run.stop or crossed(before, rollout.step, args.checkpoint_interval):
                     save()
         except Diverged as error:
-            run.log(rollout.step, {"charts/diverged": 1.0})
+            run.log(run.global_step, {"charts/diverged": 1.0})
             run.finish("diverged", reason=str(error))
     env.close()
     run.report(recent)

@@ -101,6 +101,7 @@ if __name__ == "__main__":
     ARGS = parse(Args, PRESETS, sys.argv[1:])  # before torch is imported, so that --help answers at once
 
 import math
+import os
 import time
 from collections import deque
 
@@ -128,7 +129,7 @@ def check(args: Args) -> None:
     need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
     need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
-    for flag in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "torch_threads", "checkpoint_interval"):
+    for flag in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "checkpoint_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
     for flag in ("learning_rate", "delta", "clip_coef"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
@@ -138,7 +139,9 @@ def check(args: Args) -> None:
         need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
     need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
     need(args.target_kl is None or args.target_kl > 0, "target_kl", "a positive number")
-    need(args.seed >= 0, "seed", "zero or a positive integer")
+    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
+    cores = os.cpu_count() or 1
+    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
     steps, parts = args.num_steps * args.num_envs, args.num_minibatches
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
@@ -251,14 +254,14 @@ def update(
                 nn.utils.clip_grad_norm_(params, args.max_grad_norm)
             optimizer.step()
             etas.append(torch.stack(optimizer.eta))
-        logs = diagnose(loss, actor.output, args)  # of the pass's last minibatch, as CleanRL does
+        logs = diagnose(loss, actor.output, args)  # of the pass's last minibatch
         if args.target_kl is not None and logs["losses/approx_kl"] > args.target_kl:
             break
     if not all(bool(p.isfinite().all()) for p in params):
         raise Diverged("a parameter is not finite")
     logs["losses/value_loss"] = float(critic.value) / args.vf_coef if args.vf_coef else 0.0
-    error, spread = batch["returns"] - batch["values"], float(batch["returns"].var())
-    logs["losses/explained_variance"] = 1 - float(error.var()) / spread if spread else math.nan
+    error, spread = batch["returns"] - batch["values"], float(batch["returns"].var(correction=0))
+    logs["losses/explained_variance"] = 1 - float(error.var(correction=0)) / spread if spread else math.nan
     for group, eta in zip(optimizer.param_groups, torch.stack(etas).mean(0).tolist(), strict=True):
         logs[f"optim/eta_{group['name']}"] = eta
     return logs | hs.optim.curvature_figures(optimizer)
@@ -295,27 +298,14 @@ def train(args: Args) -> int:
     optimizer, curvature = hs.make_optimizer(
         args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
     )
-    rollout = Rollout(env, policy, rollout_seed)
     size = args.num_steps * args.num_envs
     iterations, done = args.total_timesteps // size, 0
     recent: deque[float] = deque(maxlen=20)
-    if saved is not None:
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if not rollout.load_state_dict(saved["rollout"]):
-            print(
-                f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr
-            )
-        shuffle.set_state(saved["shuffle"])
-        torch.set_rng_state(saved["torch"])
-        recent.extend(saved["recent"])
-        done = saved["iteration"]
-    logs_at = (saved["logs"] if saved else {}) if args.resume else None
     with (
-        Run(args, args.run_dir, args.quiet, __file__, iterations * size, logs_at, args.track) as run,
-        Progress(iterations * size, args.quiet, rollout.step) as progress,
+        Run(args, args.run_dir, args.quiet, __file__, iterations * size, saved, args.track) as run,
+        Progress(iterations * size, args.quiet, saved["global_step"] if saved else 0) as progress,
     ):
-        began, first, note = time.time(), rollout.step, ""
+        began, first, note = time.time(), run.global_step, ""
 
         def ended(step: int, episode_return: float, length: int) -> None:
             recent.append(episode_return)
@@ -329,6 +319,19 @@ def train(args: Args) -> int:
             run.save_checkpoint(rollout.step, learned | random | account)
 
         try:
+            rollout = Rollout(env, policy, rollout_seed)
+            if saved is not None and "policy" in saved:
+                policy.load_state_dict(saved["policy"])
+                optimizer.load_state_dict(saved["optimizer"])
+                if not rollout.load_state_dict(saved["rollout"]):
+                    print(
+                        f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
+                        file=sys.stderr,
+                    )
+                shuffle.set_state(saved["shuffle"])
+                torch.set_rng_state(saved["torch"])
+                recent.extend(saved["recent"])
+                done = saved["iteration"]
             while done < iterations and not run.stop:
                 if args.anneal_lr:
                     for group in optimizer.param_groups:
@@ -347,7 +350,7 @@ def train(args: Args) -> int:
                 if done == iterations or run.stop or crossed(before, rollout.step, args.checkpoint_interval):
                     save()
         except Diverged as error:
-            run.log(rollout.step, {"charts/diverged": 1.0})
+            run.log(run.global_step, {"charts/diverged": 1.0})
             run.finish("diverged", reason=str(error))
     env.close()
     run.report(recent)

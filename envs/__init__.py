@@ -72,8 +72,9 @@ def _import(flag: str, module: str) -> None:
     sys.path.insert(0, os.getcwd())  # a module of the user's own stands where they are
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{flag}: cannot import {module}: {error}") from None
+    except Exception as error:  # whatever a module of somebody's own may do
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{flag}: cannot import {module}: {cause}") from None
     finally:
         sys.path.remove(os.getcwd())
 

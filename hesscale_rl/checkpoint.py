@@ -85,8 +85,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def newest_checkpoint(directory: str | Path) -> dict[str, Any] | None:
-    """Return the last good checkpoint of a run directory; None if there is none yet.
+def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
+    """Return the last good checkpoint of a run directory; if there is none yet, one of step 0 with nothing learned.
 
     A line on stderr tells of any that is not good; InputError if none is.
     """
@@ -98,7 +98,7 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any] | None:
             if path == paths[0]:
                 raise
             print(f"{error}; taking the one before", file=sys.stderr)
-    return None
+    return {"logs": {}, "global_step": 0}
 
 
 def checkpoints(folder: Path) -> list[Path]:

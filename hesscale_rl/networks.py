@@ -47,6 +47,8 @@ class GaussianHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [mean, log standard deviation] side by side."""
+        if x.shape[1:] != self.log_std.shape:
+            raise ValueError(f"GaussianHead({self.log_std.numel()}): its input has the shape {list(x.shape)}")
         return torch.cat([x, self.log_std.expand_as(x)], dim=1)
 
     def extra_repr(self) -> str:

@@ -44,6 +44,13 @@ class Refusal(Exception):
     """Why a rule cannot treat its layer as it is configured; `record` adds where the layer stands."""
 
 
+def has_hooks(layer: Any) -> bool:
+    """Whether a layer has hooks, which no pass here would run: reparametrisations, or a user's own."""
+    return bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
+
+
 class Rule:
     """One layer in one forward pass: `layer`, its parameters `p` by name, the input `x`, the output `y`."""
 
@@ -236,6 +243,8 @@ class GaussianHead(Rule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, 2 n]."""
+        if x.shape[1:] != self.p["log_std"].shape:
+            raise Refusal(f"it has {self.p['log_std'].numel()} actions, and its input the shape {list(x.shape)}")
         return torch.cat([x, self.p["log_std"].expand_as(x)], dim=1)
 
     def vjp(self, v: Tensor) -> Tensor:
@@ -268,8 +277,8 @@ class Branching(Rule):
     Both are linear with zeros and ones, so `split` serves gradients and diagonals alike.
     """
 
-    def __init__(self, layer: Any, x: Tensor, branches: Sequence[list[Rule]], outputs: Sequence[Tensor]):
-        self.layer, self.p, self.x, self.branches, self.outputs = layer, {}, x, branches, outputs
+    def __init__(self, layer: Any, x: Tensor, branches: Sequence[list[Rule]], outputs: Sequence[Tensor], path: str):
+        self.layer, self.p, self.x, self.branches, self.outputs, self.path = layer, {}, x, branches, outputs, path
         self.y = self.join()
 
     @staticmethod
@@ -297,7 +306,8 @@ class Skip(Branching):
     def join(self) -> Tensor:
         """Return the sum."""
         if self.outputs[1].shape != self.x.shape:
-            raise ValueError(f"Skip {self.path}: body maps {list(self.x.shape)} to {list(self.outputs[1].shape)}")
+            shapes = f"{list(self.x.shape)} to {list(self.outputs[1].shape)}"
+            raise ValueError(f"Skip {self.path.rstrip('.') or '(the network itself)'}: its body maps {shapes}")
         return self.x + self.outputs[1]
 
     def split(self, v: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ of one. A checkpoint knows how long the logs were when it was written: a resumed
 that they become what they would have been without the interruption.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -78,8 +79,8 @@ class Run:
 
     `args` is the agent's dataclass of arguments; its `env_id`, `exp_name` and `seed` name the default directory under
     runs/. `directory` names it exactly instead: InputError if that holds anything already. `source` is the agent's
-    file. `logs`, from one of the directory's own checkpoints ({} before the first), resumes the run there. `quiet`
-    leaves out the line that tells the path, the attribute `directory`.
+    file. `checkpoint`, one of the directory's own, resumes the run there. `quiet` leaves out the line that tells the
+    path, the attribute `directory`.
 
     While it is open, SIGINT and SIGTERM only set `stop`, for the agent to end after its current update; a second
     SIGINT interrupts at once. `track`: Weights & Biases as well.
@@ -92,21 +93,21 @@ class Run:
         quiet: bool,
         source: str | Path,
         total_steps: int,
-        logs: dict[str, int] | None = None,
+        checkpoint: dict[str, Any] | None = None,
         track: bool = False,
     ) -> None:
         wandb = _wandb() if track else None
-        self.directory = _create(args, directory) if logs is None else Path(directory or "")
-        if logs is not None:
-            _cut_logs(self.directory, logs)
+        self.directory = _create(args, directory) if checkpoint is None else Path(directory or "")
+        if checkpoint is not None:
+            _cut_logs(self.directory, checkpoint["logs"])
         self.stop = False
         self._handlers: dict[int, Any] = {}
-        self.total_steps, self.global_step = total_steps, 0
+        self.total_steps, self.global_step = total_steps, checkpoint["global_step"] if checkpoint else 0
         self.status, self.quiet, self.began = "running", quiet, time.monotonic()
         self._lines: list[str] = []
         meta = _meta(Path(source))
         write_json(self.directory / "config.json", dataclasses.asdict(args))
-        if not logs:  # a resumed run keeps the account of its beginning
+        if not checkpoint or not checkpoint["logs"]:  # a resumed run keeps the account of its beginning
             write_json(self.directory / "meta.json", meta)
             shutil.copy(source, self.directory)
         self._write_status({})
@@ -151,6 +152,7 @@ class Run:
         torch.save({"format": FORMAT, "version": hesscale_rl.__version__, "logs": logs} | payload, data)
         path = self.directory / "checkpoints" / f"step_{step}.pt"
         path.parent.mkdir(exist_ok=True)
+        self.global_step = step
         atomic_write(path, data.getvalue())
         for old in checkpoints(path.parent)[:-KEPT]:
             old.unlink()
@@ -163,7 +165,7 @@ class Run:
         """
         if self.status != "running":
             return
-        self.status = status
+        self.status, self.reason = status, details.get("reason", "")
         self.flush()
         self._metrics.close()
         self._events.close()
@@ -174,7 +176,10 @@ class Run:
     def report(self, returns: Sequence[float]) -> None:
         """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""
         if self.status == "diverged":
-            print(f"diverged at step {self.global_step:,}; the curve is kept in {self.directory}", file=sys.stderr)
+            print(
+                f"diverged at step {self.global_step:,}: {self.reason}; the curve is kept in {self.directory}",
+                file=sys.stderr,
+            )
         if self.quiet:
             return
         minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
@@ -239,9 +244,10 @@ def _wandb() -> Any:
 
 def _create(args: Any, directory: str | None) -> Path:
     """Make the directory. A default name that is taken gets _2, _3 ... (runs that start in the same second)."""
+    path = Path("runs" if directory is None else directory)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         if directory is not None:
-            path = Path(directory)
             if path.exists() and not path.is_dir():
                 raise InputError(f"--run-dir {directory}: this is a file; name a new directory")
             path.mkdir(parents=True, exist_ok=True)
@@ -259,6 +265,9 @@ def _create(args: Any, directory: str | None) -> Path:
                 number += 1
                 path = Path("runs", f"{name}_{number}")
     except OSError as error:
+        for folder in made:  # parents that were made on the way to a name that cannot be
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise InputError(f"--run-dir {error.filename}: cannot be made ({error.strerror})") from None
 
 

@@ -26,7 +26,9 @@ class Hutchinson(Curvature):
     def estimate(self, net: nn.Module, params: dict[str, Tensor], x: Tensor, loss: Any) -> dict[str, Tensor]:
         """Return the estimate by name, from `samples` Hessian-vector products by autodiff."""
         refuse_dropout("Hutchinson", net)
-        product = oracle.hessian_product(net, params, x, loss, traced=is_traced(x))
+        product = oracle.hessian_product(
+            net, params, x, loss, traced=any(is_traced(t) for t in (x, *params.values()))
+        )
         total = {name: torch.zeros_like(p) for name, p in params.items()}
         for _ in range(self.samples):
             signs = {name: 2.0 * torch.randint_like(p, 2) - 1.0 for name, p in params.items()}

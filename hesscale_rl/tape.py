@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import compiled
 from .curvature import Curvature, Nothing
 from .losses import Loss, as_loss
-from .rules import RULES, Branching, Refusal, Rule, UnsupportedLayerError
+from .rules import RULES, Branching, Refusal, Rule, UnsupportedLayerError, has_hooks
 
 
 class Result(NamedTuple):
@@ -32,20 +32,22 @@ def record(
 
     `params`: parameters by name to use instead of the network's own. `path`: where `net` stands ("body.").
     """
-    if isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward:
+    if isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward and not has_hooks(net):
         tape: list[Rule] = []
         for name, layer in net._modules.items():  # named_children() leaves out what stands there twice
             part, x = record(layer, x, params, f"{path}{name}.")
             tape += part
         return tape, x
     kind = RULES.get(type(net))
+    if has_hooks(net):
+        raise UnsupportedLayerError(path, net, "it has hooks, which the pass would leave out")
     if kind is None:
         raise UnsupportedLayerError(path, net, "no rule is registered for this type")
     if issubclass(kind, Branching):
         parts = kind.parts(net)
         at = [f"{path}{name}." if name else path for name in parts]
         runs = [record(part, x, params, place) for part, place in zip(parts.values(), at, strict=True)]
-        rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs])
+        rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs], path)
     else:
         own: dict[str, Tensor] = {name: p for name, p in net._parameters.items() if p is not None}
         if own and not own.keys() <= kind.parameters:
@@ -89,6 +91,8 @@ def _reverse(tape, g, message, curvature, reads, to_input):
 
 def _pass(net, x, params, loss, curvature):
     """One pass forward and back: value, outputs, reads."""
+    if not x.ndim or not x.shape[0]:
+        raise ValueError(f"x has the shape {list(x.shape)}: there is no sample in it")
     tape, y = record(net, x, params)
     value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
     g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
@@ -133,15 +137,18 @@ def backward(
 ) -> Result:
     """Add the loss's gradient to `p.grad` and its curvature to `p.hess_diag` of every parameter p of `net`.
 
-    `x` [N, ...]; `loss` one of hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives
-    come from autodiff). Like autograd, it sums into what is there, and it leaves frozen parameters alone; a module
-    that stands twice in the network gets the sum over its places, in the curvature without their cross terms.
+    `x` [N, ...] is data: nothing flows back into it. `loss`: one of hesscale_rl.losses, or any callable outputs ->
+    scalar (slower: its second derivatives come from autodiff). Like autograd, it sums into what is there, and it
+    leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, in the
+    curvature without their cross terms.
     `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding; "torch" always takes the tape.
     Raises UnsupportedLayerError for a layer without a rule, ValueError for a loss that does not fit the outputs.
     """
     if backend not in ("auto", "torch"):
         raise ValueError(f"backend={backend!r}: allowed are 'auto' and 'torch'")
+    if curvature is not None and not isinstance(curvature, Curvature):
+        raise TypeError(f"curvature={curvature!r}: must be an object such as hesscale_rl.HesScale(), or None")
     loss, curvature = as_loss(loss), curvature or Nothing()
     on_tape = curvature if curvature.on_tape else Nothing()
     chain = compiled.find(net, x, on_tape) if backend == "auto" else None
@@ -156,22 +163,24 @@ def backward(
                 params[rule.path + name], result.grad[rule.path + name] = p, grads[name]
                 if curvatures:
                     result.curvature[rule.path + name] = curvatures[name]
+    if not curvature.on_tape:
+        # By every parameter's first name; the gradients of a module that stands twice have two.
+        result = result._replace(curvature=curvature.estimate(net, dict(net.named_parameters()), x, loss))
     for name, p in params.items():
         if p.requires_grad:
             _accumulate(p, result.grad[name], result.curvature.get(name))
-    if not curvature.on_tape:
-        params = dict(net.named_parameters())
-        result = result._replace(curvature=curvature.estimate(net, params, x, loss))
-        for name, p in params.items():
-            if p.requires_grad:
-                _accumulate(p, None, result.curvature[name])
     return result
 
 
 def _accumulate(p, grad, curvature):
-    """Sum out of place, so that an earlier result, and a curvature that a step has used, keep their values."""
-    if grad is not None:
-        p.grad = grad if p.grad is None else p.grad + grad
+    """Sum out of place, so that an earlier result keeps its values.
+
+    Curvature is summed where the gradient is: one whose gradient was cleared (net.zero_grad() knows no hess_diag), or
+    that a step has used, is of the past. It remembers which version of the parameter it belongs to.
+    """
     if curvature is not None:
         old = getattr(p, "hess_diag", None)
-        p.hess_diag = curvature if old is None else old + curvature
+        stale = old is None or p.grad is None or hasattr(old, "used_at_version")
+        p.hess_diag = curvature if stale else old + curvature
+        p.hess_diag.of_version = p._version
+    p.grad = grad if p.grad is None else p.grad + grad

@@ -10,6 +10,7 @@ from .. import networks
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN, Nothing
 from ..losses import Loss
 from ..losses.checks import is_traced
+from ..rules import RULES, Refusal, has_hooks
 from . import kernels, seeds
 
 LARGEST = 50_000  # weights in a layer; with more, torch's products are faster than ours
@@ -20,6 +21,8 @@ ACTIVATIONS: dict[Any, int] = {
     nn.Sigmoid: kernels.SIGMOID,
     nn.SiLU: kernels.SILU,
 }
+# A rule that a user has registered in its place is the tape's to apply.
+OWN_RULES: dict[Any, Any] = {kind: RULES[kind] for kind in (*ACTIVATIONS, nn.Linear, networks.GaussianHead)}
 CURVATURES: tuple[Any, ...] = (Nothing, HesScale, HesScaleGN, BL89)
 
 Named = dict[str, Tensor]
@@ -37,21 +40,28 @@ class Chain:
     def add(self, net: nn.Module, path: str = "") -> bool:
         """Append the layers of `net`; return False if one of them does not fit into a chain."""
         for name, layer in net._modules.items():
-            kind, own = type(layer), layer._parameters if layer is not None else {}
-            if self.log_std is not None:
+            kind: Any = type(layer)
+            if kind is nn.Sequential:
+                if not self.add(layer, f"{path}{name}."):  # type: ignore[arg-type]
+                    return False
+                continue
+            if self.log_std is not None or RULES.get(kind) is not OWN_RULES.get(kind, Refusal) or has_hooks(layer):
                 return False  # nothing follows a head
+            own = layer._parameters  # type: ignore[union-attr]
             if kind is nn.Linear:
-                w, b = own["weight"], own["bias"]
-                if w is None or b is None or w.numel() > LARGEST or w.shape[1] != (self.sizes or w.shape[1:])[-1]:
+                w, b = own.get("weight"), own.get("bias")
+                if w is None or b is None or len(own) != 2 or w.ndim != 2 or w.numel() > LARGEST:
+                    return False
+                if b.shape != w.shape[:1] or w.shape[1] != (self.sizes or w.shape[1:])[-1]:
                     return False
                 self.sizes += [w.shape[0]] if self.sizes else [w.shape[1], w.shape[0]]
                 self.codes.append(kernels.IDENTITY)
                 self.params[f"{path}{name}.weight"], self.params[f"{path}{name}.bias"] = w, b
             elif kind in ACTIVATIONS and self.codes and self.codes[-1] == kernels.IDENTITY:
                 self.codes[-1] = ACTIVATIONS[kind]
-            elif kind is networks.GaussianHead and self.codes:
+            elif kind is networks.GaussianHead and self.codes and own["log_std"].shape == (self.sizes[-1],):  # type: ignore[union-attr]
                 self.log_std = self.params[f"{path}{name}.log_std"] = own["log_std"]  # type: ignore[assignment]
-            elif kind is not nn.Sequential or not self.add(layer, f"{path}{name}."):  # type: ignore[arg-type]
+            else:
                 return False
         return True
 

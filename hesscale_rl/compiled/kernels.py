@@ -22,7 +22,15 @@ def loops(*liberties: str) -> Callable[[Callable], Any]:
     contract: a*b + c may become one instruction. nsz, arcp: signs of zeros and a/b = a*(1/b) do not matter. reassoc:
     sums may be split into lanes.
     """
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(liberties))
+
+    def compiled(function: Callable) -> Any:
+        how = dict(nogil=True, error_model="numpy", fastmath=set(liberties))
+        try:
+            return numba.njit(cache=True, **how)(function)  # type: ignore[call-overload]
+        except RuntimeError:  # no folder to keep it in can be written to
+            return numba.njit(**how)(function)  # type: ignore[call-overload]
+
+    return compiled
 
 
 FAST = loops("contract", "nsz", "arcp")

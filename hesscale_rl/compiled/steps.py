@@ -11,7 +11,7 @@ from .kernels import FAST, FAST_SUMS, ZERO, at
 
 @FAST
 def _averages(g, s, m, v, beta1, beta2):
-    """M <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) s^2."""
+    """Move m to beta1 m + (1 - beta1) g, and v to beta2 v + (1 - beta2) s^2."""
     rest1, rest2 = np.float32(1) - beta1, np.float32(1) - beta2
     for i in range(len(m)):
         m[i] += rest1 * (g[i] - m[i])
@@ -20,20 +20,20 @@ def _averages(g, s, m, v, beta1, beta2):
 
 @FAST
 def _average_of_squares(w, d, beta2):
-    """W <- beta2 w + (1 - beta2) d^2."""
+    """Move w to beta2 w + (1 - beta2) d^2."""
     rest2 = np.float32(1) - beta2
     for i in range(len(w)):
         w[i] = beta2 * w[i] + rest2 * (d[i] * d[i])
 
 
 @FAST_SUMS
-def _curvature_along(m, v, w, rate, root, eps):
-    """sum sqrt(w_hat) u^2, u the update; in blocks, so that float32 suffices inside one."""
+def _curvature_along(m, v, w, root, eps):
+    """sum sqrt(w_hat) u^2 for the update u without its rate; in blocks, so that float32 suffices inside one."""
     total, n = np.float64(0), len(m)
     for start in range(0, n, 1024):
         part = ZERO
         for i in range(start, min(start + 1024, n)):
-            u = rate * m[i] / (math.sqrt(v[i]) * root + eps)
+            u = m[i] / (math.sqrt(v[i]) * root + eps)
             part += math.sqrt(w[i]) * root * u * u
         total += np.float64(part)
     return total
@@ -41,7 +41,7 @@ def _curvature_along(m, v, w, rate, root, eps):
 
 @FAST
 def _apply(p, m, v, rate, root, eps):
-    """P <- p - u."""
+    """Take u = rate m/(sqrt(v) root + eps) from p."""
     for i in range(len(p)):
         p[i] -= rate * m[i] / (math.sqrt(v[i]) * root + eps)
 
@@ -60,17 +60,17 @@ def _adaptive(where, lengths, counts, lr, beta1, beta2, eps, delta):
         n = lengths[k]
         p, g, s = at(where[0, k], 1, n)[0], at(where[1, k], 1, n)[0], at(where[2, k], 1, n)[0]
         m, v = at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
-        rate = np.float32(lr / (1 - beta1 ** counts[k]))
+        rate = lr / (1 - beta1 ** counts[k])
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
         _averages(g, s, m, v, b1, b2)
         if delta == 0:
-            _apply(p, m, v, rate, root, e)
+            _apply(p, m, v, np.float32(rate), root, e)
         elif where[6, k] == 0:
-            h += _curvature_along(m, v, v, rate, root, e)
+            h += rate * rate * _curvature_along(m, v, v, root, e)
         else:
             w = at(where[6, k], 1, n)[0]
             _average_of_squares(w, at(where[5, k], 1, n)[0], b2)
-            h += _curvature_along(m, v, w, rate, root, e)
+            h += rate * rate * _curvature_along(m, v, w, root, e)
     if delta == 0:
         return 1.0
     eta = min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
@@ -91,7 +91,10 @@ def adaptive(
     on the CPU, all of it. delta 0: no scaling.
     """
     where = [
-        t.data_ptr() for ts in tensors for t in ts if t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
+        t.data_ptr()
+        for ts in tensors
+        for t, p in zip(ts, tensors[0], strict=True)
+        if t.dtype is torch.float32 and t.is_cpu and t.is_contiguous() and t.shape == p.shape
     ]
     if len(where) < len(tensors) * len(counts):
         return None

@@ -12,7 +12,11 @@ def is_traced(t: Tensor) -> bool:
 
 
 def finite(name: str, t: Tensor) -> Tensor:
-    """Return t if all its entries are finite; ValueError otherwise."""
+    """Return t if it is a tensor of real numbers, all finite; TypeError or ValueError otherwise."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.dtype == torch.bool or t.dtype.is_complex:
+        raise ValueError(f"{name} {list(t.shape)} holds {t.dtype}, expected real numbers")
     # The sum is one cheap operation, but it may overflow on its own; only then look at every entry.
     if not is_traced(t) and not math.isfinite(t.detach().sum()) and not bool(t.isfinite().all()):
         raise ValueError(f"{name} {list(t.shape)}: {int((~t.isfinite()).sum())} entries are not finite")
@@ -34,7 +38,9 @@ def vector(name: str, t: Tensor) -> Tensor:
 
 
 def classes(name: str, t: Tensor) -> Tensor:
-    """Return t [N] of integers as int64; ValueError otherwise."""
+    """Return t [N] of integers as int64; TypeError or ValueError otherwise."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
     if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
         raise ValueError(f"{name} {list(t.shape)} holds {t.dtype}, expected integer classes, torch.int64")
     return vector(name, t).long()
@@ -67,3 +73,10 @@ def pick(name: str, t: Tensor, rows: Tensor) -> Tensor:
     except (IndexError, RuntimeError):
         check_range(name, t, rows)
         raise
+
+
+def real(name: str, value: float) -> float:
+    """Return a number if it is finite; ValueError otherwise."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value}: must be a finite number")
+    return value

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, pick, shaped, vector
+from .checks import check_classes, classes, finite, pick, real, shaped, vector
 
 
 class _Gaussian:
@@ -27,9 +27,9 @@ class _Gaussian:
         self.parametrization = parametrization
 
     def actions(self, actions: Tensor) -> Tensor:
-        if actions.ndim != 2:
+        if finite("actions", actions).ndim != 2:
             raise ValueError(f"actions have the shape {list(actions.shape)}, expected [N, A]")
-        return finite("actions", actions)
+        return actions
 
     def check(self, outputs: Tensor, actions: Tensor) -> None:
         n, a = actions.shape
@@ -98,9 +98,9 @@ class _PolicyLoss(Loss):
 
     def __init__(self, distribution: Any, actions: Tensor, advantages: Tensor, entropy_coef: float, reduction: str):
         super().__init__(reduction)
-        self.distribution, self.entropy_coef = distribution, entropy_coef
+        self.distribution, self.entropy_coef = distribution, real("entropy_coef", entropy_coef)
         self.actions = distribution.actions(actions)
-        self.advantages = finite("advantages", vector("advantages", advantages))
+        self.advantages = vector("advantages", finite("advantages", advantages))
         shaped("advantages", advantages, actions.shape[:1], "one advantage for each action")
 
     def check(self, outputs: Tensor) -> None:
@@ -183,7 +183,7 @@ class _PPO(_PolicyLoss):
         if not clip > 0:
             raise ValueError(f"clip={clip}: must be positive")
         self.clip = clip
-        self.old_logprob = finite("old_logprob", vector("old_logprob", old_logprob))
+        self.old_logprob = vector("old_logprob", finite("old_logprob", old_logprob))
         shaped("old_logprob", old_logprob, advantages.shape, "one log-probability for each action")
 
     def objective(self, logp: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, pick, shaped, vector
+from .checks import check_classes, classes, finite, pick, real, shaped, vector
 
 
 class MeanSquaredError(Loss):
@@ -80,11 +80,11 @@ class ValueLoss(Loss):
         super().__init__(reduction)
         if clip is not None and (old_values is None or not clip > 0):
             raise ValueError(f"ValueLoss(clip={clip}): clipping needs old_values [N] and clip > 0")
-        self.returns = finite("returns", vector("returns", returns))
+        self.returns = vector("returns", finite("returns", returns))
         self.old_values = None if old_values is None else finite("old_values", old_values)
         if self.old_values is not None:
             shaped("old_values", self.old_values, returns.shape, "one old value for each return")
-        self.clip, self.coef = clip, coef
+        self.clip, self.coef = clip, real("coef", coef)
 
     def check(self, outputs: Tensor) -> None:
         """The outputs must be [N, 1]."""

@@ -32,7 +32,7 @@ def make_optimizer(
     lr: float | torch.Tensor = 3e-4,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    delta: float = 1e-8,
+    delta: float | None = 1e-8,
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
@@ -41,6 +41,8 @@ def make_optimizer(
     if name not in OPTIMIZER_NAMES:
         raise ValueError(f"unknown optimizer {name!r}: allowed are {', '.join(OPTIMIZER_NAMES)}")
     scaled = name.startswith(SCALED)
+    if scaled and delta is None:
+        raise ValueError(f"optimizer {name!r} with delta=None: give a trust-region radius, or take {name[7:]!r}")
     kind, curvature = OPTIMIZERS[name.removeprefix(SCALED)]
     settings: dict[str, Any] = {"lr": lr, "betas": betas, "delta": delta if scaled else None}
     if kind is not ScaledSGD:

@@ -33,7 +33,7 @@ class CurvatureOptimizer(Optimizer):
     @property
     def eta(self) -> list[Tensor]:
         """The last step's scaling factor of each parameter group, 0-d; empty before the first step."""
-        return [torch.as_tensor(eta) for eta in self._eta]
+        return [torch.as_tensor(eta, dtype=torch.float64) for eta in self._eta]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after checking its settings as the constructor does."""
@@ -44,6 +44,11 @@ class CurvatureOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_eta", [])
+        for group in self.param_groups:  # what torch.optim.Adam saved has no delta, and its counts are tensors
+            group.setdefault("delta", None)
+        for own in self.state.values():
+            if isinstance(own.get("step"), Tensor):
+                own["step"] = int(own["step"])
 
     @property
     def reads_curvature(self) -> bool:
@@ -76,6 +81,9 @@ class CurvatureOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batches = [self._gather(group) for group in self.param_groups]
+        for _, _, curvatures in batches:  # only now that no group lacks any
+            for h in curvatures:
+                h.used_at_version = _version(h)  # type: ignore[attr-defined]
         self._eta = [
             self._step_group(group, *batch) if batch[0] else 1.0
             for group, batch in zip(self.param_groups, batches, strict=True)
@@ -103,8 +111,6 @@ class CurvatureOptimizer(Optimizer):
                 "Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.HesScale()) before each step() in "
                 "place of loss.backward(), or set a new tensor p.hess_diag yourself"
             )
-        for h in curvatures:
-            h.used_at_version = _version(h)
         return params, grads, curvatures
 
     def _step_group(
@@ -121,6 +127,11 @@ class CurvatureOptimizer(Optimizer):
                 state["step"] = 0
                 for name in names:
                     state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            elif missing := [name for name in names if name not in state]:
+                raise RuntimeError(
+                    f"{type(self).__name__}: the state has no {', '.join(missing)}; delta cannot be set once steps "
+                    "were taken without it, so make a new optimizer"
+                )
             state["step"] += 1
         return [[state[name] for state in states] for name in names], [state["step"] for state in states]
 
@@ -147,10 +158,9 @@ def adaptive_step(
     torch._foreach_lerp_(m, grads, 1 - beta1)
     root = average_of_squares(v, squared, beta2, steps)
     u = torch._foreach_div(m, torch._foreach_add(root, eps))
-    torch._foreach_mul_(u, [lr / (1 - beta1**t) for t in steps])
     if curvatures and w:
         root = average_of_squares(w, curvatures, beta2, steps)
-    return scale_and_apply(params, u, root, delta)
+    return scale_and_apply(params, u, [lr / (1 - beta1**t) for t in steps], root, delta)
 
 
 def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
@@ -162,16 +172,23 @@ def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: lis
     return root
 
 
-def scale_and_apply(params: list[Tensor], u: Tensors, root: Tensors | None, delta: float | None) -> Tensor | float:
-    """Set p <- p - eta u in place, eta = min(1, sqrt(2 delta/sum root u^2)); return eta. u and root are used up."""
-    if delta is None or root is None:
-        torch._foreach_sub_(params, u)
-        return 1.0
-    torch._foreach_mul_(root, u)
-    torch._foreach_mul_(root, u)
-    h = torch.stack(torch._foreach_norm(root, 1)).sum()  # no entry is negative: the 1-norm is the sum
-    eta = (2 * delta / h).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
-    torch._foreach_mul_(u, eta)
+def scale_and_apply(
+    params: list[Tensor], u: Tensors, rates: list[float], root: Tensors | None, delta: float | None
+) -> Tensor | float:
+    """Set p <- p - eta rate u in place, eta = min(1, sqrt(2 delta/h)), h = sum root (rate u)^2; return eta.
+
+    u and root are used up.
+    """
+    eta: Tensor | float = 1.0
+    if delta is not None and root is not None:
+        torch._foreach_mul_(root, u)
+        torch._foreach_mul_(root, u)
+        # No entry is negative: the 1-norm is the sum. In float64, so that no step size makes it overflow.
+        sums = torch.stack(torch._foreach_norm(root, 1)).double()
+        h = (sums * torch.tensor(rates, dtype=torch.float64, device=sums.device).square()).sum()
+        eta = (2 * delta / h).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+        torch._foreach_mul_(u, eta)
+    torch._foreach_mul_(u, rates)
     torch._foreach_sub_(params, u)
     return eta
 
@@ -182,8 +199,10 @@ def _version(h: Tensor) -> int | None:
 
 
 def _is_fresh(h: Tensor | None, p: Tensor) -> bool:
-    """Whether h fits p and no step has used it as it is now."""
-    return h is not None and h.shape == p.shape and getattr(h, "used_at_version", -1) != _version(h)
+    """Whether h fits p, no step has used it as it is now, and p is what it was when h was computed."""
+    if h is None or h.shape != p.shape or getattr(h, "used_at_version", -1) == _version(h):
+        return False
+    return getattr(h, "of_version", p._version) == p._version  # one set by hand has no such mark
 
 
 def _check(name: str, group: dict[str, Any]) -> None:

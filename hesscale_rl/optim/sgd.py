@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
@@ -28,9 +27,9 @@ class ScaledSGD(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        u = torch._foreach_mul(grads, float(group["lr"]))
+        u, rates = [g.clone() for g in grads], [float(group["lr"])] * len(grads)
         if not curvatures:
-            return scale_and_apply(params, u, None, None)
+            return scale_and_apply(params, u, rates, None, None)
         (v,), steps = self._moments(params, "exp_hess_sq")
         root = average_of_squares(v, curvatures, group["betas"][1], steps)
-        return scale_and_apply(params, u, root, group["delta"])
+        return scale_and_apply(params, u, rates, root, group["delta"])
