@@ -1,12 +1,14 @@
 """A table of what runs reached: python scripts/results.py runs/* [> docs/table.md]
 
 For each environment and optimizer: the mean return of the episodes that ended in the last tenth of the steps, seed by
-seed, then mean and 95 % interval (Student's t) over the seeds. A diverged run keeps its place, with the curve it has.
+seed, then mean and 95 % interval (Student's t) over the seeds. A diverged run keeps its place, with the curve it
+has; one that has not ended is left out. Runs with other settings have a row of their own, which says what is different.
 """
 
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 
 # Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
@@ -31,23 +33,49 @@ def interval(values: list[float]) -> str:
     return f"{mean:,.0f} ± {STUDENT[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5:,.0f}"
 
 
+Cell = tuple[str, str, str]  # environment, agent, optimizer
+SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track", "torch_threads"}
+
+
+def read(runs: list[Path]) -> dict[Cell, dict[str, list[tuple[int, float, str]]]]:
+    """Return (seed, return, status) of the runs that have ended, by cell and, within it, by the other settings."""
+    cells: dict[Cell, dict[str, list[tuple[int, float, str]]]] = {}
+    for run in runs:
+        config = json.loads((run / "config.json").read_text())
+        status = json.loads((run / "status.json").read_text())
+        if status["status"] not in ("done", "diverged"):
+            print(f"{run}: {status['status']}, left out", file=sys.stderr)
+            continue
+        key = (config["env_id"], config["exp_name"], config["optimizer"])
+        settings = json.dumps({k: v for k, v in config.items() if k not in SESSION}, sort_keys=True)
+        seeds = cells.setdefault(key, {}).setdefault(settings, [])
+        if config["seed"] in [seed for seed, _, _ in seeds]:
+            sys.exit(f"{run}: seed {config['seed']} of these settings is there twice; name one of the two")
+        seeds.append((config["seed"], final_return(run, status["total_steps"]), status["status"]))
+    return cells
+
+
+def differences(settings: list[str]) -> list[str]:
+    """Return for each of several settings what sets it apart: "learning_rate 0.001"."""
+    each = [json.loads(one) for one in settings]
+    varied = [k for k in each[0] if any(one.get(k) != each[0][k] for one in each)]
+    return [", ".join(f"{k} {one.get(k)}" for k in varied) for one in each]
+
+
 def main() -> None:
     """Print the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
-    cells: dict[tuple[str, str], list[tuple[int, float, str]]] = {}
-    for run in parser.parse_args().runs:
-        config = json.loads((run / "config.json").read_text())
-        status = json.loads((run / "status.json").read_text())
-        key = (config["env_id"], config["optimizer"])
-        value = final_return(run, status["total_steps"])
-        cells.setdefault(key, []).append((config["seed"], value, status["status"]))
-    print("| environment | optimizer | seeds | return of each seed | mean, 95 % interval |\n|---|---|---|---|---|")
-    for (env_id, optimizer), seeds in sorted(cells.items()):
-        seeds.sort()
-        each = ", ".join(f"{value:,.0f}" + (f" ({status})" if status != "done" else "") for _, value, status in seeds)
-        numbers = ", ".join(str(seed) for seed, _, _ in seeds)
-        print(f"| {env_id} | {optimizer} | {numbers} | {each} | {interval([value for _, value, _ in seeds])} |")
+    print("| environment | agent | optimizer | seeds | return of each seed | mean, 95 % interval |")
+    print("|---|---|---|---|---|---|")
+    for (env_id, agent, optimizer), variants in sorted(read(parser.parse_args().runs).items()):
+        for (_, seeds), apart in zip(variants.items(), differences(list(variants)), strict=True):
+            seeds.sort()
+            each = ", ".join(f"{value:,.0f}" + f" ({status})" * (status != "done") for _, value, status in seeds)
+            numbers = ", ".join(str(seed) for seed, _, _ in seeds)
+            name = optimizer + f" ({apart})" * bool(apart)
+            mean = interval([value for _, value, _ in seeds])
+            print(f"| {env_id} | {agent} | {name} | {numbers} | {each} | {mean} |")
 
 
 if __name__ == "__main__":

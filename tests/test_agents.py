@@ -125,6 +125,11 @@ def test_an_environment_of_the_users_own(tmp_path, monkeypatch):
         ({"betas": (0.9, 1.0)}, ["--betas", "[0, 1)"]),
         ({"gamma": 1.5}, ["--gamma 1.5", "between 0 and 1"]),
         ({"total_timesteps": 100}, ["--total-timesteps 100", "128"]),
+        ({"seed": 10**20}, ["--seed 1", "2^63"]),
+        ({"torch_threads": 100_000}, ["--torch-threads 100000", "cores"]),
+        ({"run_dir": "new/" + 300 * "x"}, ["--run-dir new/xxx", "too long"]),
+        ({"exp_name": 300 * "x"}, ["too long"]),
+        ({"env_id": ".:Foo-v0"}, ["--env-id .:Foo-v0", "cannot import"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, flags, words):
@@ -149,12 +154,16 @@ def test_a_diverged_run_keeps_its_curve(tmp_path):
     assert any("charts/episodic_return" in line for line in metrics(tmp_path))
 
 
-@pytest.mark.parametrize("broken", ["observation", "reward"])
+@pytest.mark.parametrize("broken", ["observation", "reward", "first observation"])
 def test_a_broken_environment_ends_as_diverged(tmp_path, monkeypatch, broken):
     make = envs.make
 
     class Broken(gym.Wrapper):
         steps = 0
+
+        def reset(self, **how):
+            obs, info = super().reset(**how)
+            return (obs * np.nan if broken == "first observation" else obs), info
 
         def step(self, action):
             obs, reward, *rest = super().step(action)
@@ -165,7 +174,7 @@ def test_a_broken_environment_ends_as_diverged(tmp_path, monkeypatch, broken):
 
     monkeypatch.setattr(envs, "make", lambda *args: Broken(make(*args)))
     assert ppo.train(replace(PPO, run_dir=str(tmp_path))) == DIVERGED
-    assert broken in status(tmp_path)["reason"]
+    assert broken.removeprefix("first ") in status(tmp_path)["reason"]
 
 
 class Corridor(gym.Env):

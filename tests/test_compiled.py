@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import hesscale_rl as hs
 from hesscale_rl import compiled
@@ -112,6 +113,49 @@ def test_tanh_is_exact_to_float32_and_keeps_what_is_not_finite():
         torch.testing.assert_close(odd, expected, equal_nan=True)
 
 
+def odd(name, *shape):
+    """A network whose parameter was replaced by one of another shape."""
+    net = network()
+    setattr(net[1], name, nn.Parameter(torch.zeros(shape)))
+    return net
+
+
+def hooked():
+    net = network()
+    net[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return net
+
+
+def test_a_rule_of_the_users_own_and_hooks_are_not_passed_over():
+    class Half(hs.rules.RULES[nn.Tanh]):
+        def vjp(self, v):
+            return super().vjp(v) / 2
+
+    x, own = torch.randn(5, 17), hs.rules.RULES[nn.Tanh]
+    hs.register(nn.Tanh, Half)
+    try:
+        assert compiled.find(network(), x, hs.HesScale()) is None
+    finally:
+        hs.register(nn.Tanh, own)
+    with pytest.raises(hs.UnsupportedLayerError, match="layer 1 .*hooks"):
+        hs.backward(hooked(), x, CrossEntropy(torch.zeros(5).long()))
+
+
+def test_a_state_of_other_shapes_is_an_error_not_a_crash():
+    net = network()
+    optimizer = hs.AdaHesScale(net.parameters())
+    for grown in (False, True):
+        if grown:
+            net[3].weight.data, net[3].bias.data = torch.randn(300, 20), torch.randn(300)
+        optimizer.zero_grad()
+        hs.backward(net, torch.randn(5, 17), CrossEntropy(torch.zeros(5).long()), hs.HesScale())
+        if grown:
+            with pytest.raises(RuntimeError, match="size"):
+                optimizer.step()
+        else:
+            optimizer.step()
+
+
 def test_what_the_tape_must_do():
     x, hesscale = torch.randn(5, 17), hs.HesScale()
     for net in (
@@ -125,6 +169,11 @@ def test_what_the_tape_must_do():
         nn.Sequential(nn.Linear(16, 3)),
         nn.Linear(17, 3),
         nn.Sequential(),
+        odd("weight", 40, 17),
+        odd("bias", 1),
+        hooked(),
+        nn.Sequential(nn.Linear(17, 3), GaussianHead(2)),
+        nn.Sequential(prune.random_unstructured(nn.Linear(17, 3), "weight", amount=0.5)),
     ):
         assert compiled.find(net, x, hesscale) is None
     assert compiled.find(network(), x.double(), hesscale) is None

@@ -197,6 +197,26 @@ def test_a_module_that_stands_twice_gets_the_sum_over_its_places():
         hs.value_grad_curvature(net, dict(net.named_parameters()), x, loss)
 
 
+def test_what_is_no_batch_no_curvature_and_no_data_is_named():
+    net, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3)
+    loss = hs.losses.MeanSquaredError(torch.zeros(0, 2))
+    with pytest.raises(ValueError, match=r"\[0, 3\]: there is no sample"):
+        hs.backward(net, x[:0], loss)
+    with pytest.raises(TypeError, match=r"HesScale\(\)"):
+        hs.backward(net, x, loss, hs.HesScale)
+    with pytest.raises(ValueError, match=r"target \[2\] holds torch.bool"):
+        hs.losses.MeanSquaredError(torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="target must be a torch.Tensor, got list"):
+        hs.losses.CrossEntropy([1, 2])
+    with pytest.raises(ValueError, match="entropy_coef=nan"):
+        hs.losses.CategoricalPolicyGradient(torch.zeros(2).long(), torch.zeros(2), float("nan"))
+    with pytest.raises(hs.UnsupportedLayerError, match="layer 1 .*3 actions"):
+        hs.backward(nn.Sequential(nn.Linear(3, 2), networks.GaussianHead(3)), x, loss)
+    with pytest.raises(ValueError, match="Skip 0.body.0: its body maps"):
+        inner = networks.Skip(nn.Linear(3, 2))
+        hs.backward(nn.Sequential(networks.Skip(inner)), x, loss)
+
+
 def test_hutchinson_is_unbiased_and_exact_where_the_hessian_is_diagonal():
     torch.manual_seed(0)
     net = tanh_net(3, 4, 2)

@@ -155,6 +155,75 @@ def test_curvature_may_be_set_by_hand_but_must_fit():
         optimizer.step()
 
 
+def test_a_step_that_fails_uses_nothing_up():
+    both = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    optimizer = hs.AdaHesScale([{"params": list(net.parameters())} for net in both])
+    x, loss = torch.randn(4, 2), hs.losses.MeanSquaredError(torch.randn(4, 2))
+    hs.backward(both[0], x, loss, hs.HesScale())
+    hs.backward(both[1], x, loss)
+    with pytest.raises(hs.CurvatureError, match="missing"):
+        optimizer.step()
+    both[1].zero_grad()
+    hs.backward(both[1], x, loss, hs.HesScale())
+    optimizer.step()
+
+
+def test_curvature_of_the_past_is_not_summed_and_not_taken():
+    net, optimizer = learner()
+    x, loss = torch.randn(8, 4), hs.losses.CrossEntropy(torch.zeros(8).long())
+    seen = []
+    for _ in range(3):
+        hs.backward(net, x, loss, hs.HesScale())
+        seen.append(net[0].weight.hess_diag.clone())
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+        net.zero_grad()  # knows nothing of hess_diag
+    torch.testing.assert_close(seen[0], seen[2])
+    hs.backward(net, x, loss, hs.HesScale())
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    net.zero_grad()
+    loss.value(net(x)).backward()
+    with pytest.raises(hs.CurvatureError, match="older step"):
+        optimizer.step()
+
+
+def test_the_state_of_torchs_adam_is_taken_up():
+    ours, theirs = parameters(), parameters()
+    adam, g = torch.optim.Adam(theirs, lr=1e-2), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        fill(theirs, g)
+        adam.step()
+    scaled = hs.ScaledAdam(ours, lr=1e-2)
+    scaled.load_state_dict(copy.deepcopy(adam.state_dict()))
+    for p, q in zip(ours, theirs, strict=True):
+        p.data.copy_(q.data)
+    fill(theirs, g)
+    for p, q in zip(ours, theirs, strict=True):
+        p.grad = q.grad.clone()
+    scaled.step()
+    adam.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+    scaled.param_groups[0]["delta"] = 1e-8
+    fill(ours, g)
+    with pytest.raises(RuntimeError, match="exp_hess_sq.*new optimizer"):
+        scaled.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_step_size_is_too_large_for_the_trust_region(dtype):
+    moved = []
+    for lr in (1e3, 1e25):
+        p = nn.Parameter(torch.ones(3, dtype=dtype))
+        optimizer = hs.AdaHesScale([p], lr=lr, delta=1e-6)
+        p.grad, p.hess_diag = torch.ones(3, dtype=dtype), torch.full((3,), 2.0, dtype=dtype)
+        optimizer.step()
+        moved.append(p.detach())
+    torch.testing.assert_close(moved[0], moved[1])
+    assert float(moved[0][0]) < 1
+
+
 def test_no_curvature_at_all_scales_nothing():
     p = nn.Parameter(torch.ones(3))
     optimizer = hs.ScaledAdam([p], lr=0.1, delta=1e-8)
@@ -184,5 +253,7 @@ def test_names_of_the_command_line():
         assert (curvature is None) == (name in ("sgd", "adam"))
     assert type(hs.make_optimizer("adahesscale-gn", parameters())[1]) is hs.HesScaleGN
     assert type(hs.make_optimizer("scaled-adabl89", parameters())[1]) is hs.BL89
+    with pytest.raises(ValueError, match="scaled-adam.*delta=None.*take 'adam'"):
+        hs.make_optimizer("scaled-adam", parameters(), delta=None)
     with pytest.raises(ValueError, match="adamw.*scaled-adahesscale"):
         hs.make_optimizer("adamw", parameters())
