@@ -127,7 +127,6 @@ def value_grad_curvature(
     return Result(value, y, grad, curv)
 
 
-@torch.no_grad()
 def backward(
     net: nn.Module,
     x: Tensor,
@@ -156,7 +155,8 @@ def backward(
         params = chain.params
         result = Result(*chain.run(x, loss, on_tape))
     else:
-        value, y, reads = _pass(net, x, None, loss, on_tape)
+        with torch.no_grad():
+            value, y, reads = _pass(net, x, None, loss, on_tape)
         params, result = {}, Result(value, y, {}, {})
         for rule, grads, curvatures in reads:
             for name, p in rule.p.items():
@@ -183,4 +183,4 @@ def _accumulate(p, grad, curvature):
         stale = old is None or p.grad is None or hasattr(old, "used_at_version")
         p.hess_diag = curvature if stale else old + curvature
         p.hess_diag.of_version = p._version
-    p.grad = grad if p.grad is None else p.grad + grad
+    p.grad = grad if p.grad is None else p.grad.detach() + grad

@@ -2,7 +2,7 @@
 
 For each environment and optimizer: the mean return of the episodes that ended in the last tenth of the steps, seed by
 seed, then mean and 95 % interval (Student's t) over the seeds. A diverged run keeps its place, with the curve it
-has; one that has not ended is left out. Runs with other settings have a row of their own, which says what is different.
+has; one that has not ended is left out. Other settings have a row of their own, which says what is different.
 """
 
 import argparse

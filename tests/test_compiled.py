@@ -184,7 +184,7 @@ def test_what_the_tape_must_do():
 
 def test_targets_of_another_precision_are_taken_on_both_ways():
     torch.manual_seed(0)
-    target = torch.randn(5, 6, dtype=torch.float64)
+    target = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     assert_close(*both(network(), torch.randn(5, 17), MeanSquaredError(target), hs.HesScale()))
 
 

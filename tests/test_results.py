@@ -13,7 +13,9 @@ def run(folder, name, seed, value, status="done", lr=3e-4):
     config = {"env_id": "Hopper-v5", "exp_name": "ppo", "optimizer": "adam", "seed": seed, "learning_rate": lr}
     (path / "config.json").write_text(json.dumps(config))
     (path / "status.json").write_text(json.dumps({"status": status, "total_steps": 1000}))
-    lines = [{"global_step": step, "charts/episodic_return": r} for step, r in ((100, 1.0), (950, value), (999, value))]
+    lines = [
+        {"global_step": step, "charts/episodic_return": r} for step, r in ((100, 1.0), (950, value), (999, value))
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
@@ -35,6 +37,8 @@ def test_seeds_interval_divergence_and_what_is_left_out(tmp_path, monkeypatch, c
 def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path, monkeypatch, capsys):
     runs = [run(tmp_path, "a", 1, 10.0), run(tmp_path, "b", 1, 20.0, lr=1e-3)]
     out = table(monkeypatch, capsys, *runs).out
-    assert "adam (learning_rate 0.0003) | 1 | 10 | 10 |" in out and "adam (learning_rate 0.001) | 1 | 20 | 20 |" in out
+    assert (
+        "adam (learning_rate 0.0003) | 1 | 10 | 10 |" in out and "adam (learning_rate 0.001) | 1 | 20 | 20 |" in out
+    )
     with pytest.raises(SystemExit, match="seed 1 of these settings is there twice"):
         table(monkeypatch, capsys, *runs, run(tmp_path, "c", 1, 5.0))

@@ -68,7 +68,7 @@ class Chain:
     def run(self, x: Tensor, loss: Loss, curvature: Curvature) -> tuple[Tensor, Tensor, Named, Named]:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
         tensors = list(self.params.values())
-        inputs, sizes, codes = x.detach().contiguous().numpy(), np.array(self.sizes), np.array(self.codes)
+        inputs, sizes, codes = seeds.array(x), np.array(self.sizes), np.array(self.codes)
         params, c = self._addresses(tensors), self.sizes[-1]
         y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
         z = y[len(y) - len(inputs) * c :].reshape(-1, c)
@@ -98,9 +98,10 @@ def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
     if type(curvature) is not BL89 and (seeded := seeds.seed(loss, outputs)) is not None:
         value, g, d = seeded
         messages = [g, d] if curvature.wants_diagonal else [g]
-        return torch.scalar_tensor(value, dtype=torch.float64).float(), *messages  # by way of double: may overflow
-    total, gradient, diagonal = loss.value_grad_curvature(outputs, diagonal=curvature.wants_diagonal)
-    tensors = [gradient, curvature.seed(loss, outputs, diagonal)]
+        return torch.scalar_tensor(value, dtype=torch.float32), *messages
+    with torch.no_grad():
+        total, gradient, diagonal = loss.value_grad_curvature(outputs, diagonal=curvature.wants_diagonal)
+        tensors = [gradient, curvature.seed(loss, outputs, diagonal)]
     return total, *(t.to(outputs.dtype).contiguous().numpy() for t in tensors if t is not None)
 
 

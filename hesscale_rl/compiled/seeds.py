@@ -1,6 +1,6 @@
 """The losses in compiled form: value, gradient and diagonal at the outputs, as losses/ defines them.
 
-Scalars are float64 inside, arrays float32. `factor` is 1/N for a mean. g and d [N, C] are filled.
+Scalars are float64 inside, arrays and the value float32. `factor` is 1/N for a mean. g and d [N, C] are filled.
 """
 
 import math
@@ -19,32 +19,33 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @EXACT
-def _log_normalizer(row):
-    """log sum exp of the row."""
-    top = row[0]
+def _log_softmax(row, logq):
+    """Fill logq with the logarithms of the row's softmax."""
+    top, total = row[0], 0.0
     for v in row:
         top = max(top, v)
-    total = 0.0
     for v in row:
         total += math.exp(np.float64(v) - top)
-    return top + math.log(total)
+    log_total = top + math.log(total)
+    for c in range(len(row)):
+        logq[c] = row[c] - log_total
 
 
 @EXACT
 def _cross_entropy(z, target, factor, g, d):
-    value = 0.0
+    value, logq = 0.0, np.empty(z.shape[1])
     for n in range(z.shape[0]):
         y = target[n]
         if not 0 <= y < z.shape[1]:
             raise IndexError("a class is out of range")
-        log_total = _log_normalizer(z[n])
+        _log_softmax(z[n], logq)
         for c in range(z.shape[1]):
-            q = math.exp(z[n, c] - log_total)
+            q = math.exp(logq[c])
             g[n, c] = factor * q
             d[n, c] = factor * (q - q * q)
         g[n, y] -= factor
-        value += log_total - z[n, y]
-    return factor * value
+        value -= logq[y]
+    return np.float32(factor * value)
 
 
 @EXACT
@@ -63,7 +64,7 @@ def _value(z, returns, old, clip, coef, factor, g, d):
         value += square
         g[n, 0] = c * error if on else 0.0
         d[n, 0] = c if on else 0.0
-    return 0.5 * c * value
+    return np.float32(0.5 * c * value)
 
 
 @EXACT
@@ -105,53 +106,53 @@ def _gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, 
             else:
                 s1, s2, h1, h2 = 0.5 * (x * x - 1) / p, (0.5 - x * x) / (p * p), 0.5 / p, -0.5 / (p * p)
             g[n, m + i], d[n, m + i] = df * s1 - c * h1, d2f * s1 * s1 + df * s2 - c * h2
-    return value
+    return np.float32(value)
 
 
 @EXACT
 def _categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
-    value, c = 0.0, entropy_coef * factor
+    value, c, logq = 0.0, entropy_coef * factor, np.empty(z.shape[1])
     for n in range(z.shape[0]):
-        a = actions[n]
+        a, entropy = actions[n], 0.0
         if not 0 <= a < z.shape[1]:
             raise IndexError("a class is out of range")
-        log_total, entropy = _log_normalizer(z[n]), 0.0
+        _log_softmax(z[n], logq)
         for i in range(z.shape[1]):
-            entropy -= math.exp(z[n, i] - log_total) * (z[n, i] - log_total)
-        f, df, d2f = _objective(z[n, a] - log_total, old[n], advantages[n] * factor, clip)
+            entropy -= math.exp(logq[i]) * logq[i]
+        f, df, d2f = _objective(logq[a], old[n], advantages[n] * factor, clip)
         value += f - c * entropy
         for i in range(z.shape[1]):
-            logq = z[n, i] - log_total
-            q = math.exp(logq)
-            s1, s2, u = (i == a) - q, q * q - q, logq + entropy
+            q = math.exp(logq[i])
+            s1, s2, u = (i == a) - q, q * q - q, logq[i] + entropy
             g[n, i] = df * s1 + c * q * u
             d[n, i] = d2f * s1 * s1 + df * s2 + c * q * ((1 - 2 * q) * u + 1 - q)
-    return value
+    return np.float32(value)
 
 
 Seed = tuple[float, np.ndarray, np.ndarray]
 
 
-def _array(t: Tensor) -> np.ndarray:
-    return t.detach().contiguous().numpy()
+def array(t: Tensor) -> np.ndarray:
+    """Return t's numbers in rows; a copy only where they are not."""
+    return (t if t.is_contiguous() else t.contiguous()).detach().numpy()
 
 
 def _arguments(loss: Any) -> tuple[Callable, tuple]:
     """The loop for this loss and its data."""
     if type(loss) is losses.CrossEntropy:
-        return _cross_entropy, (_array(loss.target),)
+        return _cross_entropy, (array(loss.target),)
     if type(loss) is losses.ValueLoss:
-        returns = _array(loss.returns)
-        old = returns if loss.old_values is None else _array(loss.old_values)
+        returns = array(loss.returns)
+        old = returns if loss.old_values is None else array(loss.old_values)
         return _value, (returns, old, float(loss.clip or 0), float(loss.coef))
-    advantages = _array(loss.advantages)
+    advantages = array(loss.advantages)
     clipped = isinstance(loss, losses.GaussianPPO | losses.CategoricalPPO)
-    old = _array(loss.old_logprob) if clipped else advantages
+    old = array(loss.old_logprob) if clipped else advantages
     policy = (old, advantages, float(loss.clip) if clipped else 0.0, float(loss.entropy_coef))
     if isinstance(loss, losses.GaussianPPO | losses.GaussianPolicyGradient):
         kind = loss.distribution.ALLOWED.index(loss.distribution.parametrization)
-        return _gaussian, (kind, _array(loss.actions), *policy)
-    return _categorical, (_array(loss.actions), *policy)
+        return _gaussian, (kind, array(loss.actions), *policy)
+    return _categorical, (array(loss.actions), *policy)
 
 
 COVERED = (

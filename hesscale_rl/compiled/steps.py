@@ -90,18 +90,17 @@ def adaptive(
     tensors: p, g, s, m, v and, where the scaling has an average of its own, d and w; it must be contiguous float32
     on the CPU, all of it. delta 0: no scaling.
     """
-    where = [
-        t.data_ptr()
-        for ts in tensors
-        for t, p in zip(ts, tensors[0], strict=True)
-        if t.dtype is torch.float32 and t.is_cpu and t.is_contiguous() and t.shape == p.shape
-    ]
+    lengths = [p.numel() for p in tensors[0]]
+    where: list[int] = []
+    for ts in tensors:
+        where += [t.data_ptr() for t in ts if t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()]
+        if [t.numel() for t in ts] != lengths:
+            return None  # torch says what is wrong with the shapes
     if len(where) < len(tensors) * len(counts):
         return None
     where += [0] * ((7 - len(tensors)) * len(counts))
-    table = np.array(where).reshape(7, len(counts))
-    lengths = np.array([p.numel() for p in tensors[0]])
-    eta = _adaptive(table, lengths, np.array(counts), lr, beta1, beta2, eps, delta)
+    table = np.array(where).reshape(7, -1)
+    eta = _adaptive(table, np.array(lengths), np.array(counts), lr, beta1, beta2, eps, delta)
     # Autograd must see the change: it refuses to go back through a tensor that was changed since.
     torch.autograd.graph.increment_version([*tensors[0], *tensors[3], *tensors[4]])
     return eta

@@ -69,7 +69,6 @@ class CurvatureOptimizer(Optimizer):
                 if curvature is not None:
                     p.hess_diag = None if set_to_none else torch.zeros_like(curvature)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; return what the closure returns.
 
@@ -155,6 +154,12 @@ def adaptive_step(
     tensors = [params, grads, squared, m, v, *([curvatures, w] if curvatures and w else [])]
     if (eta := compiled_steps.adaptive(tensors, steps, lr, beta1, beta2, eps, delta or 0.0)) is not None:
         return eta
+    with torch.no_grad():
+        return _torch_step(params, grads, squared, m, v, steps, curvatures, w, lr, beta1, beta2, eps, delta)
+
+
+def _torch_step(params, grads, squared, m, v, steps, curvatures, w, lr, beta1, beta2, eps, delta) -> Tensor | float:
+    """The same, on any device and in any precision."""
     torch._foreach_lerp_(m, grads, 1 - beta1)
     root = average_of_squares(v, squared, beta2, steps)
     u = torch._foreach_div(m, torch._foreach_add(root, eps))

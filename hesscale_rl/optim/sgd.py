@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
@@ -24,6 +25,7 @@ class ScaledSGD(CurvatureOptimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "delta": delta})
 
+    @torch.no_grad()
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
