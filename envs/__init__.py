@@ -5,8 +5,10 @@ import importlib
 import os
 import re
 import sys
+import warnings
 
 import gymnasium as gym
+import numpy as np
 
 from hesscale_rl.errors import InputError
 
@@ -65,7 +67,11 @@ def _pool(env_id: str, num_envs: int, seed: int) -> Envs:
         raise InputError(
             f"--env-id {env_id}: EnvPool has no {name}; it has {', '.join(near) or ', '.join(known[:5])}"
         )
-    return NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed))
+    # A single seed would be counted up from one environment to the next, and neighbouring seeds would share streams.
+    seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(num_envs)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*precision lowered", UserWarning)  # of EnvPool's own spaces
+        return NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds), seeded=True)
 
 
 def _import(flag: str, module: str) -> None:

@@ -103,15 +103,16 @@ class NextStep(Envs):
     The step in which an environment only resets itself is not `valid`, and its action is ignored.
     """
 
-    def __init__(self, vector: Any, seeds: list[int] | None = None):
-        self.vector, self.num_envs = vector, vector.num_envs
+    def __init__(self, vector: Any, seeded: bool = False):
+        self.vector, self.num_envs, self._seeded = vector, vector.num_envs, seeded
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
         self._over = np.zeros(self.num_envs, dtype=bool)
 
     def reset(self, seeds: list[int]) -> np.ndarray:
-        """Begin an episode in each; a pool that was seeded when it was made ignores the seeds."""
+        """Begin an episode in each; `seeded` when it was made, a pool takes no seeds here."""
         self._over[:] = False
-        return np.asarray(self.vector.reset(seed=list(seeds))[0])
+        how = {} if self._seeded else {"seed": list(seeds)}
+        return np.asarray(self.vector.reset(**how)[0])
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions."""

@@ -78,7 +78,7 @@ class Policy(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the most likely actions, as the environment takes them, for raw observations [N, O]: for export."""
-        outputs = self.actor(obs if self.obs_norm is None else self.obs_norm(obs))
+        outputs = self.actor(obs.float() if self.obs_norm is None else self.obs_norm(obs))
         if self.discrete:
             return outputs.argmax(1) + self.start
         return torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)

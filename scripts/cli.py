@@ -1,21 +1,25 @@
 """The console command `hesscale-rl`. It imports no torch: help and mistakes are answered at once."""
 
 import difflib
+import importlib
 import pkgutil
 import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import agents
-
-# hesscale_rl.errors.BAD_INPUT; importing it from there would import torch.
-BAD_INPUT = 2
+from hesscale_rl.errors import BAD_INPUT
 
 USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
+       hesscale-rl evaluate RUN [flags]   play episodes with what a run has learned; --video draws one
+       hesscale-rl export RUN [--onnx]    write the policy for use without this library
+       hesscale-rl doctor                 what this installation can do
        hesscale-rl --version
 
 agents: {agents}"""
+
+COMMANDS = {"evaluate": "scripts.evaluate", "export": "scripts.export", "doctor": "scripts.doctor"}
 
 
 def main() -> int:
@@ -26,8 +30,11 @@ def main() -> int:
     if command == "--version":
         print(f"hesscale-rl {_version()}")
         return 0
+    if command in COMMANDS:
+        sys.argv[1:] = rest
+        return importlib.import_module(COMMANDS[command]).main()
     if command != "train":
-        return _unknown("command", command, ["train"])
+        return _unknown("command", command, ["train", *COMMANDS])
     return train(rest)
 
 

@@ -293,6 +293,37 @@ def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
         assert sorted(params) == sorted(id(p) for p in each.parameters())
 
 
+def test_weights_and_biases_that_are_not_installed_are_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.chdir(tmp_path)
+    assert ppo.main(replace(PPO, track=True)) == BAD_INPUT
+    assert "pip install -e '.[track]'" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_weights_and_biases_get_every_figure(monkeypatch, tmp_path):
+    seen = []
+
+    class Wandb:
+        @staticmethod
+        def init(**how):
+            assert how["dir"] == tmp_path / "run" and how["config"]["track"]
+            return Wandb
+
+        @staticmethod
+        def log(values, step):
+            seen.append({"global_step": step, **values})
+
+        @staticmethod
+        def finish():
+            seen.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    assert ppo.train(replace(PPO, track=True, run_dir=str(tmp_path / "run"))) == DONE
+    assert seen[-1] == "finished" and [line["global_step"] for line in seen[:-1]] == [
+        line["global_step"] for line in metrics(tmp_path / "run")
+    ]
+
+
 @AGENTS
 def test_help_answers_before_torch_is_imported(agent, small):
     code = "import sys, runpy\nsys.argv = ['agent', '--help']\n"

@@ -206,3 +206,20 @@ def test_a_handler_of_the_user_stays():
         assert mujoco.mujoco.get_mju_user_warning() is mine
     finally:
         mujoco.mujoco.set_mju_user_warning(before)
+
+
+def test_envpool_masks_the_steps_that_only_reset(monkeypatch):
+    pytest.importorskip("envpool")
+    vector = envs.make_vector("envpool:CartPole-v1", 3, seed=1)
+    vector.reset([0, 0, 0])
+    after_the_end = np.zeros(3, dtype=bool)
+    for _ in range(100):
+        step = vector.step(np.ones(3, dtype=np.int64))
+        assert np.array_equal(step.valid, ~after_the_end)
+        after_the_end = step.terminated | step.truncated
+    assert "EnvPool has no CartPol-v1; it has CartPole-v1" in complaint(envs.make_vector, "envpool:CartPol-v1")
+
+
+def test_envpool_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    assert "pip install -e '.[envpool]'" in complaint(envs.make_vector, "envpool:CartPole-v1")

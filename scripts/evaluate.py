@@ -1,0 +1,168 @@
+"""Evaluate a trained policy: hesscale-rl evaluate RUN [--episodes 10] [--sampled] [--video]
+
+The last checkpoint of the run acts with the normaliser it was saved with, which no longer changes. Every episode has
+a seed of its own, so that two policies can be compared on the same ones. The returns are printed, and written to
+RUN/evaluation.json; --video adds RUN/videos/step_N.mp4 of the first episode.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import os
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    import numpy as np
+
+    from hesscale_rl.policy import Policy
+
+AGENTS = ("a2c", "ppo")
+
+
+def load(run: Path, render_mode: str | None = None) -> "tuple[Policy, gym.Env, Any, dict]":
+    """Return the policy of a run's last checkpoint, its environment, the run's arguments and the checkpoint."""
+    from hesscale_rl.checkpoint import newest_checkpoint, read_config
+
+    agent = _agent(run)
+    args = read_config(run, agent.Args)
+    import envs
+
+    env = envs.make(args.env_id.removeprefix(envs.POOL), args.env_module, render_mode)
+    saved = newest_checkpoint(run)
+    if "policy" not in saved:
+        raise InputError(f"{run}: it has no checkpoint yet")
+    policy = agent.make_policy(env.observation_space, env.action_space, args)
+    policy.load_state_dict(saved["policy"])
+    return policy, env, args, saved
+
+
+def _agent(run: Path) -> ModuleType:
+    """The agent that made the run; only ours are imported."""
+    try:
+        name = json.loads((run / "meta.json").read_text())["agent"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{run}: not a run directory (its meta.json names no agent)") from None
+    if name not in AGENTS:
+        raise InputError(f"{run}: made by the agent {name!r}; there is {', '.join(AGENTS)}")
+    return importlib.import_module(f"agents.{name}")
+
+
+def episode(
+    policy: "Policy",
+    env: "gym.Env",
+    seed: int,
+    random: "np.random.Generator | None" = None,
+    frames: list | None = None,
+) -> tuple[float, int]:
+    """Play one episode from a reset with `seed`; return its return and length.
+
+    `random`: sample the actions; None: the most likely ones. `frames` takes up the pictures.
+    """
+    import numpy as np
+
+    obs, _ = env.reset(seed=seed)
+    total, length, over = 0.0, 0, False
+    while not over:
+        if frames is not None:
+            frames.append(env.render())
+        norm = policy.obs_norm
+        seen = obs.astype(np.float32) if norm is None else norm.normalize(obs)
+        noise = None if random is None else policy.noise(random, 1)
+        action = policy.to_env(policy.act(seen[None], noise))[0]
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, length, over = total + float(reward), length + 1, terminated or truncated
+    return total, length
+
+
+def write_video(path: Path, frames: list, fps: float) -> None:
+    """Write the pictures as an mp4."""
+    import imageio
+
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    try:
+        # A side that is not a multiple of 16 would be scaled: some players cannot show it otherwise.
+        imageio.mimwrite(part, frames, format="mp4", fps=fps, macro_block_size=16)  # type: ignore[call-overload]
+        part.replace(path)
+    except ImportError as error:
+        raise InputError(f"--video: needs ffmpeg, pip install -e '.[video]' ({error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Evaluate and report."""
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}: must be at least 1")
+    if args.video:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
+        _need_video()
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    policy, env, config, saved = load(args.run, "rgb_array" if args.video else None)
+    random = np.random.default_rng(args.seed) if args.sampled else None
+    frames: list | None = [] if args.video else None
+    played = []
+    for i in range(args.episodes):
+        try:
+            played.append(episode(policy, env, args.seed + i, random, frames if i == 0 else None))
+        except Exception as error:
+            if not args.video:
+                raise
+            cause = str(error).strip().partition("\n")[0] or type(error).__name__
+            gl = f"MUJOCO_GL={os.environ['MUJOCO_GL']}; egl needs a driver, osmesa the library of that name"
+            raise InputError(f"--video: {config.env_id} cannot be drawn: {cause} ({gl})") from None
+    returns = [value for value, _ in played]
+    spread = 1.96 * statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
+    how = "sampled" if args.sampled else "most likely actions"
+    step = saved["global_step"]
+    print(f"return {statistics.fmean(returns):,.1f} ± {spread:,.1f} ({len(returns)} episodes, {how}, step {step:,})")
+    from hesscale_rl.run import write_json
+
+    result = {"global_step": step, "sampled": args.sampled, "seeds": [args.seed + i for i in range(args.episodes)]}
+    write_json(args.run / "evaluation.json", result | {"returns": returns, "lengths": [n for _, n in played]})
+    if frames:
+        path = args.run / "videos" / f"step_{step}.mp4"
+        write_video(path, frames, env.metadata.get("render_fps", 30))
+        print(f"video  {path}  ({len(frames)} frames)")
+    env.close()
+    return DONE
+
+
+def _need_video() -> None:
+    """InputError before an episode is played for nothing."""
+    try:
+        import imageio_ffmpeg  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+    except ImportError:
+        raise InputError("--video: needs imageio-ffmpeg, pip install -e '.[video]'") from None
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="hesscale-rl evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--episodes", type=int, default=10, help="how many (10)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the first episode; the next have the next (1000)")
+    parser.add_argument("--sampled", action="store_true", help="sample the actions as training does")
+    parser.add_argument("--video", action="store_true", help="write the first episode as mp4")
+    try:
+        return evaluate(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Export a trained policy: hesscale-rl export RUN [--onnx]
+
+Writes RUN/export/policy.safetensors (all tensors of the policy) and policy.pt2, a program that needs only torch:
+
+    act = torch.export.load("policy.pt2").module()
+    action = act(observation)  # [N, O] float64, raw; the most likely action [N, A] within its bounds, or [N] numbers
+
+Normaliser and bounds are inside. --onnx adds policy.onnx with the same input and output. Each file is read again and
+compared with the policy before it counts.
+"""
+
+import argparse
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+
+from .evaluate import load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLOSE = 1e-6  # what a file's actions may differ from the policy's
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write and check the files."""
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+    from safetensors.torch import save as to_bytes
+
+    from hesscale_rl.run import atomic_write
+
+    policy, env, config, saved = load(args.run)
+    policy.eval().requires_grad_(False)
+    folder = args.run / "export"
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    obs = _observations(env, random)
+    live = act(policy, obs)
+
+    def report(path: Path, other: Any) -> None:
+        off = float(np.abs(np.asarray(other, dtype=np.float64) - live).max())
+        if not off <= CLOSE:
+            path.unlink()
+            raise InputError(f"{path}: its actions differ from the policy's by {off:.2g}, more than {CLOSE}; removed")
+        print(f"{path}  step {saved['global_step']:,}, {len(obs)} observations, largest difference {off:.1g}")
+
+    weights = folder / "policy.safetensors"
+    meta = {"env_id": config.env_id, "parametrization": policy.parametrization}
+    atomic_write(weights, to_bytes({k: v.contiguous().clone() for k, v in policy.state_dict().items()}, meta))
+    again = load(args.run)[0]
+    again.load_state_dict(load_file(weights))
+    report(weights, act(again, obs))
+    inputs = torch.from_numpy(obs)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.export.export(policy, (inputs[:2],), dynamic_shapes=(batch,))
+    path = folder / "policy.pt2"
+    data = io.BytesIO()
+    torch.export.save(program, data)
+    atomic_write(path, data.getvalue())
+    report(path, torch.export.load(path).module()(inputs).numpy())
+    if args.onnx:
+        path = folder / "policy.onnx"
+        report(path, _onnx(path, policy, inputs, batch))
+    env.close()
+    return DONE
+
+
+def act(policy: Any, obs: "np.ndarray") -> "np.ndarray":
+    """Return what the live policy does, the way training and evaluation call it."""
+    import numpy as np
+
+    seen = obs.astype(np.float32) if policy.obs_norm is None else policy.obs_norm.normalize(obs)
+    return policy.to_env(policy.act(seen, None))
+
+
+def _observations(env: Any, random: Any) -> "np.ndarray":
+    """256 observations as the environment gives them to random actions, float64."""
+    import numpy as np
+
+    env.action_space.seed(0)
+    rows, over = [env.reset(seed=0)[0]], False
+    while len(rows) < 256:
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        over = terminated or truncated
+        rows.append(env.reset()[0] if over else obs)
+    return np.stack(rows).astype(np.float64)
+
+
+def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
+    try:
+        import onnx  # type: ignore[import-not-found, unused-ignore]
+        import onnxscript  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise InputError("--onnx: needs onnx and onnxscript, pip install -e '.[export]'") from None
+    import torch
+
+    names = {"input_names": ["observation"], "output_names": ["action"]}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own use of torch
+        program = torch.onnx.export(
+            policy, (inputs[:2],), dynamo=True, dynamic_shapes=(batch,), verbose=False, **names
+        )
+    program.save(path)
+    return ReferenceEvaluator(onnx.load(path)).run(None, {"observation": inputs.numpy()})[0]
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="hesscale-rl export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--onnx", action="store_true", help="write policy.onnx as well")
+    try:
+        return export(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

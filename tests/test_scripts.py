@@ -1,0 +1,152 @@
+"""evaluate, export and doctor: what a run has learned, outside of training."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents import a2c, ppo
+from hesscale_rl.errors import BAD_INPUT, DONE
+from hesscale_rl.rollout import Rollout
+from scripts import doctor, evaluate, export
+
+PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=512, num_steps=256, num_minibatches=4, update_epochs=2, quiet=True)
+A2C = a2c.Args(env_id="CartPole-v1", total_timesteps=512, quiet=True)
+RUNS = {
+    "ppo-parameter": (ppo, PPO),
+    "ppo-network": (ppo, replace(PPO, std="network")),
+    "ppo-shared": (ppo, replace(PPO, std="shared")),
+    "a2c-categorical": (a2c, A2C),
+    "a2c-raw": (a2c, replace(a2c.PRESETS["paper"], env_id="Pendulum-v1", total_timesteps=512, quiet=True)),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    agent, args = RUNS[request.param]
+    directory = tmp_path_factory.mktemp(request.param) / "run"
+    assert agent.train(replace(args, run_dir=str(directory))) == DONE
+    return directory
+
+
+def call(module, monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
+    return module.main()
+
+
+def test_a_loaded_policy_plays_as_the_live_one(run, monkeypatch, capsys):
+    policy, env, args, _ = evaluate.load(run)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    assert call(evaluate, monkeypatch, run, "--episodes", 3, "--seed", 7) == DONE
+    assert capsys.readouterr().out.startswith("return ")
+    written = json.loads((run / "evaluation.json").read_text())
+    live = [evaluate.episode(policy, env, seed)[0] for seed in (7, 8, 9)]
+    assert written["returns"] == live and written["seeds"] == [7, 8, 9]
+    # The normaliser has not moved, and an episode does not depend on those before it.
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+    assert evaluate.episode(policy, env, 8)[0] == live[1]
+    assert call(evaluate, monkeypatch, run, "--episodes", 1, "--sampled") == DONE
+
+
+def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
+    """The policy object that training ends with, against the one that is read from its checkpoint."""
+    kept = []
+    make = ppo.make_policy
+
+    def keep(*args):
+        kept.append(make(*args))
+        return kept[-1]
+
+    ppo.make_policy, run = keep, tmp_path / "run"
+    try:
+        assert ppo.train(replace(PPO, run_dir=str(run))) == DONE
+    finally:
+        ppo.make_policy = make
+    loaded, env, _, _ = evaluate.load(run)
+    for sampled in (False, True):
+        played = [
+            evaluate.episode(policy, env, 3, np.random.default_rng(0) if sampled else None)
+            for policy in (kept[0], loaded)
+        ]
+        assert played[0] == played[1]
+
+
+def test_exported_files_act_as_the_policy_with_torch_alone(run, monkeypatch, capsys, tmp_path):
+    assert call(export, monkeypatch, run) == DONE
+    assert capsys.readouterr().out.count("largest difference") == 2
+    policy, env, _, _ = evaluate.load(run)
+    obs = np.stack([env.reset(seed=seed)[0] for seed in range(5)]).astype(np.float64)
+    np.save(tmp_path / "obs.npy", obs)
+    code = (
+        "import sys, numpy, torch\n"
+        f"act = torch.export.load({str(run / 'export' / 'policy.pt2')!r}).module()\n"
+        f"obs = torch.from_numpy(numpy.load({str(tmp_path / 'obs.npy')!r}))\n"
+        f"numpy.save({str(tmp_path / 'actions.npy')!r}, torch.cat([act(obs[:1]), act(obs[1:])]).numpy())\n"
+        "assert not [name for name in sys.modules if 'hesscale' in name or 'gymnasium' in name]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), export.act(policy, obs), rtol=0, atol=1e-6)
+
+
+def test_actions_stay_within_the_bounds_also_when_exported(run):
+    policy, env, _, _ = evaluate.load(run)
+    wild = torch.randn(50, *env.observation_space.shape, dtype=torch.float64) * 1e3
+    for action in policy(wild).detach().numpy():
+        assert env.action_space.contains(np.asarray(action, dtype=env.action_space.dtype))
+
+
+def test_a_start_of_discrete_actions_is_counted():
+    import gymnasium as gym
+
+    class Counted(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 1, (2,)), gym.spaces.Discrete(3, start=5)
+        taken = set()
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(2, dtype=np.float32), {}
+
+        def step(self, action):
+            self.taken.add(int(action))
+            return np.zeros(2, dtype=np.float32), 0.0, False, False, {}
+
+    vector = envs.vector.Envs(Counted())
+    policy = ppo.make_policy(vector.observation_space, vector.action_space, PPO)
+    Rollout(vector, policy, np.random.SeedSequence(0)).collect(60, lambda *e: None)
+    assert Counted.taken == {5, 6, 7}
+    assert int(policy(torch.zeros(1, 2, dtype=torch.float64))[0]) in Counted.taken
+
+
+@pytest.mark.parametrize("module", [evaluate, export])
+def test_what_is_no_run_is_named(module, monkeypatch, capsys, tmp_path):
+    assert call(module, monkeypatch, tmp_path) == BAD_INPUT
+    assert f"{tmp_path}: not a run directory" in (line := capsys.readouterr().err) and line.count("\n") == 1
+    (tmp_path / "meta.json").write_text('{"agent": "os"}')
+    assert call(module, monkeypatch, tmp_path) == BAD_INPUT
+    assert "made by the agent 'os'" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert call(evaluate, monkeypatch, run, "--video") == BAD_INPUT
+    assert "pip install -e '.[video]'" in capsys.readouterr().err
+    assert call(export, monkeypatch, run, "--onnx") == BAD_INPUT
+    assert "pip install -e '.[export]'" in capsys.readouterr().err
+
+
+def test_the_doctor_says_what_works(capsys, monkeypatch):
+    def broken():
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS | {"GL": (broken, False)})
+    assert doctor.main() == 0
+    out = capsys.readouterr().out
+    assert "torch" in out and "GL         no: RuntimeError: no such thing" in out and "equals autodiff's" in out
+    monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS | {"MuJoCo": (broken, True)})
+    assert doctor.main() == 1
