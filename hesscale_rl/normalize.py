@@ -1,15 +1,17 @@
 """Running statistics for observations and rewards.
 
 They are buffers of the policy, so that a checkpoint, an evaluation and a robot all see the inputs as training saw
-them. The per-step methods work on numpy views of the buffers (hence CPU only): at one observation per call the
-overhead of torch operations would cost more than the arithmetic.
+them. The per-step methods are compiled loops on numpy views of the buffers (hence CPU only): at one observation per
+call the overhead of torch operations would cost more than the arithmetic.
 """
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .compiled import running
 
 
 class RunningNorm(nn.Module):
@@ -32,18 +34,24 @@ class RunningNorm(nn.Module):
 
     def update(self, x: np.ndarray) -> None:
         """Count in one observation of shape `shape`, by Welford's recurrence."""
-        # Views are taken anew at each call: one kept on self would go stale in a deepcopy.
-        mean, var, count = self.mean.numpy(), self.var.numpy(), self.count.numpy()
-        count += 1.0
-        n = float(count)
-        delta = x - mean
-        mean += delta / n
-        if n > 1:
-            squares = delta * (x - mean)
-            if n == 2:
-                var[...] = squares / n
-            else:
-                var += (squares - var) / n
+        running.count_in(np.asarray(x, dtype=np.float64).reshape(-1), *self._views())
+
+    def _views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Taken anew for each use: kept on self, they would go stale in a deepcopy.
+        return self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)
+
+    def stepper(self) -> Callable[[np.ndarray], tuple[np.ndarray, bool]]:
+        """Return the fast form for many steps: it counts in x [n]; returns it normalised, and whether x is finite."""
+        views, eps, clip = self._views(), self.eps, self.clip
+
+        def step(x: np.ndarray) -> tuple[np.ndarray, bool]:
+            x = np.asarray(x, dtype=np.float64)
+            out = np.empty(len(x), np.float32)
+            finite = running.count_in(x, *views)
+            running.normalize(x, views[0], views[1], eps, clip, out)
+            return out, finite
+
+        return step
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
         """Normalise x [..., *shape] to float32 of the same shape."""
@@ -71,15 +79,21 @@ class RewardNorm(nn.Module):
         self.stats = RunningNorm(())
         self.register_buffer("ret", torch.zeros(num_envs, dtype=torch.float64))
 
+    def stepper(self) -> Callable[[float, bool, int], float]:
+        """Return scale(reward, episode_over, env): it counts in a reward of environment `env` and returns it scaled.
+
+        `episode_over`: terminated or truncated. At a truncation, too, the discounted return begins again, which
+        Gymnasium's wrapper forgets: an environment that only ever truncates (HalfCheetah) would add up one endless
+        return across its episodes.
+        """
+        ret, views, gamma = self.ret.numpy(), self.stats._views(), self.gamma
+        eps, clip = self.eps, self.clip
+
+        def scale(reward: float, episode_over: bool, env: int) -> float:
+            return running.scale(reward, episode_over, gamma, ret[env : env + 1], *views, eps, clip)
+
+        return scale
+
     def scale(self, reward: float, episode_over: bool, env: int = 0) -> float:
-        """Count in the reward of one step of environment `env`; return it scaled. `episode_over`: done there."""
-        ret = self.ret.numpy()[env : env + 1]
-        ret *= self.gamma
-        ret += reward
-        self.stats.update(ret[0])
-        if episode_over:
-            # At a truncation too, which Gymnasium's wrapper forgets: an environment that only ever truncates
-            # (HalfCheetah) would add up one endless return across its episodes.
-            ret[...] = 0.0
-        scaled = float(reward) / math.sqrt(float(self.stats.var) + self.eps)
-        return min(max(scaled, -self.clip), self.clip)  # in this order a NaN stays a NaN
+        """Return one reward scaled; see `stepper`."""
+        return self.stepper()(float(reward), episode_over, env)

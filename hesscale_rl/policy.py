@@ -4,12 +4,14 @@ Normalisation, the distribution and the bounds of the actions belong to it, so t
 exported file and a robot act as training did.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import compiled
 from .errors import InputError
 from .normalize import RewardNorm, RunningNorm
 
@@ -40,41 +42,59 @@ class Policy(nn.Module):
     ):
         super().__init__()
         self.actor, self.critic, self.parametrization = actor, critic, parametrization
+        self.observations = observations
         self.obs_norm = RunningNorm((observations,)) if normalize else None
         self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
         self.discrete = parametrization == DISCRETE
         if self.discrete:
             self.choices, self.start = int(action_space.n), int(action_space.start)
         else:
-            self.register_buffer("low", torch.as_tensor(action_space.low, dtype=torch.float32).clone())
-            self.register_buffer("high", torch.as_tensor(action_space.high, dtype=torch.float32).clone())
+            self._low, self._high = (
+                np.array(bound, dtype=np.float32) for bound in (action_space.low, action_space.high)
+            )
+            self.register_buffer("low", torch.from_numpy(self._low.copy()))
+            self.register_buffer("high", torch.from_numpy(self._high.copy()))
 
     def noise(self, random: np.random.Generator, *shape: int) -> np.ndarray:
         """Return what `act` turns into samples: [*shape, A] normal or [*shape, C] Gumbel, float32."""
         if self.discrete:
             return random.gumbel(size=(*shape, self.choices)).astype(np.float32)
-        return random.standard_normal((*shape, len(self.low)), dtype=np.float32)
+        return random.standard_normal((*shape, len(self._low)), dtype=np.float32)
 
-    @torch.no_grad()
-    def act(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    def actor_function(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the actor as a function of arrays, compiled if it can be: for many calls with one set of weights."""
+        fast = compiled.function(self.actor, torch.zeros(1, self.observations))
+        if fast is not None:
+            return fast
+
+        @torch.no_grad()
+        def plain(obs: np.ndarray) -> np.ndarray:
+            return self.actor(torch.from_numpy(obs)).numpy()
+
+        return plain
+
+    def act(
+        self, obs: np.ndarray, noise: np.ndarray | None, actor: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
         """Return actions for normalised observations [E, O]: [E, A] unclipped, or [E] numbers from 0.
 
-        With noise [E, A] or [E, C] they are samples, with None the most likely ones.
+        With noise [E, A] or [E, C] they are samples, with None the most likely ones. `actor`: what `actor_function`
+        gave, to save making it anew.
         """
-        outputs = self.actor(torch.from_numpy(obs)).numpy()
+        outputs = (actor or self.actor_function())(obs)
         if self.discrete:
             return (outputs if noise is None else outputs + noise).argmax(1)
-        mean, p = np.split(outputs, 2, axis=1)
+        a = len(self._low)
+        mean, p = outputs[:, :a], outputs[:, a:]
         if noise is None:
             return mean
-        std = (
-            np.sqrt(p) if self.parametrization == "var" else np.exp(p if self.parametrization == "log_std" else p / 2)
-        )
-        return mean + std * noise
+        if self.parametrization == "var":
+            return mean + np.sqrt(p) * noise
+        return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return what the environment is given for the actions of `act`: within the bounds, or counted from start."""
-        return actions + self.start if self.discrete else np.clip(actions, self.low.numpy(), self.high.numpy())
+        return actions + self.start if self.discrete else np.minimum(np.maximum(actions, self._low), self._high)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the most likely actions, as the environment takes them, for raw observations [N, O]: for export."""

@@ -25,19 +25,21 @@ class Rollout:
         noise_seed, *env_seeds = seed.spawn(1 + envs.num_envs)
         self.random = np.random.default_rng(noise_seed)
         first = envs.reset([int(s.generate_state(1)[0]) for s in env_seeds])
-        self.obs = np.stack([self._normalize(row) for row in first])
+        self.obs = np.stack([*map(self._normalizer(), first)])
         self.step = 0
         self.returns, self.lengths = [0.0] * envs.num_envs, [0] * envs.num_envs
 
-    def _normalize(self, obs: np.ndarray) -> np.ndarray:
-        """Count in one observation [O] and return it as the networks see it, float32."""
-        if not np.isfinite(obs).all():
-            raise Diverged("an observation is not finite")
-        norm = self.policy.obs_norm
-        if norm is None:
-            return obs.astype(np.float32)
-        norm.update(obs)
-        return norm.normalize(obs)
+    def _normalizer(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function that counts in an observation [O] and returns it as the networks see it, float32."""
+        if self.policy.obs_norm is None:
+            return _finite
+        step = self.policy.obs_norm.stepper()
+
+        def normalize(obs: np.ndarray) -> np.ndarray:
+            seen, finite = step(obs)
+            return seen if finite else _finite(obs)
+
+        return normalize
 
     def collect(self, num_steps: int, ended: Callable[[int, float, int], None], stop_at_end: bool = False) -> Arrays:
         """Take num_steps steps in every environment; return them as arrays [T, E, ...].
@@ -53,16 +55,27 @@ class Rollout:
         next_obs, rewards = np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32)
         actions = np.empty(noise.shape[:2], np.int64) if self.policy.discrete else np.empty_like(noise)
         terminated, done, valid = (np.zeros((num_steps, e), dtype=bool) for _ in range(3))
-        taken = num_steps
+        taken, actor, normalize = num_steps, self.policy.actor_function(), self._normalizer()
+        norm = self.policy.reward_norm
+        scale = norm.stepper() if norm is not None else lambda reward, over, env: reward
         for t in range(num_steps):
             obs[t] = self.obs
-            actions[t] = self.policy.act(self.obs, noise[t])
+            actions[t] = self.policy.act(self.obs, noise[t], actor)
             if not np.isfinite(actions[t]).all():
                 raise Diverged("an action is not finite")
             step = self.envs.step(self.policy.to_env(actions[t]))
             terminated[t], done[t], valid[t] = step.terminated, step.terminated | step.truncated, step.valid
             for i in range(e):
-                self._count(step, t, i, next_obs, rewards, done, ended)
+                over, reward = bool(done[t, i]), float(step.rewards[i])
+                # MuJoCo answers a NaN action with a reset of its own and a NaN reward.
+                if not math.isfinite(reward):
+                    raise Diverged("a reward is not finite")
+                self.obs[i] = next_obs[t, i] = normalize(step.final[i])
+                if over and step.obs is not step.final:
+                    self.obs[i] = normalize(step.obs[i])
+                if step.valid[i]:
+                    rewards[t, i] = scale(reward, over, i)
+                    self._count(i, reward, over, ended)
             if stop_at_end and done[t].any():
                 taken = t + 1
                 break
@@ -71,21 +84,8 @@ class Rollout:
         every = dict(obs=obs, next_obs=next_obs, actions=actions, rewards=rewards, terminated=terminated, done=done)
         return {name: values[:taken] for name, values in (every | dict(valid=valid)).items()}
 
-    def _count(self, step, t, i, next_obs, rewards, done, ended) -> None:
-        """Take in what environment i answered at step t."""
-        reward, over = float(step.rewards[i]), bool(done[t, i])
-        # MuJoCo answers a NaN action with a reset of its own and a NaN reward.
-        if not math.isfinite(reward):
-            raise Diverged("a reward is not finite")
-        next_obs[t, i] = self._normalize(step.final[i])
-        if step.obs is not step.final and over:
-            self.obs[i] = self._normalize(step.obs[i])
-        else:
-            self.obs[i] = next_obs[t, i]
-        if not step.valid[i]:
-            return
-        norm = self.policy.reward_norm
-        rewards[t, i] = reward if norm is None else norm.scale(reward, over, i)
+    def _count(self, i: int, reward: float, over: bool, ended: Callable[[int, float, int], None]) -> None:
+        """Enter a step of environment i into its account."""
         self.step += 1
         self.returns[i] += reward
         self.lengths[i] += 1
@@ -110,9 +110,16 @@ class Rollout:
         self.random.bit_generator.state = state["random"]
         if state["envs"] is None:
             first = self.envs.reset([int(n) for n in self.random.integers(2**31, size=self.envs.num_envs)])
-            self.obs = np.stack([self._normalize(row) for row in first])
+            self.obs = np.stack([*map(self._normalizer(), first)])
             return False
         self.obs = state["obs"].numpy().copy()
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
         self.envs.load(state["envs"])
         return True
+
+
+def _finite(obs: np.ndarray) -> np.ndarray:
+    """Return an observation as float32; Diverged if it is not finite."""
+    if not np.isfinite(obs).all():
+        raise Diverged("an observation is not finite")
+    return obs.astype(np.float32)

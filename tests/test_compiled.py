@@ -16,7 +16,7 @@ from hesscale_rl.losses import (
     MeanSquaredError,
     ValueLoss,
 )
-from hesscale_rl.networks import GaussianHead
+from hesscale_rl.networks import GaussianHead, Heads
 
 SIZES = [1, 5, 64, 257]
 CURVATURES = [None, hs.HesScale(), hs.HesScaleGN(), hs.BL89()]
@@ -154,6 +154,22 @@ def test_a_state_of_other_shapes_is_an_error_not_a_crash():
                 optimizer.step()
         else:
             optimizer.step()
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("activation", compiled.ACTIVATIONS)
+def test_acting_gives_the_networks_outputs(activation, n):
+    torch.manual_seed(0)
+    x = torch.randn(n, 17)
+    for net in (network(activation), network(activation, head=True), Heads(network(activation), network(activation))):
+        run = compiled.function(net, x)
+        for _ in range(2):
+            torch.testing.assert_close(torch.from_numpy(run(x.numpy())), net(x).detach(), rtol=1e-5, atol=1e-6)
+            with torch.no_grad():
+                for p in net.parameters():
+                    p.mul_(0.9)  # it reads the parameters where they are
+    assert compiled.function(network().double(), x) is None
+    assert compiled.function(Heads(network(), network(nn.ELU)), x) is None
 
 
 def test_what_the_tape_must_do():

@@ -8,8 +8,8 @@ import sys
 
 from numba.core import event
 
-from . import kernels
-from .chain import ACTIVATIONS, Chain, find
+from . import kernels, running
+from .chain import ACTIVATIONS, Chain, find, function
 
 
 class _Announcement(event.Listener):
@@ -29,4 +29,4 @@ class _Announcement(event.Listener):
 
 event.register("numba:compile", _Announcement())
 
-__all__ = ["ACTIVATIONS", "Chain", "find", "kernels"]
+__all__ = ["ACTIVATIONS", "Chain", "find", "function", "kernels", "running"]

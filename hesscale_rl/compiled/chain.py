@@ -1,5 +1,6 @@
 """From torch to the loops and back: which networks are chains, and one pass over them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Chain:
         y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
         z = y[len(y) - len(inputs) * c :].reshape(-1, c)
         if self.log_std is not None:
-            z = np.concatenate([z, np.broadcast_to(self.log_std.detach().numpy(), z.shape)], 1)
+            z = _beside(z, self.log_std.detach().numpy())
         outputs = torch.from_numpy(z)
         value, *messages = _seed(loss, outputs, curvature)
         results = [[torch.empty_like(p) for p in tensors] for _ in messages]
@@ -105,6 +106,14 @@ def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
     return total, *(t.to(outputs.dtype).contiguous().numpy() for t in tensors if t is not None)
 
 
+def _beside(mean: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """[mean, row] for every sample: what a GaussianHead does, without numpy's slow ways of repeating a row."""
+    n, c = mean.shape
+    out = np.empty((n, 2 * c), np.float32)
+    out[:, :c], out[:, c:] = mean, row
+    return out
+
+
 def find(net: nn.Module, x: Tensor, curvature: Any) -> Chain | None:
     """Return the chain that `net` is, or None where the tape must do the work."""
     if type(net) is not nn.Sequential or type(curvature) not in CURVATURES:
@@ -117,3 +126,26 @@ def find(net: nn.Module, x: Tensor, curvature: Any) -> Chain | None:
     if not all(p.dtype is torch.float32 and p.is_cpu and p.is_contiguous() for p in chain.params.values()):
         return None
     return chain
+
+
+def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the network as a function of arrays [N, I] -> [N, C], for inputs like x; None if it is no chain.
+
+    It reads the parameters where they are: they may change in place, but must not be replaced.
+    """
+    if type(net) is networks.Heads:
+        parts = [function(branch, x) for branch in net.branches]
+        if any(part is None for part in parts):
+            return None
+        return lambda inputs: np.concatenate([part(inputs) for part in parts if part is not None], 1)
+    chain = find(net, x, Nothing())
+    if chain is None:
+        return None
+    keep, sizes, codes = list(chain.params.values()), np.array(chain.sizes), np.array(chain.codes)
+    params, last = chain._addresses(keep), None if chain.log_std is None else chain.log_std.detach().numpy()
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        y = kernels.outputs(params, sizes, codes, inputs)
+        return y if last is None else _beside(y, last)
+
+    return run

@@ -1,0 +1,51 @@
+"""Running statistics in compiled form, one observation at a time; float64, in the order of the plain formulas."""
+
+import math
+
+import numpy as np
+
+from .kernels import loops
+
+EXACT = loops()
+
+
+@EXACT
+def count_in(x, mean, var, count):
+    """Take x [n] into mean and var [n] and count [1] by Welford's recurrence; return whether all of x is finite.
+
+    A single observation has no spread: var keeps its initial value until the second.
+    """
+    finite = True
+    count[0] += 1
+    n = count[0]
+    for i in range(len(x)):
+        finite &= math.isfinite(x[i])
+        delta = x[i] - mean[i]
+        mean[i] += delta / n
+        square = delta * (x[i] - mean[i])
+        if n == 2:
+            var[i] = square / n
+        elif n > 2:
+            var[i] += (square - var[i]) / n
+    return finite
+
+
+@EXACT
+def normalize(x, mean, var, eps, clip, out):
+    """Fill out [n], float32, with (x - mean)/sqrt(var + eps), held within clip; a NaN stays one."""
+    for i in range(len(x)):
+        z = (x[i] - mean[i]) / math.sqrt(var[i] + eps)
+        z = clip if z > clip else z
+        out[i] = np.float32(-clip if z < -clip else z)
+
+
+@EXACT
+def scale(reward, over, gamma, ret, mean, var, count, eps, clip):
+    """Return the reward over the standard deviation of the discounted return ret [1], held within clip."""
+    ret[0] = ret[0] * gamma + reward
+    count_in(ret, mean, var, count)
+    if over:
+        ret[0] = 0.0
+    z = reward / math.sqrt(var[0] + eps)
+    z = clip if z > clip else z
+    return -clip if z < -clip else z
