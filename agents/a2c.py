@@ -80,6 +80,8 @@ class Args:
     """let other flags given with --resume change the run"""
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
+    backend: str = "auto"
+    """the update's: auto (compiled where it can be), compiled, or torch"""
     track: bool = False
     """log to Weights & Biases as well"""
     torch_threads: int = 1
@@ -119,6 +121,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint
+from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -150,6 +153,7 @@ def check(args: Args) -> None:
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
     need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
+    need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
     check_resume(args)
 
 
@@ -222,27 +226,48 @@ def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losse
     return hs.losses.GaussianPolicyGradient(*data, policy.parametrization)
 
 
-def update(
+def learn(
     policy: Policy,
     optimizer: hs.optim.CurvatureOptimizer,
     curvature: hs.Curvature | None,
     batch: dict[str, Tensor],
     args: Args,
-    log: bool,
-) -> dict[str, float]:
-    """Learn from one rollout: one step. Return what is logged, if `log`."""
-    loss = actor_loss(policy, batch, args)
+) -> tuple[float, float, Tensor]:
+    """Take one step on a batch; return the losses of actor and critic, and the actor's outputs before it."""
     critic_loss = hs.losses.ValueLoss(batch["returns"], coef=args.vf_coef)
     optimizer.zero_grad()
-    actor = hs.backward(policy.actor, batch["obs"], loss, curvature)
+    actor = hs.backward(policy.actor, batch["obs"], actor_loss(policy, batch, args), curvature)
     critic = hs.backward(policy.critic, batch["obs"], critic_loss, curvature)
-    if not math.isfinite(actor.value + critic.value):
-        raise Diverged(f"the loss is not finite (policy {actor.value:.3g}, value {critic.value:.3g})")
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if args.max_grad_norm > 0:
-        nn.utils.clip_grad_norm_(params, args.max_grad_norm)
-    optimizer.step()
-    return diagnose(policy, optimizer, loss, actor.output, batch) if log else {}
+    values = float(actor.value), float(critic.value)
+    if math.isfinite(sum(values)):
+        if args.max_grad_norm > 0:
+            nn.utils.clip_grad_norm_([*policy.parameters()], args.max_grad_norm)
+        optimizer.step()
+    return *values, actor.output
+
+
+def update(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    fast: Learner | None,
+    batch: dict[str, Tensor],
+    args: Args,
+    log: bool,
+) -> dict[str, float]:
+    """Learn from one rollout: one step. Return what is logged, if `log`.
+
+    `fast` does what `learn` does, in compiled loops.
+    """
+    if fast is None:
+        actor, critic, outputs = learn(policy, optimizer, curvature, batch, args)
+    else:
+        actor, critic, outputs = fast.step(
+            batch, args.norm_adv, 0.0, args.ent_coef, 0.0, args.vf_coef, args.max_grad_norm
+        )
+    if not math.isfinite(actor + critic):
+        raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
+    return diagnose(policy, optimizer, actor_loss(policy, batch, args), outputs, batch) if log else {}
 
 
 @torch.no_grad()
@@ -311,6 +336,7 @@ def train(args: Args) -> int:
                     )
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
+            fast = choose(args.backend, learner(policy, optimizer, curvature))
             while rollout.step < args.total_timesteps and not run.stop:
                 before = rollout.step
                 if args.anneal_lr:
@@ -319,7 +345,7 @@ def train(args: Args) -> int:
                 steps = rollout.collect(args.num_steps, ended, stop_at_end=args.num_envs == 1)
                 over = rollout.step >= args.total_timesteps
                 log = over or crossed(before, rollout.step, args.log_interval)
-                logs = update(policy, optimizer, curvature, prepare(policy, steps, args), args, log)
+                logs = update(policy, optimizer, curvature, fast, prepare(policy, steps, args), args, log)
                 if log:
                     logs["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
                     logs["charts/SPS"] = (rollout.step - first) / (time.time() - began)

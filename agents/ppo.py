@@ -84,6 +84,8 @@ class Args:
     """let other flags given with --resume change the run"""
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
+    backend: str = "auto"
+    """the update's: auto (compiled where it can be), compiled, or torch"""
     track: bool = False
     """log to Weights & Biases as well"""
     torch_threads: int = 1
@@ -114,6 +116,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint
+from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -148,6 +151,7 @@ def check(args: Args) -> None:
     need(steps % parts == 0, "num_minibatches", f"a divisor of {rollout}")
     alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
     need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
+    need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
     check_resume(args)
 
 
@@ -225,44 +229,68 @@ def actor_loss(policy: Policy, mb: dict[str, Tensor], args: Args) -> hs.losses.L
     return hs.losses.GaussianPPO(*data, policy.parametrization)
 
 
+def learn(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    mb: dict[str, Tensor],
+    args: Args,
+) -> tuple[float, float, Tensor]:
+    """Take one step on a minibatch; return the losses of actor and critic, and the actor's outputs before it."""
+    critic_loss = hs.losses.ValueLoss(mb["returns"], mb["values"], value_clip(args) or None, coef=args.vf_coef)
+    optimizer.zero_grad()
+    actor = hs.backward(policy.actor, mb["obs"], actor_loss(policy, mb, args), curvature)
+    critic = hs.backward(policy.critic, mb["obs"], critic_loss, curvature)
+    values = float(actor.value), float(critic.value)
+    if math.isfinite(sum(values)):
+        if args.max_grad_norm > 0:
+            nn.utils.clip_grad_norm_([*policy.parameters()], args.max_grad_norm)
+        optimizer.step()
+    return *values, actor.output
+
+
+def value_clip(args: Args) -> float:
+    """Return how far a value may go from the old one; 0: anywhere."""
+    return args.clip_coef if args.clip_vloss else 0.0
+
+
 def update(
     policy: Policy,
     optimizer: hs.optim.CurvatureOptimizer,
     curvature: hs.Curvature | None,
+    fast: Learner | None,
     batch: dict[str, Tensor],
     args: Args,
     shuffle: torch.Generator,
 ) -> dict[str, float]:
-    """Learn from one rollout: update_epochs passes in minibatches. Return what is logged."""
-    clip_v = args.clip_coef if args.clip_vloss else None
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    etas: list[Tensor] = []
+    """Learn from one rollout: update_epochs passes in minibatches. Return what is logged.
+
+    `fast` does what `learn` does, in compiled loops.
+    """
+    settings = (args.norm_adv, args.clip_coef, args.ent_coef, value_clip(args), args.vf_coef, args.max_grad_norm)
+    etas: list[list[float]] = []
     logs: dict[str, float] = {}
     for _ in range(args.update_epochs):
         order = torch.randperm(len(batch["obs"]), generator=shuffle)
         parts = {name: rows[order].tensor_split(args.num_minibatches) for name, rows in batch.items()}
         for i in range(args.num_minibatches):
             mb = {name: rows[i] for name, rows in parts.items()}
-            loss = actor_loss(policy, mb, args)
-            critic_loss = hs.losses.ValueLoss(mb["returns"], mb["values"], clip_v, coef=args.vf_coef)
-            optimizer.zero_grad()
-            actor = hs.backward(policy.actor, mb["obs"], loss, curvature)
-            critic = hs.backward(policy.critic, mb["obs"], critic_loss, curvature)
-            if not math.isfinite(actor.value + critic.value):
-                raise Diverged(f"the loss is not finite (policy {actor.value:.3g}, value {critic.value:.3g})")
-            if args.max_grad_norm > 0:
-                nn.utils.clip_grad_norm_(params, args.max_grad_norm)
-            optimizer.step()
-            etas.append(torch.stack(optimizer.eta))
-        logs = diagnose(loss, actor.output, args)  # of the pass's last minibatch
+            if fast is None:
+                actor, critic, outputs = learn(policy, optimizer, curvature, mb, args)
+            else:
+                actor, critic, outputs = fast.step(mb, *settings)
+            if not math.isfinite(actor + critic):
+                raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
+            etas.append([float(eta) for eta in optimizer.eta])
+        logs = diagnose(actor_loss(policy, mb, args), outputs, args)  # of the pass's last minibatch
         if args.target_kl is not None and logs["losses/approx_kl"] > args.target_kl:
             break
-    if not all(bool(p.isfinite().all()) for p in params):
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
         raise Diverged("a parameter is not finite")
-    logs["losses/value_loss"] = float(critic.value) / args.vf_coef if args.vf_coef else 0.0
+    logs["losses/value_loss"] = critic / args.vf_coef if args.vf_coef else 0.0
     error, spread = batch["returns"] - batch["values"], float(batch["returns"].var(correction=0))
     logs["losses/explained_variance"] = 1 - float(error.var(correction=0)) / spread if spread else math.nan
-    for group, eta in zip(optimizer.param_groups, torch.stack(etas).mean(0).tolist(), strict=True):
+    for group, eta in zip(optimizer.param_groups, np.mean(etas, 0).tolist(), strict=True):
         logs[f"optim/eta_{group['name']}"] = eta
     return logs | hs.optim.curvature_figures(optimizer)
 
@@ -332,13 +360,14 @@ def train(args: Args) -> int:
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
                 done = saved["iteration"]
+            fast = choose(args.backend, learner(policy, optimizer, curvature))
             while done < iterations and not run.stop:
                 if args.anneal_lr:
                     for group in optimizer.param_groups:
                         group["lr"] = args.learning_rate * (1 - done / iterations)
                 before = rollout.step
                 batch = prepare(policy, rollout.collect(args.num_steps, ended), args)
-                logs = update(policy, optimizer, curvature, batch, args, shuffle)
+                logs = update(policy, optimizer, curvature, fast, batch, args, shuffle)
                 logs["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
                 logs["charts/SPS"] = (rollout.step - first) / (time.time() - began)
                 run.log(rollout.step, logs)

@@ -251,6 +251,8 @@ def _create(args: Any, directory: str | None) -> Path:
             if path.exists() and not path.is_dir():
                 raise InputError(f"--run-dir {directory}: this is a file; name a new directory")
             path.mkdir(parents=True, exist_ok=True)
+            for part in path.glob(".*.part"):  # of a run that was killed while it wrote its first file
+                part.unlink()
             if any(path.iterdir()):
                 raise InputError(f"--run-dir {directory}: not empty; name a new directory, or remove this one first")
             return path

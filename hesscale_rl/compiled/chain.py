@@ -21,6 +21,7 @@ ACTIVATIONS: dict[Any, int] = {
     nn.ReLU: kernels.RELU,
     nn.Sigmoid: kernels.SIGMOID,
     nn.SiLU: kernels.SILU,
+    networks.Exp: kernels.EXP,
 }
 # A rule that a user has registered in its place is the tape's to apply.
 OWN_RULES: dict[Any, Any] = {kind: RULES[kind] for kind in (*ACTIVATIONS, nn.Linear, networks.GaussianHead)}
@@ -70,7 +71,7 @@ class Chain:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
         tensors = list(self.params.values())
         inputs, sizes, codes = seeds.array(x), np.array(self.sizes), np.array(self.codes)
-        params, c = self._addresses(tensors), self.sizes[-1]
+        params, c = self.addresses(tensors), self.sizes[-1]
         y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
         z = y[len(y) - len(inputs) * c :].reshape(-1, c)
         if self.log_std is not None:
@@ -83,13 +84,13 @@ class Chain:
                 result[-1].copy_(torch.from_numpy(message[:, c:].sum(0)))
             messages = [np.ascontiguousarray(message[:, :c]) for message in messages]
         g, d = messages[0], messages[1] if len(messages) == 2 else messages[0][:0]
-        to = [self._addresses(result) for result in results]
+        to = [self.addresses(result) for result in results]
         bends = type(curvature) is not HesScaleGN
         kernels.reverse(params, sizes, codes, inputs, y, dy, ddy, g, d, bends, to[0], to[-1])
         named = [dict(zip(self.params, result, strict=True)) for result in results]
         return value, outputs, named[0], named[1] if len(named) == 2 else {}
 
-    def _addresses(self, tensors: list[Tensor]) -> np.ndarray:
+    def addresses(self, tensors: list[Tensor]) -> np.ndarray:
         """Where each layer's weight and bias lie, [L, 2]."""
         return np.array([t.data_ptr() for t in tensors[: 2 * len(self.codes)]]).reshape(-1, 2)
 
@@ -142,7 +143,7 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
     if chain is None:
         return None
     keep, sizes, codes = list(chain.params.values()), np.array(chain.sizes), np.array(chain.codes)
-    params, last = chain._addresses(keep), None if chain.log_std is None else chain.log_std.detach().numpy()
+    params, last = chain.addresses(keep), None if chain.log_std is None else chain.log_std.detach().numpy()
 
     def run(inputs: np.ndarray) -> np.ndarray:
         y = kernels.outputs(params, sizes, codes, inputs)

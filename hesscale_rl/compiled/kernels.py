@@ -37,7 +37,7 @@ FAST = loops("contract", "nsz", "arcp")
 FAST_SUMS = loops("contract", "nsz", "arcp", "reassoc")
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
-IDENTITY, TANH, RELU, SIGMOID, SILU = range(5)  # codes of the activations
+IDENTITY, TANH, RELU, SIGMOID, SILU, EXP = range(6)  # codes of the activations
 
 
 @FAST
@@ -137,6 +137,9 @@ def activate(code, y, dy, ddy):
             dy[i] = ONE if y[i] > ZERO else ZERO
             ddy[i] = ZERO
             y[i] = ZERO if y[i] < ZERO else y[i]
+    elif code == EXP:
+        for i in range(len(y)):
+            y[i] = dy[i] = ddy[i] = math.exp(y[i])
     elif code == SIGMOID:
         for i in range(len(y)):
             y[i] = ONE / (ONE + math.exp(-y[i]))

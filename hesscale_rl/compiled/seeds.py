@@ -19,7 +19,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @EXACT
-def _log_softmax(row, logq):
+def log_softmax(row, logq):
     """Fill logq with the logarithms of the row's softmax."""
     top, total = row[0], 0.0
     for v in row:
@@ -38,7 +38,7 @@ def _cross_entropy(z, target, factor, g, d):
         y = target[n]
         if not 0 <= y < z.shape[1]:
             raise IndexError("a class is out of range")
-        _log_softmax(z[n], logq)
+        log_softmax(z[n], logq)
         for c in range(z.shape[1]):
             q = math.exp(logq[c])
             g[n, c] = factor * q
@@ -49,7 +49,7 @@ def _cross_entropy(z, target, factor, g, d):
 
 
 @EXACT
-def _value(z, returns, old, clip, coef, factor, g, d):
+def value(z, returns, old, clip, coef, factor, g, d):
     """ValueLoss; clip 0: none."""
     value, c = 0.0, coef * factor
     for n in range(z.shape[0]):
@@ -79,8 +79,8 @@ def _objective(logp, old, a, clip):
 
 
 @EXACT
-def _gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d):
-    """kind: 0 log_std, 1 log_var, 2 var."""
+def gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d):
+    """GaussianPPO, or with clip 0 GaussianPolicyGradient. kind: 0 log_std, 1 log_var, 2 var."""
     value, m, c = 0.0, actions.shape[1], entropy_coef * factor
     for n in range(z.shape[0]):
         logp = entropy = 0.0
@@ -110,13 +110,14 @@ def _gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, 
 
 
 @EXACT
-def _categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
+def categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
+    """CategoricalPPO, or with clip 0 CategoricalPolicyGradient."""
     value, c, logq = 0.0, entropy_coef * factor, np.empty(z.shape[1])
     for n in range(z.shape[0]):
         a, entropy = actions[n], 0.0
         if not 0 <= a < z.shape[1]:
             raise IndexError("a class is out of range")
-        _log_softmax(z[n], logq)
+        log_softmax(z[n], logq)
         for i in range(z.shape[1]):
             entropy -= math.exp(logq[i]) * logq[i]
         f, df, d2f = _objective(logq[a], old[n], advantages[n] * factor, clip)
@@ -144,15 +145,15 @@ def _arguments(loss: Any) -> tuple[Callable, tuple]:
     if type(loss) is losses.ValueLoss:
         returns = array(loss.returns)
         old = returns if loss.old_values is None else array(loss.old_values)
-        return _value, (returns, old, float(loss.clip or 0), float(loss.coef))
+        return value, (returns, old, float(loss.clip or 0), float(loss.coef))
     advantages = array(loss.advantages)
     clipped = isinstance(loss, losses.GaussianPPO | losses.CategoricalPPO)
     old = array(loss.old_logprob) if clipped else advantages
     policy = (old, advantages, float(loss.clip) if clipped else 0.0, float(loss.entropy_coef))
     if isinstance(loss, losses.GaussianPPO | losses.GaussianPolicyGradient):
         kind = loss.distribution.ALLOWED.index(loss.distribution.parametrization)
-        return _gaussian, (kind, array(loss.actions), *policy)
-    return _categorical, (array(loss.actions), *policy)
+        return gaussian, (kind, array(loss.actions), *policy)
+    return categorical, (array(loss.actions), *policy)
 
 
 COVERED = (

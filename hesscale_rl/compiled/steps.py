@@ -47,7 +47,7 @@ def _apply(p, m, v, rate, root, eps):
 
 
 @FAST
-def _adaptive(where, lengths, counts, lr, beta1, beta2, eps, delta):
+def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
     """Take the step of AdaHesScale or ScaledAdam; return eta.
 
     where [7, K]: the addresses of each tensor's p, g, s, m, v, d, w: v averages the squares of s, w those of d (for
@@ -100,7 +100,7 @@ def adaptive(
         return None
     where += [0] * ((7 - len(tensors)) * len(counts))
     table = np.array(where).reshape(7, -1)
-    eta = _adaptive(table, np.array(lengths), np.array(counts), lr, beta1, beta2, eps, delta)
+    eta = adaptive_loop(table, np.array(lengths), np.array(counts), lr, beta1, beta2, eps, delta)
     # Autograd must see the change: it refuses to go back through a tensor that was changed since.
     torch.autograd.graph.increment_version([*tensors[0], *tensors[3], *tensors[4]])
     return eta

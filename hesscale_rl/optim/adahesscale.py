@@ -25,10 +25,14 @@ class AdaHesScale(CurvatureOptimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta})
 
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the moving averages in the state: of the gradient, then of squares."""
+        return ("exp_avg", "exp_hess_sq")
+
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        (m, v), steps = self._moments(params, "exp_avg", "exp_hess_sq")
+        (m, v), steps = self._moments(params, *self.averages(group))
         return adaptive_step(group, params, grads, curvatures, m, v, steps)
 
 

@@ -26,11 +26,13 @@ class ScaledAdam(CurvatureOptimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta})
 
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the moving averages in the state: of the gradient, then of squares."""
+        scaled = group["delta"] is not None
+        return ("exp_avg", "exp_avg_sq", "exp_hess_sq") if scaled else ("exp_avg", "exp_avg_sq")
+
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        if group["delta"] is None:
-            (m, v), steps = self._moments(params, "exp_avg", "exp_avg_sq")
-            return adaptive_step(group, params, grads, grads, m, v, steps)
-        (m, v, w), steps = self._moments(params, "exp_avg", "exp_avg_sq", "exp_hess_sq")
-        return adaptive_step(group, params, grads, grads, m, v, steps, curvatures, w)
+        (m, v, *w), steps = self._moments(params, *self.averages(group))
+        return adaptive_step(group, params, grads, grads, m, v, steps, curvatures, w[0] if w else None)

@@ -31,9 +31,9 @@ class CurvatureOptimizer(Optimizer):
         self._eta: list[Tensor | float] = []
 
     @property
-    def eta(self) -> list[Tensor]:
-        """The last step's scaling factor of each parameter group, 0-d; empty before the first step."""
-        return [torch.as_tensor(eta, dtype=torch.float64) for eta in self._eta]
+    def eta(self) -> list[Tensor | float]:
+        """The last step's scaling factor of each parameter group, 0-d tensors or floats; empty before the first."""
+        return list(self._eta)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after checking its settings as the constructor does."""
