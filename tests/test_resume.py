@@ -76,20 +76,20 @@ if KILLS > 1:
 
 @pytest.mark.parametrize("agent, env_id, num_envs", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs):
-    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "-n", 6144, "--checkpoint-interval", 500]
+    steps = 6144 if KILLS == 1 else 16384
+    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500, "-n", steps]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
-    # The first run may have to compile its loops, which would make the time of a whole run too long.
-    subprocess.run(command(agent, *flags, "-n", 1024, "--run-dir", tmp_path / "warm"), check=True)
+    subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)  # may compile its loops
     began = time.monotonic()
-    subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)
-    whole = time.monotonic() - began
+    subprocess.run(command(agent, *flags[:-1], 1024, "--run-dir", tmp_path / "short"), check=True)
+    short = time.monotonic() - began
     chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}"), tmp_path / "killed", 0
     while True:
         resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
         process = subprocess.Popen(command(agent, *resume, "--quiet"))
         try:
-            # Not before torch is there: of the moments, those count in which something can be lost.
-            process.wait(chance.uniform(0.3, 1.0) * whole if kills < KILLS else None)
+            # Around the first updates: before, there is nothing to lose; much later, the run would be over.
+            process.wait(chance.uniform(0.6, 1.2) * short if kills < KILLS else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -97,7 +97,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
         else:
             assert process.returncode == DONE
             break
-    assert kills > 0
+    print(f"killed {kills} times")
+    assert kills >= max(1, KILLS // 2)
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
 
 
