@@ -35,7 +35,7 @@ class Args:
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
     """environment steps in all copies together; the last update may go a little further"""
     seed: int = 1
-    """decides everything random: weights, noise, minibatches, environment"""
+    """decides everything random: weights, noise, environment"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adahessian, each also as scaled-..."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
@@ -120,12 +120,12 @@ from torch import Tensor, nn
 import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
-from hesscale_rl.checkpoint import crossed, newest_checkpoint
+from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
 from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
-from hesscale_rl.policy import DISCRETE, Policy, check_spaces
+from hesscale_rl.policy import DISCRETE, Policy, check_finite, check_spaces
 from hesscale_rl.progress import Progress
 from hesscale_rl.rollout import Rollout
 from hesscale_rl.run import Run
@@ -218,7 +218,7 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
 def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losses.Loss:
     """Return -A log pi(a) with the entropy bonus."""
     advantages = batch["advantages"]
-    if args.norm_adv:
+    if args.norm_adv and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     data = (batch["actions"], advantages, args.ent_coef)
     if policy.discrete:
@@ -279,8 +279,7 @@ def diagnose(
     batch: dict[str, Tensor],
 ) -> dict[str, float]:
     """Return figures of an update, from the policy's outputs before its step."""
-    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
-        raise Diverged("a parameter is not finite")
+    check_finite(policy)
     logs = {
         "losses/policy_loss": float(loss.objective(loss.log_prob(outputs)).mean()),
         "losses/entropy": float(loss.entropy(outputs).mean()),
@@ -308,6 +307,10 @@ def train(args: Args) -> int:
         args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
     )
     recent: deque[float] = deque(maxlen=20)
+    if saved is not None and "policy" in saved:
+        restore(policy, optimizer, saved)
+        if saved["rollout"]["obs"].shape != (args.num_envs, policy.observations):
+            raise InputError(f"--resume {args.resume}: its checkpoint is of another environment or --num-envs")
     with (
         Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, saved, args.track) as run,
         Progress(args.total_timesteps, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -320,6 +323,7 @@ def train(args: Args) -> int:
             progress.update(step, episode_return, note)
 
         def save() -> None:
+            check_finite(policy)
             learned = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
             account = {"rollout": rollout.state_dict(), "global_step": rollout.step, "recent": list(recent)}
             run.save_checkpoint(rollout.step, learned | account | {"torch": torch.get_rng_state()})
@@ -327,8 +331,7 @@ def train(args: Args) -> int:
         try:
             rollout = Rollout(env, policy, rollout_seed)
             if saved is not None and "policy" in saved:
-                policy.load_state_dict(saved["policy"])
-                optimizer.load_state_dict(saved["optimizer"])
+                policy.load_state_dict(saved["policy"])  # the first reset was counted in
                 if not rollout.load_state_dict(saved["rollout"]):
                     print(
                         f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
@@ -345,7 +348,10 @@ def train(args: Args) -> int:
                 steps = rollout.collect(args.num_steps, ended, stop_at_end=args.num_envs == 1)
                 over = rollout.step >= args.total_timesteps
                 log = over or crossed(before, rollout.step, args.log_interval)
-                logs = update(policy, optimizer, curvature, fast, prepare(policy, steps, args), args, log)
+                batch = prepare(policy, steps, args)
+                if not len(batch["obs"]):
+                    continue  # every environment only reset itself
+                logs = update(policy, optimizer, curvature, fast, batch, args, log)
                 if log:
                     logs["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
                     logs["charts/SPS"] = (rollout.step - first) / (time.time() - began)
@@ -368,6 +374,8 @@ def main(args: Args) -> int:
     """Train; say in one line what is wrong with the arguments."""
     try:
         return train(args)
+    except KeyboardInterrupt:  # before the first update, or told twice
+        return EXIT_CODES["interrupted"]
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

@@ -115,12 +115,12 @@ from torch import Tensor, nn
 import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
-from hesscale_rl.checkpoint import crossed, newest_checkpoint
+from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
 from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
-from hesscale_rl.policy import DISCRETE, Policy, check_spaces
+from hesscale_rl.policy import DISCRETE, Policy, check_finite, check_spaces
 from hesscale_rl.progress import Progress
 from hesscale_rl.rollout import Rollout
 from hesscale_rl.run import Run
@@ -221,7 +221,7 @@ def likelihood(policy: Policy, actions: Tensor, advantages: Tensor) -> hs.losses
 def actor_loss(policy: Policy, mb: dict[str, Tensor], args: Args) -> hs.losses.Loss:
     """Return PPO's clipped loss for a minibatch."""
     advantages = mb["advantages"]
-    if args.norm_adv:
+    if args.norm_adv and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     data = (mb["actions"], mb["logprob"], advantages, args.clip_coef, args.ent_coef)
     if policy.discrete:
@@ -285,8 +285,7 @@ def update(
         logs = diagnose(actor_loss(policy, mb, args), outputs, args)  # of the pass's last minibatch
         if args.target_kl is not None and logs["losses/approx_kl"] > args.target_kl:
             break
-    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
-        raise Diverged("a parameter is not finite")
+    check_finite(policy)
     logs["losses/value_loss"] = critic / args.vf_coef if args.vf_coef else 0.0
     error, spread = batch["returns"] - batch["values"], float(batch["returns"].var(correction=0))
     logs["losses/explained_variance"] = 1 - float(error.var(correction=0)) / spread if spread else math.nan
@@ -329,6 +328,10 @@ def train(args: Args) -> int:
     size = args.num_steps * args.num_envs
     iterations, done = args.total_timesteps // size, 0
     recent: deque[float] = deque(maxlen=20)
+    if saved is not None and "policy" in saved:
+        restore(policy, optimizer, saved)
+        if saved["rollout"]["obs"].shape != (args.num_envs, policy.observations):
+            raise InputError(f"--resume {args.resume}: its checkpoint is of another environment or --num-envs")
     with (
         Run(args, args.run_dir, args.quiet, __file__, iterations * size, saved, args.track) as run,
         Progress(iterations * size, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -349,8 +352,7 @@ def train(args: Args) -> int:
         try:
             rollout = Rollout(env, policy, rollout_seed)
             if saved is not None and "policy" in saved:
-                policy.load_state_dict(saved["policy"])
-                optimizer.load_state_dict(saved["optimizer"])
+                policy.load_state_dict(saved["policy"])  # the first reset was counted in
                 if not rollout.load_state_dict(saved["rollout"]):
                     print(
                         f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
@@ -390,6 +392,8 @@ def main(args: Args) -> int:
     """Train; say in one line what is wrong with the arguments."""
     try:
         return train(args)
+    except KeyboardInterrupt:  # before the first update, or told twice
+        return EXIT_CODES["interrupted"]
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

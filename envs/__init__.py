@@ -71,7 +71,12 @@ def _pool(env_id: str, num_envs: int, seed: int) -> Envs:
     seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(num_envs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*precision lowered", UserWarning)  # of EnvPool's own spaces
-        return NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds), seeded=True)
+        pool = NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds), seeded=True)
+    space = pool.observation_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        pool.close()
+        raise InputError(f"--env-id {env_id}: its observations are {space}; needed is a vector, Box of rank 1")
+    return pool
 
 
 def _import(flag: str, module: str) -> None:

@@ -1,7 +1,8 @@
 """The state of an environment, saved so that it goes on to the last bit; for the environments where that is known.
 
 Known are Gymnasium's MuJoCo and classic-control environments, and any environment that has the two methods
-`save_state() -> dict` (tensors, numbers, text and containers of them) and `load_state(state)`.
+`save_state() -> dict` (arrays, numbers, text and containers of them) and `load_state(state)`; with no wrapper that
+could have a state of its own.
 """
 
 from typing import Any
@@ -18,14 +19,34 @@ State = dict[str, Any]
 CLASSIC = ("state", "steps_beyond_terminated", "last_u")
 
 
+class Copied(gym.ObservationWrapper):
+    """Hands out copies of the observations, for environments that write each into the same array."""
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Return a copy."""
+        return np.array(observation)
+
+
+KNOWN_WRAPPERS = (
+    gym.wrappers.TimeLimit,
+    gym.wrappers.OrderEnforcing,
+    gym.wrappers.PassiveEnvChecker,
+    gym.wrappers.FlattenObservation,
+    Copied,
+)
+
+
 def save(env: gym.Env) -> State | None:
     """Return the state of `env` and of its wrappers, or None for an environment whose state cannot be known."""
     inner: Any = env.unwrapped
+    module = type(inner).__module__  # of exactly this class: one derived from it may have a state of its own
+    if not all(isinstance(w, KNOWN_WRAPPERS) for w in _wrappers(env)[:-1]):
+        return None
     if hasattr(inner, "save_state") and hasattr(inner, "load_state"):
-        own = inner.save_state()
-    elif isinstance(inner, MujocoEnv):
+        own = _plain(inner.save_state())
+    elif isinstance(inner, MujocoEnv) and module.startswith("gymnasium.envs.mujoco"):
         own = _save_mujoco(inner)
-    elif type(inner).__module__.startswith("gymnasium.envs.classic_control"):
+    elif module.startswith("gymnasium.envs.classic_control"):
         own = {name: _plain(getattr(inner, name)) for name in CLASSIC if hasattr(inner, name)}
     else:
         return None
@@ -38,12 +59,12 @@ def load(env: gym.Env, state: State) -> None:
     inner: Any = env.unwrapped
     env.reset()  # wrappers refuse to step before one
     if hasattr(inner, "load_state"):
-        inner.load_state(state["env"])
+        inner.load_state(_arrays(state["env"]))
     elif isinstance(inner, MujocoEnv):
         _load_mujoco(inner, state["env"])
     else:
         for name, value in state["env"].items():
-            setattr(inner, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+            setattr(inner, name, _arrays(value))
     inner.np_random.bit_generator.state = state["random"]
     limits = [w for w in _wrappers(env) if isinstance(w, gym.wrappers.TimeLimit)]
     for limit, saved in zip(limits, state["time_limits"], strict=True):
@@ -61,9 +82,20 @@ def _plain(value: Any) -> Any:
     """Arrays as tensors, which keep their precision in a file that needs no pickle."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _arrays(value: Any) -> Any:
+    """The way back: tensors as arrays."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().copy()
+    if isinstance(value, tuple | list):
+        return type(value)(map(_arrays, value))
+    return {key: _arrays(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _save_mujoco(env: MujocoEnv) -> State:

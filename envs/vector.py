@@ -41,7 +41,7 @@ class Envs:
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions [E, ...]; where an episode ends, begin the next."""
         obs, reward, terminated, truncated, _ = self.env.step(actions[0])
-        final = np.asarray(obs)[None]
+        final = np.array(obs)[None]  # a copy: a reset may write into the same array
         if terminated or truncated:
             obs = self.env.reset()[0]
         flags = np.array([terminated]), np.array([truncated])
@@ -69,7 +69,8 @@ class Several(Envs):
     """E environments in this process, by Gymnasium's SyncVectorEnv with resets in the same step."""
 
     def __init__(self, make: Any, num_envs: int):
-        self.vector = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        how = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.vector = SyncVectorEnv([lambda: state.Copied(make())] * num_envs, **how)
         self.num_envs = num_envs
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space

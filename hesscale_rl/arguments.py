@@ -45,6 +45,8 @@ def needs(args: Any) -> Callable[[bool, str, str], None]:
 
 def check_resume(args: Any) -> None:
     """Raise InputError if a resumed run was given other arguments than it began with, unless that was allowed."""
+    if args.resume is not None and args.run_dir != args.resume:
+        raise InputError(f"--run-dir {args.run_dir}: a resumed run stays where it is, --resume {args.resume}")
     if args.resume is not None and not args.accept_changes:
         changed = changes(read_config(args.resume, type(args)), args)
         if changed:

@@ -10,6 +10,7 @@ from . import __version__
 from .errors import InputError
 
 FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
+KEYS = {"logs", "global_step", "policy", "optimizer", "rollout"}  # what every agent's checkpoint has
 KEPT = 2  # checkpoints of a run: should the last be torn, there is the one before
 
 # Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
@@ -40,12 +41,14 @@ def read_config(directory: str | Path, kind: type[A]) -> A:
         )
         wrote = _writer(Path(directory))
         raise InputError(f"{path}: of another agent or version ({what}); written by {wrote}, this is {__version__}")
-    # JSON knows neither tuples nor infinities.
-    values = {
-        k: tuple(v) if isinstance(v, list) else float(v) if v in ("inf", "-inf", "nan") else v
-        for k, v in saved.items()
-    }
-    return kind(**values)
+    return kind(**{name: _value(saved[name], str(field.type)) for name, field in names.items()})
+
+
+def _value(value: Any, annotation: str) -> Any:
+    """What JSON made of an argument, as it was: JSON knows neither tuples nor infinities."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if "float" in annotation and value in ("inf", "-inf", "nan") else value
 
 
 def _writer(directory: Path) -> str:
@@ -73,8 +76,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, weights_only=True)
     except Exception as error:  # a torn, foreign or hostile file fails in many ways, and all mean the same here
-        cause = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {cause[:120]})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     if not isinstance(saved, dict) or "format" not in saved:
         raise InputError(f"{path}: no checkpoint of hesscale_rl (it has no format)")
     if saved["format"] != FORMAT:
@@ -82,7 +84,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: {wrote}; this is {__version__} and reads format {FORMAT}: use the version that wrote it"
         )
+    if missing := KEYS - saved.keys():
+        raise InputError(f"{path}: no checkpoint of an agent (it lacks {', '.join(sorted(missing))})")
     return saved
+
+
+def restore(policy: Any, optimizer: Any, saved: dict[str, Any]) -> None:
+    """Load a checkpoint into a policy and its optimizer; InputError if it does not fit."""
+    try:
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
 
 
 def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
@@ -98,7 +112,18 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
             if path == paths[0]:
                 raise
             print(f"{error}; taking the one before", file=sys.stderr)
+    status = _status(Path(directory))
+    if status in ("done", "interrupted"):
+        raise InputError(f"{directory}: {status}, but its checkpoints are gone; it cannot go on")
+    print(f"{directory}: no checkpoint yet, so it begins anew", file=sys.stderr)
     return {"logs": {}, "global_step": 0}
+
+
+def _status(directory: Path) -> str:
+    try:
+        return json.loads((directory / "status.json").read_text())["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 def checkpoints(folder: Path) -> list[Path]:

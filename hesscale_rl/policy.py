@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import compiled
-from .errors import InputError
+from .errors import Diverged, InputError
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
@@ -112,3 +112,9 @@ def check_spaces(env_id: str, action_space: Any) -> None:
         raise InputError(
             f"--env-id {env_id}: its actions are {action_space}; needed is a Discrete, or a Box of rank 1"
         )
+
+
+def check_finite(policy: Policy) -> None:
+    """Raise Diverged unless every parameter is finite."""
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+        raise Diverged("a parameter is not finite")

@@ -111,6 +111,8 @@ class Rollout:
         if state["envs"] is None:
             first = self.envs.reset([int(n) for n in self.random.integers(2**31, size=self.envs.num_envs)])
             self.obs = np.stack([*map(self._normalizer(), first)])
+            if self.policy.reward_norm is not None:
+                self.policy.reward_norm.ret.zero_()  # of the episodes that were left
             return False
         self.obs = state["obs"].numpy().copy()
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])

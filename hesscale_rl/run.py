@@ -16,6 +16,7 @@ that they become what they would have been without the interruption.
 
 import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import math
@@ -98,20 +99,25 @@ class Run:
     ) -> None:
         wandb = _wandb() if track else None
         self.directory = _create(args, directory) if checkpoint is None else Path(directory or "")
-        if checkpoint is not None:
-            _cut_logs(self.directory, checkpoint["logs"])
         self.stop = False
         self._handlers: dict[int, Any] = {}
         self.total_steps, self.global_step = total_steps, checkpoint["global_step"] if checkpoint else 0
         self.status, self.quiet, self.began = "running", quiet, time.monotonic()
+        self.reason = ""
         self._lines: list[str] = []
         meta = _meta(Path(source))
-        write_json(self.directory / "config.json", dataclasses.asdict(args))
-        if not checkpoint or not checkpoint["logs"]:  # a resumed run keeps the account of its beginning
-            write_json(self.directory / "meta.json", meta)
-            shutil.copy(source, self.directory)
-        self._write_status({})
-        self._metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - finish closes it
+        self._lock = _lock(self.directory)
+        try:
+            if checkpoint is not None:
+                _cut_logs(self.directory, checkpoint["logs"])
+            write_json(self.directory / "config.json", dataclasses.asdict(args))
+            if not checkpoint or not checkpoint["logs"]:  # a resumed run keeps the account of its beginning
+                write_json(self.directory / "meta.json", meta)
+                shutil.copy(source, self.directory)
+            self._write_status({})
+            self._metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - finish closes
+        except OSError as error:
+            raise InputError(f"--run-dir {error.filename}: cannot be written ({error.strerror})") from None
         # TensorBoard's own writer: one event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
         self._events = EventFileWriter(str(self.directory))
         self._wandb = None
@@ -154,6 +160,7 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         self.global_step = step
         atomic_write(path, data.getvalue())
+        self._write_status({})
         for old in checkpoints(path.parent)[:-KEPT]:
             old.unlink()
         return path
@@ -166,12 +173,15 @@ class Run:
         if self.status != "running":
             return
         self.status, self.reason = status, details.get("reason", "")
-        self.flush()
-        self._metrics.close()
-        self._events.close()
+        # A run that failed, on a full disk perhaps, must not fail again before its status is told.
+        with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+            self.flush()
+            self._metrics.close()
+            self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
         self._write_status(details)
+        os.close(self._lock)
 
     def report(self, returns: Sequence[float]) -> None:
         """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""
@@ -219,6 +229,17 @@ class Run:
             self.finish("failed", reason=f"{type(error).__name__}: {error}")
 
 
+def _lock(directory: Path) -> int:
+    """Hold the directory for this process, as long as it lives; InputError if another has it."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(f"--run-dir {directory}: another process is writing to it") from None
+    return handle
+
+
 def _logs(directory: Path) -> list[Path]:
     return [directory / "metrics.jsonl", *sorted(directory.glob("events.*"))]
 
@@ -228,8 +249,8 @@ def _cut_logs(directory: Path, lengths: dict[str, int]) -> None:
     for path in _logs(directory):
         if path.name not in lengths:
             path.unlink(missing_ok=True)  # begun after the checkpoint
-        elif path.stat().st_size < lengths[path.name]:
-            raise InputError(f"{path}: shorter than its checkpoint says; the run cannot be resumed")
+        elif not path.exists() or path.stat().st_size < lengths[path.name]:
+            raise InputError(f"{path}: shorter than its checkpoint says, or gone; the run cannot be resumed")
         else:
             os.truncate(path, lengths[path.name])
 

@@ -45,7 +45,7 @@ def train(argv: list[str]) -> int:
     agent, *flags = argv or [""]
     if agent not in _agents():
         return _unknown("agent", agent, _agents())
-    sys.argv[1:] = flags
+    sys.argv[:] = [f"hesscale-rl train {agent}", *flags]
     runpy.run_module(f"agents.{agent}", run_name="__main__", alter_sys=True)
     return 0
 

@@ -40,7 +40,12 @@ def load(run: Path, render_mode: str | None = None) -> "tuple[Policy, gym.Env, A
     if "policy" not in saved:
         raise InputError(f"{run}: it has no checkpoint yet")
     policy = agent.make_policy(env.observation_space, env.action_space, args)
-    policy.load_state_dict(saved["policy"])
+    try:
+        policy.load_state_dict(saved["policy"])
+    except RuntimeError as error:
+        raise InputError(
+            f"{run}: its checkpoint is of other networks ({' '.join(str(error).split())[:120]})"
+        ) from None
     return policy, env, args, saved
 
 
@@ -102,6 +107,8 @@ def evaluate(args: argparse.Namespace) -> int:
     """Evaluate and report."""
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: must be at least 1")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: must be zero or a positive integer")
     if args.video:
         os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
         _need_video()
@@ -109,7 +116,13 @@ def evaluate(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)
-    policy, env, config, saved = load(args.run, "rgb_array" if args.video else None)
+    try:
+        policy, env, config, saved = load(args.run, "rgb_array" if args.video else None)
+    except (ImportError, RuntimeError, AttributeError) as error:  # MuJoCo's, on importing a GL that is not there
+        if not args.video:
+            raise
+        gl = os.environ["MUJOCO_GL"]
+        raise InputError(f"--video: cannot draw with MUJOCO_GL={gl}: {' '.join(str(error).split())[:120]}") from None
     random = np.random.default_rng(args.seed) if args.sampled else None
     frames: list | None = [] if args.video else None
     played = []
@@ -123,10 +136,13 @@ def evaluate(args: argparse.Namespace) -> int:
             gl = f"MUJOCO_GL={os.environ['MUJOCO_GL']}; egl needs a driver, osmesa the library of that name"
             raise InputError(f"--video: {config.env_id} cannot be drawn: {cause} ({gl})") from None
     returns = [value for value, _ in played]
-    spread = 1.96 * statistics.stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
+    spread = ""
+    if len(returns) > 1:
+        spread = f" ± {1.96 * statistics.stdev(returns) / math.sqrt(len(returns)):,.1f}"
     how = "sampled" if args.sampled else "most likely actions"
     step = saved["global_step"]
-    print(f"return {statistics.fmean(returns):,.1f} ± {spread:,.1f} ({len(returns)} episodes, {how}, step {step:,})")
+    count = f"{len(returns)} episode" + "s" * (len(returns) > 1)
+    print(f"return {statistics.fmean(returns):,.1f}{spread} ({count}, {how}, step {step:,})")
     from hesscale_rl.run import write_json
 
     result = {"global_step": step, "sampled": args.sampled, "seeds": [args.seed + i for i in range(args.episodes)]}
@@ -159,7 +175,7 @@ def main() -> int:
     parser.add_argument("--video", action="store_true", help="write the first episode as mp4")
     try:
         return evaluate(parser.parse_args())
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
 

@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--onnx", action="store_true", help="write policy.onnx as well")
     try:
         return export(parser.parse_args())
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
 

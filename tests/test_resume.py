@@ -80,19 +80,20 @@ LONG = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 24_576}  # not ov
 @pytest.mark.parametrize("agent, env_id, num_envs", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs):
     steps = 6144 if KILLS == 1 else LONG[env_id]
-    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500, "-n", steps]
+    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
+    short, flags = [*flags, "-n", 1024, "--run-dir", tmp_path / "short"], [*flags, "-n", steps]
     subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)  # may compile its loops
     began = time.monotonic()
-    subprocess.run(command(agent, *flags[:-1], 1024, "--run-dir", tmp_path / "short"), check=True)
-    short = time.monotonic() - began
+    subprocess.run(command(agent, *short), check=True)
+    little = time.monotonic() - began
     chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}"), tmp_path / "killed", 0
     while True:
         resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
         process = subprocess.Popen(command(agent, *resume, "--quiet"))
         try:
             # Around the first updates: before, there is nothing to lose; much later, the run would be over.
-            process.wait(chance.uniform(0.6, 1.2) * short if kills < KILLS else None)
+            process.wait(chance.uniform(0.6, 1.2) * little if kills < KILLS else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -67,7 +67,9 @@ def _back(net, x, y, dy, ddy, g, d, second, bends):
 
 @FAST
 def _normalized(a):
-    """(a - mean)/(standard deviation + 1e-8), as torch has them: the deviation with n - 1."""
+    """(a - mean)/(standard deviation + 1e-8), the deviation with n - 1; a single advantage stays as it is."""
+    if len(a) < 2:
+        return a
     mean, square = 0.0, 0.0
     for v in a:
         mean += v
