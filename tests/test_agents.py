@@ -96,6 +96,24 @@ def test_discrete_actions_and_several_environments(tmp_path, agent, small, env_i
     assert all(value.isfinite().all() for value in last_checkpoint(tmp_path)["policy"].values())
 
 
+def test_a_rollout_of_one_step_leaves_its_advantage_as_it_is(tmp_path):
+    args = replace(A2C, env_id="CartPole-v1", norm_adv=True, total_timesteps=400, run_dir=str(tmp_path / "run"))
+    assert a2c.train(args) == DONE
+
+
+@AGENTS
+def test_both_backends_learn_and_the_compiled_one_is_refused_where_there_is_none(tmp_path, capsys, agent, small):
+    for backend in ("compiled", "torch"):
+        assert agent.main(replace(small, backend=backend, run_dir=str(tmp_path / backend))) == DONE
+    a, b = (last_checkpoint(tmp_path / name)["policy"] for name in ("compiled", "torch"))
+    for name, value in a.items():
+        if name.startswith(("actor", "critic")):
+            # A few updates in float32, with sums of other orders.
+            assert float((value - b[name]).norm()) < 1e-2 * float(b[name].norm()) + 1e-3
+    assert agent.main(replace(small, backend="numba", run_dir=str(tmp_path / "x"))) == BAD_INPUT
+    assert "--backend numba" in capsys.readouterr().err
+
+
 def test_an_environment_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_tasks.py").write_text(

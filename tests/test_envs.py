@@ -112,7 +112,7 @@ def test_a_saved_state_goes_on_to_the_last_bit(env_id, tmp_path):
     assert play(here, actions[137:]) == play(there, actions[137:])
 
 
-def test_what_cannot_be_saved_is_none_and_the_users_own_can(registered):
+def test_what_cannot_be_saved_is_none_and_the_users_own_can(registered, tmp_path):
     class Own(gym.Env):
         observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(2)
         t = 0
@@ -124,12 +124,43 @@ def test_what_cannot_be_saved_is_none_and_the_users_own_can(registered):
     registered("Own-v0", Own)
     env = envs.make("Own-v0")
     assert state.save(env) is None and envs.vector.Envs(env).save() is None
-    Own.save_state = lambda self: {"t": self.t}
-    Own.load_state = lambda self, saved: setattr(self, "t", saved["t"])
-    env.unwrapped.t = 5
+    Own.save_state = lambda self: {"t": self.t, "rows": [self.rows]}
+    Own.load_state = lambda self, saved: (setattr(self, "t", saved["t"]), setattr(self, "rows", saved["rows"][0]))
+    env.unwrapped.t, env.unwrapped.rows = np.float64(5), np.arange(3)
+    torch.save(state.save(env), tmp_path / "state.pt")
     other = envs.make("Own-v0")
-    state.load(other, state.save(env))
-    assert other.unwrapped.t == 5
+    state.load(other, torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.unwrapped.t == 5 and np.array_equal(other.unwrapped.rows, np.arange(3))
+
+
+def test_what_may_have_a_state_of_its_own_is_not_taken_for_known():
+    class Mine(gym.envs.mujoco.hopper_v5.HopperEnv):
+        pass
+
+    assert state.save(gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), 2)) is None
+    assert state.save(Mine()) is None
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_an_observation_that_is_written_over_stays_what_it_was(registered, num_envs):
+    class Buffer(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 9, (1,)), gym.spaces.Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed=seed)
+            self.buffer = getattr(self, "buffer", np.zeros(1, dtype=np.float32))
+            self.buffer[:] = 0
+            return self.buffer, {}
+
+        def step(self, action):
+            self.buffer += 1
+            return self.buffer, 0.0, False, self.buffer[0] == 4, {}
+
+    registered("Buffer-v0", Buffer)
+    vector = envs.make_vector("Buffer-v0", num_envs)
+    vector.reset([0] * num_envs)
+    steps = [vector.step(np.zeros(num_envs, dtype=np.int64)) for _ in range(4)]
+    assert [step.final[0, 0] for step in steps] == [1, 2, 3, 4] and steps[3].obs[0, 0] == 0
 
 
 def test_the_time_limit_is_a_truncation():

@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import a2c, ppo
 from hesscale_rl.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.run import Run
 
 KILLS = int(os.environ.get("KILLS", "1"))
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ LONG = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 24_576}  # not ov
 
 @pytest.mark.parametrize("agent, env_id, num_envs", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs):
-    steps = 6144 if KILLS == 1 else LONG[env_id]
+    steps = 20_480 if KILLS == 1 else LONG[env_id]
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
     short, flags = [*flags, "-n", 1024, "--run-dir", tmp_path / "short"], [*flags, "-n", steps]
@@ -91,9 +92,13 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
     while True:
         resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
         process = subprocess.Popen(command(agent, *resume, "--quiet"))
+        if kills == 0:  # the first time certainly in the midst of it
+            while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes():
+                time.sleep(0.01)
         try:
             # Around the first updates: before, there is nothing to lose; much later, the run would be over.
-            process.wait(chance.uniform(0.6, 1.2) * little if kills < KILLS else None)
+            wait = chance.uniform(0.6, 1.2) * little if kills else 0.05
+            process.wait(wait if kills < KILLS else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -198,6 +203,46 @@ def test_changed_arguments_are_told_and_refused_unless_allowed(halfway, capsys):
     steps = [json.loads(line)["global_step"] for line in (halfway / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 384
     assert json.loads((halfway / "config.json").read_text())["learning_rate"] == 1e-3
+
+
+def contents(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_resume_that_cannot_be_writes_nothing(halfway, tmp_path, capsys):
+    before = contents(halfway)
+    for changed, words in (
+        ({"num_envs": 2}, "does not fit"),
+        ({"env_id": "Pendulum-v1"}, "does not fit"),
+        ({"run_dir": str(tmp_path / "whole")}, "a resumed run stays where it is"),
+    ):
+        assert ppo.main(resumed(halfway, **changed, accept_changes=True)) == BAD_INPUT
+        assert words in (line := capsys.readouterr().err) and line.count("\n") == 1
+        assert contents(halfway) == before
+    assert ppo.main(resumed(halfway)) == DONE
+
+
+def test_a_run_whose_checkpoints_are_gone_keeps_its_curve(halfway, capsys):
+    for path in (halfway / "checkpoints").iterdir():
+        path.unlink()
+    before = contents(halfway)
+    assert ppo.main(resumed(halfway)) == BAD_INPUT
+    assert "its checkpoints are gone" in capsys.readouterr().err and contents(halfway) == before
+
+
+def test_a_checkpoint_of_something_else_yields_to_the_one_before(halfway, capsys):
+    torch.save({"format": FORMAT}, halfway / "checkpoints" / "step_999.pt")
+    assert newest_checkpoint(halfway)["global_step"] == 256
+    assert "it lacks global_step, logs, optimizer, policy, rollout" in capsys.readouterr().err
+
+
+def test_two_processes_never_write_to_one_run(halfway):
+    saved = newest_checkpoint(halfway)
+    with Run(resumed(halfway), str(halfway), True, ppo.__file__, 256, saved):
+        before = contents(halfway)
+        with pytest.raises(InputError, match="another process is writing"):
+            ppo.train(resumed(halfway))
+        assert contents(halfway) == before
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(halfway):
