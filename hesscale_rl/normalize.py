@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .compiled import running
+from .compiled.warm import ready
 
 
 class RunningNorm(nn.Module):
@@ -37,6 +38,7 @@ class RunningNorm(nn.Module):
         running.count_in(np.asarray(x, dtype=np.float64).reshape(-1), *self._views())
 
     def _views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ready()
         # Taken anew for each use: kept on self, they would go stale in a deepcopy.
         return self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)
 

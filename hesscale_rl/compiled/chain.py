@@ -13,6 +13,7 @@ from ..losses import Loss
 from ..losses.checks import is_traced
 from ..rules import RULES, Refusal, has_hooks
 from . import kernels, seeds
+from .warm import ready
 
 LARGEST = 50_000  # weights in a layer; with more, torch's products are faster than ours
 
@@ -69,6 +70,7 @@ class Chain:
 
     def run(self, x: Tensor, loss: Loss, curvature: Curvature) -> tuple[Tensor, Tensor, Named, Named]:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
+        ready()
         tensors = list(self.params.values())
         inputs, sizes, codes = seeds.array(x), np.array(self.sizes), np.array(self.codes)
         params, c = self.addresses(tensors), self.sizes[-1]
@@ -142,6 +144,7 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
     chain = find(net, x, Nothing())
     if chain is None:
         return None
+    ready()
     keep, sizes, codes = list(chain.params.values()), np.array(chain.sizes), np.array(chain.codes)
     params, last = chain.addresses(keep), None if chain.log_std is None else chain.log_std.detach().numpy()
 

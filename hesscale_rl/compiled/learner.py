@@ -20,6 +20,7 @@ from ..optim.adam import ScaledAdam
 from ..policy import Policy
 from . import kernels, seeds, steps
 from .chain import Chain, find
+from .warm import ready
 
 FAST = kernels.FAST
 NO_HEAD = np.zeros(3, np.int64)
@@ -257,6 +258,7 @@ def learner(policy: Policy, optimizer: Any, curvature: Any) -> Learner | None:
     known = {id(p) for chain in good for p in chain.params.values()}
     if known != {id(p) for group in optimizer.param_groups for p in group["params"]}:
         return None
+    ready()
     return Learner(policy, optimizer, curvature, good)
 
 

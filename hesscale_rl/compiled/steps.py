@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .kernels import FAST, FAST_SUMS, ZERO, at
+from .warm import ready
 
 
 @FAST
@@ -98,6 +99,7 @@ def adaptive(
             return None  # torch says what is wrong with the shapes
     if len(where) < len(tensors) * len(counts):
         return None
+    ready()
     where += [0] * ((7 - len(tensors)) * len(counts))
     table = np.array(where).reshape(7, -1)
     eta = adaptive_loop(table, np.array(lengths), np.array(counts), lr, beta1, beta2, eps, delta)
