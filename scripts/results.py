@@ -37,16 +37,6 @@ Cell = tuple[str, str, str]  # environment, agent, optimizer
 # What decides nothing about the numbers, or only their last digits.
 SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"}
 SESSION |= {"torch_threads", "backend"}
-    "seed",
-    "run_dir",
-    "resume",
-    "accept_changes",
-    "quiet",
-    "checkpoint_interval",
-    "track",
-    "torch_threads",
-    "backend",
-}
 
 
 def read(runs: list[Path]) -> dict[Cell, dict[str, list[tuple[int, float, str]]]]:
