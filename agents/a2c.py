@@ -255,10 +255,7 @@ def update(
     args: Args,
     log: bool,
 ) -> dict[str, float]:
-    """Learn from one rollout: one step. Return what is logged, if `log`.
-
-    `fast` does what `learn` does, in compiled loops.
-    """
+    """Learn from one rollout in one step, by `learn` or by `fast`, its compiled twin. Return what is logged if `log`."""
     if fast is None:
         actor, critic, outputs = learn(policy, optimizer, curvature, batch, args)
     else:
@@ -333,10 +330,7 @@ def train(args: Args) -> int:
             if saved is not None and "policy" in saved:
                 policy.load_state_dict(saved["policy"])  # the first reset was counted in
                 if not rollout.load_state_dict(saved["rollout"]):
-                    print(
-                        f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
-                        file=sys.stderr,
-                    )
+                    print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
             fast = choose(args.backend, learner(policy, optimizer, curvature))

@@ -263,10 +263,7 @@ def update(
     args: Args,
     shuffle: torch.Generator,
 ) -> dict[str, float]:
-    """Learn from one rollout: update_epochs passes in minibatches. Return what is logged.
-
-    `fast` does what `learn` does, in compiled loops.
-    """
+    """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin. Return what is logged."""
     settings = (args.norm_adv, args.clip_coef, args.ent_coef, value_clip(args), args.vf_coef, args.max_grad_norm)
     etas: list[list[float]] = []
     logs: dict[str, float] = {}
@@ -354,10 +351,7 @@ def train(args: Args) -> int:
             if saved is not None and "policy" in saved:
                 policy.load_state_dict(saved["policy"])  # the first reset was counted in
                 if not rollout.load_state_dict(saved["rollout"]):
-                    print(
-                        f"--resume {args.resume}: {args.env_id} cannot be saved, so it begins new episodes",
-                        file=sys.stderr,
-                    )
+                    print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
                 shuffle.set_state(saved["shuffle"])
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
