@@ -255,7 +255,7 @@ def update(
     args: Args,
     log: bool,
 ) -> dict[str, float]:
-    """Learn from one rollout in one step, by `learn` or by `fast`, its compiled twin. Return what is logged if `log`."""
+    """Learn from one rollout in one step, by `learn` or by `fast`, its compiled twin. Return what to log if `log`."""
     if fast is None:
         actor, critic, outputs = learn(policy, optimizer, curvature, batch, args)
     else:
