@@ -121,7 +121,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
-from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
+from hesscale_rl.compiled.learner import BACKENDS, Learner, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -199,13 +199,12 @@ def groups(policy: Policy) -> list[dict]:
 @torch.no_grad()
 def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[str, Tensor]:
     """Return the batch that the update learns from, [B, ...]."""
-    shape = steps["rewards"].shape  # [T, E]
-    obs, next_obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "next_obs", "actions"))
-    values, next_values = (policy.critic(x)[:, 0].numpy().reshape(shape) for x in (obs, next_obs))
+    values, next_values = policy.values(steps["obs"]), policy.values(steps["next_obs"])  # [T, E]
     ends, decay = (steps["terminated"], steps["done"]), (args.gamma, args.gae_lambda)
     advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
     if not np.isfinite(advantages).all():
         raise Diverged("an advantage is not finite")
+    obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "actions"))
     advantages, returns, values = (torch.from_numpy(a).flatten() for a in (advantages, returns, values))
     batch = dict(obs=obs, actions=actions, advantages=advantages, returns=returns, values=values)
     valid = torch.from_numpy(steps["valid"]).flatten()
@@ -259,9 +258,8 @@ def update(
     if fast is None:
         actor, critic, outputs = learn(policy, optimizer, curvature, batch, args)
     else:
-        actor, critic, outputs = fast.step(
-            batch, args.norm_adv, 0.0, args.ent_coef, 0.0, args.vf_coef, args.max_grad_norm
-        )
+        settings = (args.norm_adv, 0.0, args.ent_coef, 0.0, args.vf_coef, args.max_grad_norm)
+        actor, critic, outputs, _ = fast.learn(batch, torch.arange(len(batch["obs"])), 1, *settings)
     if not math.isfinite(actor + critic):
         raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
     return diagnose(policy, optimizer, actor_loss(policy, batch, args), outputs, batch) if log else {}
@@ -333,7 +331,7 @@ def train(args: Args) -> int:
                     print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
-            fast = choose(args.backend, learner(policy, optimizer, curvature))
+            fast = learner(policy, optimizer, curvature, args.backend)
             while rollout.step < args.total_timesteps and not run.stop:
                 before = rollout.step
                 if args.anneal_lr:

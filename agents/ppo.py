@@ -116,7 +116,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
-from hesscale_rl.compiled.learner import BACKENDS, Learner, choose, learner
+from hesscale_rl.compiled.learner import BACKENDS, Learner, learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -194,13 +194,12 @@ def groups(policy: Policy) -> list[dict]:
 @torch.no_grad()
 def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[str, Tensor]:
     """Return the batch that the update learns from, [B, ...]: values and log-probabilities once for all steps."""
-    shape = steps["rewards"].shape  # [T, E]
-    obs, next_obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "next_obs", "actions"))
-    values, next_values = (policy.critic(x)[:, 0].numpy().reshape(shape) for x in (obs, next_obs))
+    values, next_values = policy.values(steps["obs"]), policy.values(steps["next_obs"])  # [T, E]
     ends, decay = (steps["terminated"], steps["done"]), (args.gamma, args.gae_lambda)
     advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
     if not np.isfinite(advantages).all():
         raise Diverged("an advantage is not finite")
+    obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "actions"))
     advantages, returns, values = (torch.from_numpy(a).flatten() for a in (advantages, returns, values))
     logprob = likelihood(policy, actions, advantages).log_prob(policy.actor(obs))
     batch = dict(obs=obs, actions=actions, logprob=logprob, advantages=advantages, returns=returns, values=values)
@@ -263,23 +262,26 @@ def update(
     args: Args,
     shuffle: torch.Generator,
 ) -> dict[str, float]:
-    """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin. Return what is logged."""
+    """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin; return what is logged."""
     settings = (args.norm_adv, args.clip_coef, args.ent_coef, value_clip(args), args.vf_coef, args.max_grad_norm)
     etas: list[list[float]] = []
     logs: dict[str, float] = {}
     for _ in range(args.update_epochs):
         order = torch.randperm(len(batch["obs"]), generator=shuffle)
-        parts = {name: rows[order].tensor_split(args.num_minibatches) for name, rows in batch.items()}
-        for i in range(args.num_minibatches):
-            mb = {name: rows[i] for name, rows in parts.items()}
-            if fast is None:
+        if fast is not None:
+            actor, critic, outputs, factors = fast.learn(batch, order, args.num_minibatches, *settings)
+            etas += factors
+        else:
+            for rows in order.tensor_split(args.num_minibatches):
+                mb = {name: x[rows] for name, x in batch.items()}
                 actor, critic, outputs = learn(policy, optimizer, curvature, mb, args)
-            else:
-                actor, critic, outputs = fast.step(mb, *settings)
-            if not math.isfinite(actor + critic):
-                raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
-            etas.append([float(eta) for eta in optimizer.eta])
-        logs = diagnose(actor_loss(policy, mb, args), outputs, args)  # of the pass's last minibatch
+                if not math.isfinite(actor + critic):
+                    break
+                etas.append([float(eta) for eta in optimizer.eta])
+        if not math.isfinite(actor + critic):
+            raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
+        last = order.tensor_split(args.num_minibatches)[-1]
+        logs = diagnose(actor_loss(policy, {name: x[last] for name, x in batch.items()}, args), outputs, args)
         if args.target_kl is not None and logs["losses/approx_kl"] > args.target_kl:
             break
     check_finite(policy)
@@ -356,7 +358,7 @@ def train(args: Args) -> int:
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
                 done = saved["iteration"]
-            fast = choose(args.backend, learner(policy, optimizer, curvature))
+            fast = learner(policy, optimizer, curvature, args.backend)
             while done < iterations and not run.stop:
                 if args.anneal_lr:
                     for group in optimizer.param_groups:

@@ -14,14 +14,18 @@ from . import state
 
 
 class Step(NamedTuple):
-    """One step of E environments."""
+    """One step of E environments; the arrays may change with the next."""
 
-    obs: np.ndarray  # [E, O] what the next action is for
-    final: np.ndarray  # [E, O] what really followed the action
+    obs: np.ndarray  # [E, O] float64, what the next action is for
+    final: np.ndarray  # [E, O] float64, what really followed the action; the same array where nothing was reset
     rewards: np.ndarray  # [E]
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
     valid: np.ndarray  # [E] bool; False: nothing was learned, the environment only reset itself
+
+
+def _rows(obs: Any) -> np.ndarray:
+    return np.ascontiguousarray(obs, dtype=np.float64)
 
 
 class Envs:
@@ -32,7 +36,8 @@ class Envs:
     def __init__(self, env: gym.Env):
         self.env = env
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._always = np.ones(1, dtype=bool)
+        self._rewards, self._always = np.zeros(1), np.ones(1, dtype=bool)
+        self._terminated, self._truncated = np.zeros(1, dtype=bool), np.zeros(1, dtype=bool)
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         """Begin an episode in each, seeded with one seed each; return the observations [E, O]."""
@@ -41,11 +46,11 @@ class Envs:
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions [E, ...]; where an episode ends, begin the next."""
         obs, reward, terminated, truncated, _ = self.env.step(actions[0])
-        final = np.array(obs)[None]  # a copy: a reset may write into the same array
+        obs = final = _rows(obs)[None]
         if terminated or truncated:
-            obs = self.env.reset()[0]
-        flags = np.array([terminated]), np.array([truncated])
-        return Step(np.asarray(obs)[None], final, np.array([float(reward)]), *flags, self._always)
+            final, obs = obs.copy(), _rows(self.env.reset()[0])[None]  # a reset may write into the same array
+        self._rewards[0], self._terminated[0], self._truncated[0] = reward, terminated, truncated
+        return Step(obs, final, self._rewards, self._terminated, self._truncated, self._always)
 
     def save(self) -> list[state.State] | None:
         """Return the state of every environment, or None if it cannot be known."""
@@ -83,12 +88,12 @@ class Several(Envs):
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions."""
         obs, rewards, terminated, truncated, infos = self.vector.step(actions)
-        final = obs
+        obs = final = _rows(obs)
         if "final_obs" in infos:
             final = obs.copy()
             for i in np.flatnonzero(infos["_final_obs"]):
                 final[i] = infos["final_obs"][i]
-        return Step(obs, final, rewards.copy(), terminated.copy(), truncated.copy(), self._always)
+        return Step(obs, final, rewards, terminated, truncated, self._always)
 
     def close(self) -> None:
         """Close all."""
@@ -119,8 +124,8 @@ class NextStep(Envs):
         """Take the actions."""
         obs, rewards, terminated, truncated, _ = self.vector.step(actions)
         valid, self._over = ~self._over, terminated | truncated
-        obs = np.asarray(obs)
-        return Step(obs, obs, np.asarray(rewards, dtype=np.float64), terminated.copy(), truncated.copy(), valid)
+        obs = _rows(obs)
+        return Step(obs, obs, np.asarray(rewards, dtype=np.float64), terminated, truncated, valid)
 
     def save(self) -> None:
         """Nothing: the environments are behind a wall."""

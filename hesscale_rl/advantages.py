@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from .compiled import running
+from .compiled.warm import ready
+
 
 def gae(
     rewards: np.ndarray,
@@ -18,20 +21,10 @@ def gae(
     observation, not the first of the next episode. `done` is terminated or truncated. Both cut the sum of later
     errors, but only a termination makes the future worth nothing: a truncated step is bootstrapped.
     """
-    if np.ndim(rewards) == 2:
-        both = []
-        for i in range(rewards.shape[1]):
-            own = (rewards[:, i], values[:, i], next_values[:, i], terminated[:, i], done[:, i])
-            both.append(gae(*own, gamma, lam))
-        return np.stack([a for a, _ in both], 1), np.stack([r for _, r in both], 1)
-    # Python floats (float64) are several times faster than numpy scalars in a loop that cannot be vectorised.
-    live = 1.0 - np.asarray(terminated, dtype=np.float64)
-    values64 = np.asarray(values, dtype=np.float64)
-    deltas = (rewards + gamma * live * np.asarray(next_values, dtype=np.float64) - values64).tolist()
-    decays = (gamma * lam * (1.0 - np.asarray(done, dtype=np.float64))).tolist()
-    advantage = 0.0
-    for t in range(len(deltas) - 1, -1, -1):
-        advantage = deltas[t] + decays[t] * advantage
-        deltas[t] = advantage
-    advantages = np.array(deltas)
-    return advantages.astype(np.float32), (advantages + values64).astype(np.float32)
+    ready()
+    shape = np.shape(rewards)
+    steps = [np.asarray(a, np.float32).reshape(len(a), -1) for a in (rewards, values, next_values)]
+    ends = [np.asarray(a, bool).reshape(len(a), -1) for a in (terminated, done)]
+    advantages, returns = np.empty_like(steps[0]), np.empty_like(steps[0])
+    running.gae(*steps, *ends, gamma, lam, advantages, returns)
+    return advantages.reshape(shape), returns.reshape(shape)

@@ -5,8 +5,6 @@ them. The per-step methods are compiled loops on numpy views of the buffers (hen
 call the overhead of torch operations would cost more than the arithmetic.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,25 +33,14 @@ class RunningNorm(nn.Module):
 
     def update(self, x: np.ndarray) -> None:
         """Count in one observation of shape `shape`, by Welford's recurrence."""
-        running.count_in(np.asarray(x, dtype=np.float64).reshape(-1), *self._views())
+        running.count_in(np.asarray(x, dtype=np.float64).reshape(-1), *self.arrays()[:3])
 
-    def _views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+        """Return mean, var and count as flat views, eps and clip: what the loops of compiled/running.py take."""
         ready()
         # Taken anew for each use: kept on self, they would go stale in a deepcopy.
-        return self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)
-
-    def stepper(self) -> Callable[[np.ndarray], tuple[np.ndarray, bool]]:
-        """Return the fast form for many steps: it counts in x [n]; returns it normalised, and whether x is finite."""
-        views, eps, clip = self._views(), self.eps, self.clip
-
-        def step(x: np.ndarray) -> tuple[np.ndarray, bool]:
-            x = np.asarray(x, dtype=np.float64)
-            out = np.empty(len(x), np.float32)
-            finite = running.count_in(x, *views)
-            running.normalize(x, views[0], views[1], eps, clip, out)
-            return out, finite
-
-        return step
+        flat = self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)
+        return *flat, self.eps, self.clip
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
         """Normalise x [..., *shape] to float32 of the same shape."""
@@ -81,21 +68,12 @@ class RewardNorm(nn.Module):
         self.stats = RunningNorm(())
         self.register_buffer("ret", torch.zeros(num_envs, dtype=torch.float64))
 
-    def stepper(self) -> Callable[[float, bool, int], float]:
-        """Return scale(reward, episode_over, env): it counts in a reward of environment `env` and returns it scaled.
+    def scale(self, reward: float, episode_over: bool, env: int = 0) -> float:
+        """Count in a reward of environment `env`; return it scaled.
 
         `episode_over`: terminated or truncated. At a truncation, too, the discounted return begins again, which
         Gymnasium's wrapper forgets: an environment that only ever truncates (HalfCheetah) would add up one endless
         return across its episodes.
         """
-        ret, views, gamma = self.ret.numpy(), self.stats._views(), self.gamma
-        eps, clip = self.eps, self.clip
-
-        def scale(reward: float, episode_over: bool, env: int) -> float:
-            return running.scale(reward, episode_over, gamma, ret[env : env + 1], *views, eps, clip)
-
-        return scale
-
-    def scale(self, reward: float, episode_over: bool, env: int = 0) -> float:
-        """Return one reward scaled; see `stepper`."""
-        return self.stepper()(float(reward), episode_over, env)
+        own, stats = self.ret.numpy()[env : env + 1], self.stats.arrays()[:3]
+        return running.scale(float(reward), episode_over, self.gamma, own, *stats, self.eps, self.clip)

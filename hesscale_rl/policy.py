@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from . import compiled
+from .compiled import acting
 from .errors import Diverged, InputError
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
+Function = Callable[[np.ndarray], np.ndarray]
 
 
 class Policy(nn.Module):
@@ -45,7 +47,10 @@ class Policy(nn.Module):
         self.observations = observations
         self.obs_norm = RunningNorm((observations,)) if normalize else None
         self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
+        self._actor: Function | None = None  # made on first use; the parameters may change in place from then on
+        self._critic: Function | None = None
         self.discrete = parametrization == DISCRETE
+        self.kind = -1 if self.discrete else ("log_std", "log_var", "var").index(parametrization)  # for the loops
         if self.discrete:
             self.choices, self.start = int(action_space.n), int(action_space.start)
         else:
@@ -61,27 +66,43 @@ class Policy(nn.Module):
             return random.gumbel(size=(*shape, self.choices)).astype(np.float32)
         return random.standard_normal((*shape, len(self._low)), dtype=np.float32)
 
-    def actor_function(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Return the actor as a function of arrays, compiled if it can be: for many calls with one set of weights."""
-        fast = compiled.function(self.actor, torch.zeros(1, self.observations))
+    def sampler(self) -> acting.Sampler:
+        """Return sample(obs, noise, actions, to_env): it fills both as `act` and `to_env` do; compiled if it can be.
+
+        It returns whether all actions are finite. Parameters may change in place later on.
+        """
+        fast = acting.sampler(self)
         if fast is not None:
             return fast
 
-        @torch.no_grad()
-        def plain(obs: np.ndarray) -> np.ndarray:
-            return self.actor(torch.from_numpy(obs)).numpy()
+        def plain(obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
+            actions[:] = self.act(obs, noise)
+            to_env[:] = self.to_env(actions)
+            return bool(np.isfinite(actions).all())
 
         return plain
 
-    def act(
-        self, obs: np.ndarray, noise: np.ndarray | None, actor: Callable[[np.ndarray], np.ndarray] | None = None
-    ) -> np.ndarray:
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """Return the critic's values [...] of normalised observations [..., O]; compiled if they can be."""
+        if self._critic is None:
+            self._critic = self._function(self.critic)
+        return self._critic(obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
+
+    def see(self, obs: np.ndarray) -> np.ndarray:
+        """Count in an observation [O]; return it as the networks see it, float32."""
+        if self.obs_norm is None:
+            return obs.astype(np.float32)
+        self.obs_norm.update(obs)
+        return self.obs_norm.normalize(obs)
+
+    def act(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Return actions for normalised observations [E, O]: [E, A] unclipped, or [E] numbers from 0.
 
-        With noise [E, A] or [E, C] they are samples, with None the most likely ones. `actor`: what `actor_function`
-        gave, to save making it anew.
+        With noise [E, A] or [E, C] they are samples, with None the most likely ones.
         """
-        outputs = (actor or self.actor_function())(obs)
+        if self._actor is None:
+            self._actor = self._function(self.actor)
+        outputs = self._actor(obs)
         if self.discrete:
             return (outputs if noise is None else outputs + noise).argmax(1)
         a = len(self._low)
@@ -91,6 +112,15 @@ class Policy(nn.Module):
         if self.parametrization == "var":
             return mean + np.sqrt(p) * noise
         return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
+
+    def _function(self, net: nn.Module) -> Function:
+        """Return the network as a function of arrays."""
+        fast = compiled.function(net, torch.zeros(1, self.observations))
+        return fast if fast is not None else lambda obs: net(torch.from_numpy(obs)).detach().numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not the functions, which read this one's parameters."""
+        return self.__dict__ | {"_actor": None, "_critic": None}
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return what the environment is given for the actions of `act`: within the bounds, or counted from start."""

@@ -1,22 +1,27 @@
 """The agents' compiled update against their readable one: the same losses, outputs, scaling and parameters."""
 
 import copy
+import os
 from dataclasses import replace
+from itertools import product
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import hesscale_rl as hs
 from agents import a2c, ppo
-from hesscale_rl.compiled.learner import choose, learner
+from hesscale_rl.compiled.learner import learner
 from hesscale_rl.errors import InputError
 from hesscale_rl.optim import OPTIMIZER_NAMES
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (11,))
 KINDS = [*ppo.STDS, "discrete"]
-COVERED = [name for name in OPTIMIZER_NAMES if "sgd" not in name and "bl89" not in name and "hessian" not in name]
+COVERED = [name for name in OPTIMIZER_NAMES if "bl89" not in name and "hessian" not in name]
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
+SIZES = (1, 5, 64, 257)
 
 
 def batch(policy, n, seed):
@@ -33,17 +38,27 @@ def batch(policy, n, seed):
     return rows | dict(returns=values + normal(n), values=policy.critic(obs)[:, 0].detach() + 0.2 * normal(n))
 
 
-def pair(agent, kind, name, lr=3e-4, **settings):
+def with_activation(net, kind):
+    """The network with its hidden tanh replaced."""
+    for name, layer in net.named_children():
+        if type(layer) is nn.Tanh:
+            setattr(net, name, ACTIVATIONS[kind]())
+        else:
+            with_activation(layer, kind)
+
+
+def pair(agent, kind, name, lr=3e-4, activation="tanh", **settings):
     """The same policy twice, each with its optimizer; the second with the compiled update."""
     space = gym.spaces.Discrete(4) if kind == "discrete" else gym.spaces.Box(-1, 1, (3,))
     args = replace(agent.Args(), optimizer=name, std="parameter" if kind == "discrete" else kind, **settings)
     torch.manual_seed(0)
     policy = agent.make_policy(BOX, space, args)
+    with_activation(policy, activation)
     sides = []
     for own in (policy, copy.deepcopy(policy)):
         optimizer, curvature = hs.make_optimizer(name, agent.groups(own), lr=lr, eps=1e-5, delta=1e-5)
         sides.append((own, optimizer, curvature))
-    return args, sides, learner(*sides[1])
+    return args, sides, learner(*sides[1], "auto")
 
 
 def settings(agent, args):
@@ -53,56 +68,86 @@ def settings(agent, args):
 
 
 def distance(a, b):
-    """The largest relative distance of two policies' parameters, by the norm of each."""
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return max(float((p - q).detach().norm() / (q.detach().norm() + 1e-6)) for p, q in pairs)
+    """The largest relative distance of two policies' networks, each taken as one vector of parameters."""
+    pairs = ((a.actor, b.actor), (a.critic, b.critic))
+    vectors = [[nn.utils.parameters_to_vector(net.parameters()).detach() for net in pair] for pair in pairs]
+    return max(float((p - q).norm() / q.norm()) for p, q in vectors)
 
 
-CASES = [("parameter", name, 64) for name in COVERED]
-CASES += [(kind, "scaled-adahesscale", n) for kind in KINDS for n in (5, 257)] + [("parameter", "scaled-adam", 1)]
+def wobble(agent, args, result, seen, activation, seed):
+    """How far the readable way ends from `result` when it begins with weights 1e-7 beside."""
+    side = pair(agent, args.std if result[0].kind >= 0 else "discrete", args.optimizer, activation=activation)[1][0]
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in side[0].parameters():
+            p *= 1 + 1e-7 * torch.randn(p.shape, generator=g)
+    for mb in seen:
+        agent.learn(*side, mb, args)
+    return distance(side[0], result[0])
+
+
+EVERY = list(product(KINDS, COVERED, ACTIVATIONS, SIZES))
+# Every pair of a kind, an optimizer, an activation and a size is met; FULL=1 runs them all.
+CASES = EVERY if os.environ.get("FULL") else [case for i, case in enumerate(EVERY) if i % 7 == 0]
 
 
 @pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
-@pytest.mark.parametrize("kind, name, n", CASES)
-def test_fifty_minibatches_stay_together(agent, kind, name, n):
-    args, (slow, quick), fast = pair(agent, kind, name, norm_adv=agent is ppo and n > 1, ent_coef=0.01)
+@pytest.mark.parametrize("kind, name, activation, n", CASES)
+def test_fifty_minibatches_stay_together(agent, kind, name, activation, n):
+    norm_adv = agent is ppo and n > 1
+    args, (slow, quick), fast = pair(agent, kind, name, activation=activation, norm_adv=norm_adv, ent_coef=0.01)
+    seen = []
     for step in range(50):
-        mb = batch(slow[0], n, step)
+        seen.append(mb := batch(slow[0], n, step))
         expected = agent.learn(*slow, mb, args)
-        result = fast.step(mb, *settings(agent, args))
+        *result, etas = fast.learn(mb, torch.arange(n), 1, *settings(agent, args))
         if step == 0:
             # float32: sums of other orders
             assert result[:2] == pytest.approx(expected[:2], rel=1e-5, abs=1e-6)
             torch.testing.assert_close(result[2], expected[2], rtol=1e-5, atol=1e-6)
-            assert [float(e) for e in quick[1].eta] == pytest.approx([float(e) for e in slow[1].eta], rel=1e-4)
+            assert etas == [quick[1].eta] == [pytest.approx([float(e) for e in slow[1].eta], rel=1e-4)]
             for p, q in zip(quick[0].parameters(), slow[0].parameters(), strict=True):
                 for a, b in ((p.grad, q.grad), (getattr(p, "hess_diag", None), getattr(q, "hess_diag", None))):
                     assert b is None or float((a - b).norm()) < 3e-6 * float(b.norm()) + 1e-7
-    # A step divides by the curvature: where its parts nearly cancel, the quotient magnifies the rounding.
-    assert distance(quick[0], slow[0]) < 1e-4
-    assert [s["step"] for s in quick[1].state.values()] == [50] * len(fast.params)
-    for p, q in zip(quick[0].parameters(), slow[0].parameters(), strict=True):
-        scale = 1e-3 * float(q.grad.abs().max()) + 1e-7
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-2, atol=scale)
+    # A step divides by the curvature: where its parts nearly cancel, or a sample crosses a kink, rounding is magnified.
+    # Then there may be more, but not more than the readable way does to itself when every weight is rounded otherwise.
+    apart = distance(quick[0], slow[0])
+    assert apart < 1e-4 or apart < 3 * max(wobble(agent, args, slow, seen, activation, k) for k in range(5))
+    assert all(s["step"] == 50 for s in quick[1].state.values())
+
+
+def test_a_pass_is_its_minibatches_one_after_the_other():
+    args, (slow, quick), fast = pair(ppo, "parameter", "scaled-adahesscale")
+    rows, order = batch(slow[0], 50, 0), torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    losses, outputs, etas = [], None, []
+    for part in order.tensor_split(7):
+        *losses, outputs = ppo.learn(*slow, {name: x[part] for name, x in rows.items()}, args)
+        etas.append([float(eta) for eta in slow[1].eta])
+    actor, critic, out, factors = fast.learn(rows, order, 7, *settings(ppo, args))
+    assert (actor, critic) == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(out, outputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(factors, etas, rtol=1e-3)
+    assert distance(quick[0], slow[0]) < 1e-5
 
 
 def test_a_loss_that_is_not_finite_changes_nothing():
-    args, (_, quick), fast = pair(ppo, "parameter", "adahesscale")
+    args, (_, quick), fast = pair(ppo, "parameter", "adahesscale", norm_adv=False)
     mb = batch(quick[0], 8, 0)
+    mb["advantages"][5] = float("nan")
+    actor, _, _, etas = fast.learn(mb, torch.arange(8), 4, *settings(ppo, args))
+    assert actor != actor and len(etas) == 2  # it is in the third minibatch
     before = copy.deepcopy(quick[0].state_dict())
-    actor, _, _ = fast.step(mb | {"advantages": torch.full((8,), float("nan"))}, *settings(ppo, args))
-    assert actor != actor
+    assert fast.learn(mb, torch.tensor([5]), 1, *settings(ppo, args))[3] == []
     assert all(torch.equal(v, before[k]) for k, v in quick[0].state_dict().items())
 
 
 def test_what_has_no_compiled_update_is_said(capsys):
-    for name in ("sgd", "adabl89", "adahessian"):
+    for name in ("adabl89", "adahessian"):
         assert pair(ppo, "parameter", name)[2] is None
-    _, (side, _), fast = pair(ppo, "parameter", "adam")
-    assert choose("auto", fast) is fast and choose("torch", fast) is None and choose("compiled", fast) is fast
-    assert capsys.readouterr().err == ""
-    assert choose("auto", None) is None and "no compiled update" in capsys.readouterr().err
+        assert "no compiled update" in capsys.readouterr().err
+    _, (_, side), fast = pair(ppo, "parameter", "adam")
+    assert fast is not None and capsys.readouterr().err == ""
+    assert learner(*side, "torch") is None and capsys.readouterr().err == ""
+    side[0].double()
     with pytest.raises(InputError, match="--backend compiled"):
-        choose("compiled", None)
-    frozen = side[0].double()
-    assert learner(frozen, *side[1:]) is None
+        learner(*side, "compiled")

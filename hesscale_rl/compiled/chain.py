@@ -1,6 +1,7 @@
 """From torch to the loops and back: which networks are chains, and one pass over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,7 @@ class Chain:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
         ready()
         tensors = list(self.params.values())
-        inputs, sizes, codes = seeds.array(x), np.array(self.sizes), np.array(self.codes)
-        params, c = self.addresses(tensors), self.sizes[-1]
+        inputs, (params, sizes, codes), c = seeds.array(x), self.arrays(), self.sizes[-1]
         y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
         z = y[len(y) - len(inputs) * c :].reshape(-1, c)
         if self.log_std is not None:
@@ -91,6 +91,13 @@ class Chain:
         kernels.reverse(params, sizes, codes, inputs, y, dy, ddy, g, d, bends, to[0], to[-1])
         named = [dict(zip(self.params, result, strict=True)) for result in results]
         return value, outputs, named[0], named[1] if len(named) == 2 else {}
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the loops need to know: where the parameters lie [L, 2], the sizes [L + 1], the activations [L].
+
+        The parameters may change in place, but must not be replaced.
+        """
+        return self.addresses(list(self.params.values())), np.array(self.sizes), np.array(self.codes)
 
     def addresses(self, tensors: list[Tensor]) -> np.ndarray:
         """Where each layer's weight and bias lie, [L, 2]."""
@@ -131,6 +138,20 @@ def find(net: nn.Module, x: Tensor, curvature: Any) -> Chain | None:
     return chain
 
 
+def chains(nets: Iterable[nn.Module], x: Tensor) -> list[Chain] | None:
+    """Return the chains that all the networks are, or None if one is none."""
+    found = [find(net, x, Nothing()) for net in nets]
+    good = [chain for chain in found if chain is not None]
+    return good if len(good) == len(found) else None
+
+
+def bound(loop: Callable, chains: list[Chain], *arguments: Any) -> Callable:
+    """Return the loop with its first arguments given; the memory of the chains stays as long as it does."""
+    call = partial(loop, *arguments)
+    call.kept = [p.detach() for chain in chains for p in chain.params.values()]  # type: ignore[attr-defined]
+    return call
+
+
 def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return the network as a function of arrays [N, I] -> [N, C], for inputs like x; None if it is no chain.
 
@@ -145,11 +166,8 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
     if chain is None:
         return None
     ready()
-    keep, sizes, codes = list(chain.params.values()), np.array(chain.sizes), np.array(chain.codes)
-    params, last = chain.addresses(keep), None if chain.log_std is None else chain.log_std.detach().numpy()
-
-    def run(inputs: np.ndarray) -> np.ndarray:
-        y = kernels.outputs(params, sizes, codes, inputs)
-        return y if last is None else _beside(y, last)
-
-    return run
+    outputs = bound(kernels.outputs, [chain], *chain.arrays())
+    if chain.log_std is None:
+        return outputs
+    last = chain.log_std.detach().numpy()
+    return lambda inputs: _beside(outputs(inputs), last)

@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 
-from .kernels import loops
-
-EXACT = loops()
+from .jit import EXACT
 
 
 @EXACT
@@ -40,6 +38,20 @@ def normalize(x, mean, var, eps, clip, out):
 
 
 @EXACT
+def see(x, mean, var, count, eps, clip, out):
+    """Count x in and fill out with it normalised, or as it is if count is empty; return whether x is finite."""
+    if len(count) > 0:
+        finite = count_in(x, mean, var, count)
+        normalize(x, mean, var, eps, clip, out)
+        return finite
+    finite = True
+    for i in range(len(x)):
+        finite &= math.isfinite(x[i])
+        out[i] = x[i]
+    return finite
+
+
+@EXACT
 def scale(reward, over, gamma, ret, mean, var, count, eps, clip):
     """Return the reward over the standard deviation of the discounted return ret [1], held within clip."""
     ret[0] = ret[0] * gamma + reward
@@ -49,3 +61,16 @@ def scale(reward, over, gamma, ret, mean, var, count, eps, clip):
     z = reward / math.sqrt(var[0] + eps)
     z = clip if z > clip else z
     return -clip if z < -clip else z
+
+
+@EXACT
+def gae(rewards, values, next_values, terminated, done, gamma, lam, advantages, returns):
+    """Fill advantages and returns, all [T, E], as hesscale_rl/advantages.py says."""
+    for i in range(rewards.shape[1]):
+        total = 0.0
+        for t in range(len(rewards) - 1, -1, -1):
+            error = rewards[t, i] - np.float64(values[t, i])
+            if not terminated[t, i]:
+                error += gamma * next_values[t, i]
+            total = error if done[t, i] else error + gamma * lam * total
+            advantages[t, i], returns[t, i] = total, total + values[t, i]

@@ -6,35 +6,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import FAST, FAST_SUMS, ZERO, at
+from .jit import FAST, FAST_SUMS, ZERO, at
 from .warm import ready
 
 
 @FAST
 def _averages(g, s, m, v, beta1, beta2):
     """Move m to beta1 m + (1 - beta1) g, and v to beta2 v + (1 - beta2) s^2."""
-    rest1, rest2 = np.float32(1) - beta1, np.float32(1) - beta2
+    # 1 - beta before it is rounded: afterwards it would be 1e-5 off for 0.999.
+    rest1, b2, rest2 = np.float32(1 - beta1), np.float32(beta2), np.float32(1 - beta2)
     for i in range(len(m)):
         m[i] += rest1 * (g[i] - m[i])
-        v[i] = beta2 * v[i] + rest2 * (s[i] * s[i])
+        v[i] = b2 * v[i] + rest2 * (s[i] * s[i])
 
 
 @FAST
 def _average_of_squares(w, d, beta2):
     """Move w to beta2 w + (1 - beta2) d^2."""
-    rest2 = np.float32(1) - beta2
+    b2, rest2 = np.float32(beta2), np.float32(1 - beta2)
     for i in range(len(w)):
-        w[i] = beta2 * w[i] + rest2 * (d[i] * d[i])
+        w[i] = b2 * w[i] + rest2 * (d[i] * d[i])
+
+
+@FAST
+def _eta(h, delta):
+    """The factor of step-size scaling; 1 for delta 0 or no curvature."""
+    if delta == 0:
+        return 1.0
+    return min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
 
 
 @FAST_SUMS
-def _curvature_along(m, v, w, root, eps):
-    """sum sqrt(w_hat) u^2 for the update u without its rate; in blocks, so that float32 suffices inside one."""
+def _curvature_along(m, v, w, root, eps, divide):
+    """sum sqrt(w_hat) u^2 for the update u without its rate; in blocks, so that float32 suffices inside one.
+
+    u is m/(sqrt(v_hat) + eps), or m itself unless `divide`.
+    """
     total, n = np.float64(0), len(m)
     for start in range(0, n, 1024):
         part = ZERO
         for i in range(start, min(start + 1024, n)):
-            u = m[i] / (math.sqrt(v[i]) * root + eps)
+            u = m[i] / (math.sqrt(v[i]) * root + eps) if divide else m[i]
             part += math.sqrt(w[i]) * root * u * u
         total += np.float64(part)
     return total
@@ -55,7 +67,7 @@ def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
     AdaHesScale w and d are 0: v serves). counts [K]: the steps that each has taken, this one included. delta 0: no
     scaling.
     """
-    b1, b2, e = np.float32(beta1), np.float32(beta2), np.float32(eps)
+    e = np.float32(eps)
     h = 0.0
     for k in range(len(lengths)):
         n = lengths[k]
@@ -63,24 +75,52 @@ def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
         m, v = at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
         rate = lr / (1 - beta1 ** counts[k])
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-        _averages(g, s, m, v, b1, b2)
+        _averages(g, s, m, v, beta1, beta2)
         if delta == 0:
             _apply(p, m, v, np.float32(rate), root, e)
         elif where[6, k] == 0:
-            h += rate * rate * _curvature_along(m, v, v, root, e)
+            h += rate * rate * _curvature_along(m, v, v, root, e, True)
         else:
             w = at(where[6, k], 1, n)[0]
-            _average_of_squares(w, at(where[5, k], 1, n)[0], b2)
-            h += rate * rate * _curvature_along(m, v, w, root, e)
+            _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
+            h += rate * rate * _curvature_along(m, v, w, root, e, True)
     if delta == 0:
         return 1.0
-    eta = min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
+    eta = _eta(h, delta)
     for k in range(len(lengths)):
         n = lengths[k]
         rate = np.float32(eta * lr / (1 - beta1 ** counts[k]))
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
         _apply(at(where[0, k], 1, n)[0], at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0], rate, root, e)
     return eta
+
+
+@FAST
+def _gradient_loop(where, lengths, counts, lr, beta2, delta):
+    """Take the step of ScaledSGD; return eta. where: as below, without s, m and v, and w and d 0 if delta is."""
+    h = 0.0
+    if delta > 0:
+        for k in range(len(lengths)):
+            n = lengths[k]
+            g, w = at(where[1, k], 1, n)[0], at(where[6, k], 1, n)[0]
+            _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
+            root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
+            h += lr * lr * _curvature_along(g, w, w, root, ZERO, False)
+    eta = _eta(h, delta)
+    for k in range(len(lengths)):
+        p, g = at(where[0, k], 1, lengths[k])[0], at(where[1, k], 1, lengths[k])[0]
+        rate = np.float32(eta * lr)
+        for i in range(len(p)):
+            p[i] -= rate * g[i]
+    return eta
+
+
+@FAST
+def take(where, lengths, counts, lr, beta1, beta2, eps, delta):
+    """Take a group's step; return eta. where [7, K]: as for `adaptive_loop`; no average m: gradient descent."""
+    if len(lengths) > 0 and where[3, 0] == 0:
+        return _gradient_loop(where, lengths, counts, lr, beta2, delta)
+    return adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta)
 
 
 def adaptive(

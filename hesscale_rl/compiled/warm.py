@@ -5,13 +5,16 @@ otherwise: one seed would give two results, before and after the first run. So n
 no cache can be written, and then everybody does.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
+import numpy as np
 
 from . import kernels
 
@@ -30,7 +33,17 @@ def ready() -> None:
     stamp = Path(folder) / f"warm-{_fingerprint()}"
     if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
-    print("hesscale_rl: compiling its loops, once for this installation (about 40 s)", file=sys.stderr, flush=True)
+    with open(Path(folder) / "warm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that start together, one compiles and the others wait
+        if not stamp.exists():
+            _fill(Path(folder), stamp)
+
+
+def _fill(folder: Path, stamp: Path) -> None:
+    print("hesscale_rl: compiling its loops, once for this installation (about 30 s)", file=sys.stderr, flush=True)
+    # numba looks at the age of one file, not at those of the loops that are called from it.
+    for old in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("warm-*")):
+        old.unlink(missing_ok=True)
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-c", "from hesscale_rl.compiled import warm; warm.compile_all()"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, check=False)
@@ -45,17 +58,41 @@ def _fingerprint() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+class _Still:
+    """An environment in which nothing happens."""
+
+    num_envs = 1
+
+    def reset(self, seeds):
+        return np.zeros((1, 3))
+
+    def step(self, actions):
+        over = np.ones(1, dtype=bool)
+        return Step(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), over, over, over)
+
+
+class Step(NamedTuple):
+    """One of its steps, with the fields of envs/vector.py."""
+
+    obs: np.ndarray
+    final: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+
+
 def compile_all() -> None:
     """Call every loop once, with every type of argument that it is called with."""
     global _ready
     _ready = True
     import gymnasium as gym
-    import numpy as np
     import torch
 
     from .. import AdaHesScale, HesScale, backward, losses
     from ..networks import GaussianHead, mlp
     from ..policy import DISCRETE, Policy
+    from ..rollout import Rollout
     from .learner import learner
 
     n, x = 4, torch.randn(4, 3)
@@ -78,8 +115,6 @@ def compile_all() -> None:
         policy = Policy(3, space, actor, value, kind, 0.99)
         fast = learner(policy, AdaHesScale(policy.parameters(), delta=1e-8), HesScale())
         assert fast is not None
-        fast.step(rows | {"actions": taken}, True, 0.2, 0.0, 0.2, 0.5, 0.5)
-        policy.act(x.numpy(), policy.noise(np.random.default_rng(0), n))
-    assert policy.obs_norm is not None and policy.reward_norm is not None
-    policy.obs_norm.stepper()(np.zeros(3))
-    policy.reward_norm.scale(1.0, False)
+        fast.learn(rows | {"actions": taken}, torch.arange(n), 1, True, 0.2, 0.0, 0.2, 0.5, 0.5)
+        Rollout(_Still(), policy, np.random.SeedSequence(0)).collect(1, lambda *_: None)
+        policy.see(np.zeros(3))

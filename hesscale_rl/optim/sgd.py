@@ -25,6 +25,10 @@ class ScaledSGD(CurvatureOptimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "delta": delta})
 
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the moving averages in the state: of the squared curvature, where steps are scaled."""
+        return ("exp_hess_sq",) if self._group_reads(group) else ()
+
     @torch.no_grad()
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
@@ -32,6 +36,6 @@ class ScaledSGD(CurvatureOptimizer):
         u, rates = [g.clone() for g in grads], [float(group["lr"])] * len(grads)
         if not curvatures:
             return scale_and_apply(params, u, rates, None, None)
-        (v,), steps = self._moments(params, "exp_hess_sq")
+        (v,), steps = self._moments(params, *self.averages(group))
         root = average_of_squares(v, curvatures, group["betas"][1], steps)
         return scale_and_apply(params, u, rates, root, group["delta"])
