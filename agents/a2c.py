@@ -81,13 +81,22 @@ class Args:
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
     backend: str = "auto"
-    """the update's: auto (compiled where it can be), compiled, or torch"""
+    """the update's: auto (compiled loops where they can do it), compiled, or torch"""
+    compile: bool = False
+    """let torch.compile work on the torch backend: half a minute at the start; needs a C++ compiler"""
+    device: str = "cpu"
+    """cpu, the fastest for small networks, or cuda"""
     track: bool = False
     """log to Weights & Biases as well"""
     torch_threads: int = 1
     """threads of torch; more only slow such small networks down"""
     quiet: bool = False
     """print nothing but errors"""
+
+    @property
+    def tape(self) -> str:
+        """How hs.backward works where the whole update is not compiled."""
+        return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
 
 
 PRESETS = {
@@ -154,6 +163,7 @@ def check(args: Args) -> None:
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
     need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
     need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
+    need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
     check_resume(args)
 
 
@@ -177,20 +187,9 @@ def make_policy(observation_space: gym.Space, action_space: gym.Space, args: Arg
             actor = Heads(mlp([*hidden, actions], last_gain=0.01, **start), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01, **start), GaussianHead(actions))
-    critic = mlp([*hidden, 1], **start)
     how = (parametrization, args.gamma, args.num_envs, args.normalize)
+    critic = mlp([*hidden, 1], **start)
     return Policy(observations, action_space, actor, critic, *how)
-
-
-def groups(policy: Policy) -> list[dict]:
-    """Return the optimizer's parameter groups: every network by itself, and a variance that is a parameter."""
-    networks = {"actor": policy.actor, "critic": policy.critic}
-    if isinstance(policy.actor, Heads):
-        mean, variance = policy.actor.branches
-        networks = {"mean": mean, "variance": variance, "critic": policy.critic}
-    elif policy.parametrization == "log_var":
-        networks = {"mean": policy.actor[:-1], "variance": policy.actor[-1], "critic": policy.critic}
-    return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
 
 
 # --- advantages
@@ -204,11 +203,10 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
     advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
     if not np.isfinite(advantages).all():
         raise Diverged("an advantage is not finite")
-    obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "actions"))
-    advantages, returns, values = (torch.from_numpy(a).flatten() for a in (advantages, returns, values))
-    batch = dict(obs=obs, actions=actions, advantages=advantages, returns=returns, values=values)
-    valid = torch.from_numpy(steps["valid"]).flatten()
-    return batch if bool(valid.all()) else {name: rows[valid] for name, rows in batch.items()}
+    rows = dict(obs=steps["obs"], actions=steps["actions"], advantages=advantages, returns=returns, values=values)
+    batch = {name: torch.from_numpy(a.reshape(-1, *a.shape[2:])).to(args.device) for name, a in rows.items()}
+    valid = steps["valid"].reshape(-1)
+    return batch if valid.all() else {name: a[torch.from_numpy(valid)] for name, a in batch.items()}
 
 
 # --- update
@@ -235,8 +233,8 @@ def learn(
     """Take one step on a batch; return the losses of actor and critic, and the actor's outputs before it."""
     critic_loss = hs.losses.ValueLoss(batch["returns"], coef=args.vf_coef)
     optimizer.zero_grad()
-    actor = hs.backward(policy.actor, batch["obs"], actor_loss(policy, batch, args), curvature)
-    critic = hs.backward(policy.critic, batch["obs"], critic_loss, curvature)
+    actor = hs.backward(policy.actor, batch["obs"], actor_loss(policy, batch, args), curvature, args.tape)
+    critic = hs.backward(policy.critic, batch["obs"], critic_loss, curvature, args.tape)
     values = float(actor.value), float(critic.value)
     if math.isfinite(sum(values)):
         if args.max_grad_norm > 0:
@@ -298,14 +296,13 @@ def train(args: Args) -> int:
     torch.manual_seed(args.seed)
     [rollout_seed] = np.random.SeedSequence(args.seed).spawn(1)
     policy = make_policy(env.observation_space, env.action_space, args)
+    policy.place(args.device)
     optimizer, curvature = hs.make_optimizer(
-        args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
+        args.optimizer, policy.groups(), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
     )
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
-        restore(policy, optimizer, saved)
-        if saved["rollout"]["obs"].shape != (args.num_envs, policy.observations):
-            raise InputError(f"--resume {args.resume}: its checkpoint is of another environment or --num-envs")
+        restore(policy, optimizer, saved, args.num_envs)
     with (
         Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, saved, args.track) as run,
         Progress(args.total_timesteps, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -331,7 +328,7 @@ def train(args: Args) -> int:
                     print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
-            fast = learner(policy, optimizer, curvature, args.backend)
+            fast = learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
             while rollout.step < args.total_timesteps and not run.stop:
                 before = rollout.step
                 if args.anneal_lr:

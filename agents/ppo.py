@@ -85,13 +85,27 @@ class Args:
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
     backend: str = "auto"
-    """the update's: auto (compiled where it can be), compiled, or torch"""
+    """the update's: auto (compiled loops where they can do it), compiled, or torch"""
+    compile: bool = False
+    """let torch.compile work on the torch backend: half a minute at the start; needs a C++ compiler"""
+    device: str = "cpu"
+    """cpu, the fastest for small networks, or cuda"""
     track: bool = False
     """log to Weights & Biases as well"""
     torch_threads: int = 1
     """threads of torch; more only slow such small networks down"""
     quiet: bool = False
     """print nothing but errors"""
+
+    @property
+    def tape(self) -> str:
+        """How hs.backward works where the whole update is not compiled."""
+        return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
+
+    @property
+    def value_clip(self) -> float:
+        """How far a value may go from the old one; 0: anywhere."""
+        return self.clip_coef if self.clip_vloss else 0.0
 
 
 PRESETS = {
@@ -152,6 +166,7 @@ def check(args: Args) -> None:
     alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
     need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
     need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
+    need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
     check_resume(args)
 
 
@@ -175,17 +190,7 @@ def make_policy(observation_space: gym.Space, action_space: gym.Space, args: Arg
             actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
-    critic = mlp([*hidden, 1])
-    return Policy(observations, action_space, actor, critic, parametrization, args.gamma, args.num_envs)
-
-
-def groups(policy: Policy) -> list[dict]:
-    """Return the optimizer's parameter groups: every network by itself."""
-    networks = {"actor": policy.actor, "critic": policy.critic}
-    if isinstance(policy.actor, Heads):
-        mean, variance = policy.actor.branches
-        networks = {"mean": mean, "variance": variance, "critic": policy.critic}
-    return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
+    return Policy(observations, action_space, actor, mlp([*hidden, 1]), parametrization, args.gamma, args.num_envs)
 
 
 # --- advantages
@@ -199,12 +204,12 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
     advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
     if not np.isfinite(advantages).all():
         raise Diverged("an advantage is not finite")
-    obs, actions = (torch.from_numpy(steps[name]).flatten(0, 1) for name in ("obs", "actions"))
-    advantages, returns, values = (torch.from_numpy(a).flatten() for a in (advantages, returns, values))
-    logprob = likelihood(policy, actions, advantages).log_prob(policy.actor(obs))
-    batch = dict(obs=obs, actions=actions, logprob=logprob, advantages=advantages, returns=returns, values=values)
-    valid = torch.from_numpy(steps["valid"]).flatten()
-    return batch if bool(valid.all()) else {name: rows[valid] for name, rows in batch.items()}
+    rows = dict(obs=steps["obs"], actions=steps["actions"], advantages=advantages, returns=returns, values=values)
+    batch = {name: torch.from_numpy(a.reshape(-1, *a.shape[2:])).to(args.device) for name, a in rows.items()}
+    loss = likelihood(policy, batch["actions"], batch["advantages"])
+    batch["logprob"] = loss.log_prob(policy.actor(batch["obs"]))
+    valid = steps["valid"].reshape(-1)
+    return batch if valid.all() else {name: a[torch.from_numpy(valid)] for name, a in batch.items()}
 
 
 def likelihood(policy: Policy, actions: Tensor, advantages: Tensor) -> hs.losses.Loss:
@@ -236,21 +241,16 @@ def learn(
     args: Args,
 ) -> tuple[float, float, Tensor]:
     """Take one step on a minibatch; return the losses of actor and critic, and the actor's outputs before it."""
-    critic_loss = hs.losses.ValueLoss(mb["returns"], mb["values"], value_clip(args) or None, coef=args.vf_coef)
+    critic_loss = hs.losses.ValueLoss(mb["returns"], mb["values"], args.value_clip or None, coef=args.vf_coef)
     optimizer.zero_grad()
-    actor = hs.backward(policy.actor, mb["obs"], actor_loss(policy, mb, args), curvature)
-    critic = hs.backward(policy.critic, mb["obs"], critic_loss, curvature)
+    actor = hs.backward(policy.actor, mb["obs"], actor_loss(policy, mb, args), curvature, args.tape)
+    critic = hs.backward(policy.critic, mb["obs"], critic_loss, curvature, args.tape)
     values = float(actor.value), float(critic.value)
     if math.isfinite(sum(values)):
         if args.max_grad_norm > 0:
             nn.utils.clip_grad_norm_([*policy.parameters()], args.max_grad_norm)
         optimizer.step()
     return *values, actor.output
-
-
-def value_clip(args: Args) -> float:
-    """Return how far a value may go from the old one; 0: anywhere."""
-    return args.clip_coef if args.clip_vloss else 0.0
 
 
 def update(
@@ -263,7 +263,7 @@ def update(
     shuffle: torch.Generator,
 ) -> dict[str, float]:
     """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin; return what is logged."""
-    settings = (args.norm_adv, args.clip_coef, args.ent_coef, value_clip(args), args.vf_coef, args.max_grad_norm)
+    settings = (args.norm_adv, args.clip_coef, args.ent_coef, args.value_clip, args.vf_coef, args.max_grad_norm)
     etas: list[list[float]] = []
     logs: dict[str, float] = {}
     for _ in range(args.update_epochs):
@@ -321,16 +321,15 @@ def train(args: Args) -> int:
     rollout_seed, shuffle_seed = np.random.SeedSequence(args.seed).spawn(2)
     shuffle = torch.Generator().manual_seed(int(shuffle_seed.generate_state(1)[0]))
     policy = make_policy(env.observation_space, env.action_space, args)
+    policy.place(args.device)
     optimizer, curvature = hs.make_optimizer(
-        args.optimizer, groups(policy), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
+        args.optimizer, policy.groups(), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
     )
     size = args.num_steps * args.num_envs
     iterations, done = args.total_timesteps // size, 0
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
-        restore(policy, optimizer, saved)
-        if saved["rollout"]["obs"].shape != (args.num_envs, policy.observations):
-            raise InputError(f"--resume {args.resume}: its checkpoint is of another environment or --num-envs")
+        restore(policy, optimizer, saved, args.num_envs)
     with (
         Run(args, args.run_dir, args.quiet, __file__, iterations * size, saved, args.track) as run,
         Progress(iterations * size, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -358,7 +357,7 @@ def train(args: Args) -> int:
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
                 done = saved["iteration"]
-            fast = learner(policy, optimizer, curvature, args.backend)
+            fast = learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
             while done < iterations and not run.stop:
                 if args.anneal_lr:
                     for group in optimizer.param_groups:

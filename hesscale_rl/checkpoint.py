@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a torn, foreign or hostile file fails in many ways, and all mean the same here
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     if not isinstance(saved, dict) or "format" not in saved:
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def restore(policy: Any, optimizer: Any, saved: dict[str, Any]) -> None:
+def restore(policy: Any, optimizer: Any, saved: dict[str, Any], num_envs: int) -> None:
     """Load a checkpoint into a policy and its optimizer; InputError if it does not fit."""
     try:
         policy.load_state_dict(saved["policy"])
@@ -97,6 +97,8 @@ def restore(policy: Any, optimizer: Any, saved: dict[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         cause = " ".join(str(error).split())[:200]
         raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
+    if saved["rollout"]["obs"].shape != (num_envs, policy.observations):
+        raise InputError("--resume: the checkpoint is of another environment or --num-envs")
 
 
 def newest_checkpoint(directory: str | Path) -> dict[str, Any]:

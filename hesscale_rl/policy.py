@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import compiled
 from .compiled import acting
 from .errors import Diverged, InputError
+from .networks import Heads
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
@@ -59,6 +60,28 @@ class Policy(nn.Module):
             )
             self.register_buffer("low", torch.from_numpy(self._low.copy()))
             self.register_buffer("high", torch.from_numpy(self._high.copy()))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups: every network by itself, and a variance that is a parameter."""
+        networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
+        if isinstance(self.actor, Heads):
+            mean, variance = self.actor.branches
+            networks = {"mean": mean, "variance": variance, "critic": self.critic}
+        elif self.parametrization == "log_var" and isinstance(self.actor, nn.Sequential):
+            networks = {"mean": self.actor[:-1], "variance": self.actor[-1], "critic": self.critic}
+        return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
+
+    def place(self, device: str) -> None:
+        """Put the networks on a device, InputError if it is not here; the statistics stay on the CPU."""
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise InputError(f"--device {device}: must be cpu, cuda or cuda:N")
+        try:
+            where = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+            cause = str(error).partition("\n")[0]
+            raise InputError(f"--device {device}: not here ({cause}); take cpu") from None
+        self.actor.to(where)
+        self.critic.to(where)
 
     def noise(self, random: np.random.Generator, *shape: int) -> np.ndarray:
         """Return what `act` turns into samples: [*shape, A] normal or [*shape, C] Gumbel, float32."""
@@ -116,7 +139,10 @@ class Policy(nn.Module):
     def _function(self, net: nn.Module) -> Function:
         """Return the network as a function of arrays."""
         fast = compiled.function(net, torch.zeros(1, self.observations))
-        return fast if fast is not None else lambda obs: net(torch.from_numpy(obs)).detach().numpy()
+        if fast is not None:
+            return fast
+        device = next(net.parameters()).device
+        return lambda obs: net(torch.from_numpy(obs).to(device)).detach().cpu().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: not the functions, which read this one's parameters."""

@@ -126,7 +126,8 @@ class Run:
                 project="hesscale-rl", name=self.directory.name, config=dataclasses.asdict(args), dir=self.directory
             )
         if not quiet:
-            threads = f"{meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
+            device = getattr(args, "device", "cpu")
+            threads = f"{device}, {meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
             versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
             print(f"run  {self.directory}  {threads}  {versions}", flush=True)
 

@@ -5,6 +5,7 @@ over K networks and for torch.compile. No hooks, no autograd graph, no global st
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -115,16 +116,26 @@ def value_grad_curvature(
     over stacked parameters.
     """
     loss, curvature = as_loss(loss), curvature or Nothing()
-    tape_curvature = curvature if curvature.on_tape else Nothing()
-    value, y, reads = _pass(net, x, params, loss, tape_curvature)
+    if curvature.on_tape:
+        return _by_name(net, params, x, loss, curvature)
+    result = _by_name(net, params, x, loss, Nothing())
+    return result._replace(curvature=curvature.estimate(net, params, x, loss))
+
+
+def _by_name(net, params, x, loss, curvature):
+    """One pass forward and back as a Result: what torch.compile is given."""
+    value, y, reads = _pass(net, x, params, loss, curvature)
     grad: dict[str, Tensor] = {}
     curv: dict[str, Tensor] = {}
     for rule, grads, curvs in reads:
         grad.update({rule.path + name: v for name, v in grads.items()})
         curv.update({rule.path + name: v for name, v in curvs.items()})
-    if not curvature.on_tape:
-        curv = curvature.estimate(net, params, x, loss)
     return Result(value, y, grad, curv)
+
+
+@cache
+def _graph() -> Callable[..., Result]:
+    return torch.compile(_by_name, fullgraph=True, dynamic=False)
 
 
 def backward(
@@ -141,11 +152,12 @@ def backward(
     leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, in the
     curvature without their cross terms.
     `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
-    with the tape's results up to rounding; "torch" always takes the tape.
+    with the tape's results up to rounding; "torch" always takes the tape; "compile" the tape by torch.compile, which
+    takes half a minute for each new network, loss or batch size, and a C++ compiler (on CUDA: Triton).
     Raises UnsupportedLayerError for a layer without a rule, ValueError for a loss that does not fit the outputs.
     """
-    if backend not in ("auto", "torch"):
-        raise ValueError(f"backend={backend!r}: allowed are 'auto' and 'torch'")
+    if backend not in ("auto", "torch", "compile"):
+        raise ValueError(f"backend={backend!r}: allowed are 'auto', 'torch' and 'compile'")
     if curvature is not None and not isinstance(curvature, Curvature):
         raise TypeError(f"curvature={curvature!r}: must be an object such as hesscale_rl.HesScale(), or None")
     loss, curvature = as_loss(loss), curvature or Nothing()
@@ -154,6 +166,11 @@ def backward(
     if chain is not None:
         params = chain.params
         result = Result(*chain.run(x, loss, on_tape))
+    elif backend == "compile":
+        params = dict(net.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            result = _graph()(net, params, x, loss, on_tape)
+        params = {name: params[name] for name in result.grad}
     else:
         with torch.no_grad():
             value, y, reads = _pass(net, x, None, loss, on_tape)

@@ -1,5 +1,6 @@
 """The agents as their user meets them: commands, files, exit codes; and what their parts promise."""
 
+import copy
 import json
 import math
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import envs
+import hesscale_rl as hs
 from agents import a2c, ppo
 from envs.vector import Envs, NextStep, Several
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
@@ -304,8 +306,8 @@ def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
     assert isinstance(policy.actor, Heads)
     other = new_policy(a2c, replace(a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper"]), env_id="Hopper-v5"))
     assert other.obs_norm is None and other.parametrization == "log_var"
-    for agent, each in ((ppo, policy), (a2c, other)):
-        groups = agent.groups(each)
+    for each in (policy, other):
+        groups = each.groups()
         assert [group["name"] for group in groups] == ["mean", "variance", "critic"]
         params = [id(p) for group in groups for p in group["params"]]
         assert sorted(params) == sorted(id(p) for p in each.parameters())
@@ -358,3 +360,39 @@ def test_a_real_command_leaves_no_traceback_and_exits_with_2(tmp_path, agent, sm
         out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert out.returncode == BAD_INPUT and out.stderr.count("\n") == 1 and word in out.stderr, out.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+def test_a_device_that_is_not_here_is_named_before_anything_is_made(agent, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for device in ("cuda:77", "meta", "gpu"):
+        assert agent.main(agent.Args(device=device)) == BAD_INPUT
+        assert f"--device {device}: " in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+def test_it_trains_and_goes_on_with_its_networks_on_cuda(agent, tmp_path):
+    args = agent.Args(
+        env_id="Hopper-v5", total_timesteps=4096, device="cuda", run_dir=str(tmp_path / "run"), quiet=True
+    )
+    assert agent.main(args) == 0
+    assert agent.main(replace(args, resume=args.run_dir, total_timesteps=512, accept_changes=True)) == 0
+
+
+# torch 2.13 warns of deprecated parts of its own when its compiler is imported
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torch_compile_gives_the_tapes_gradient_and_curvature():
+    torch.manual_seed(0)
+    policy = new_policy(ppo, replace(PPO, env_id="Hopper-v5", std="network"))
+    other, obs, data = copy.deepcopy(policy), torch.randn(16, 11), torch.randn(16)
+    for side, backend in ((policy, "compile"), (other, "torch")):
+        for net, loss in (
+            (side.actor, hs.losses.GaussianPolicyGradient(torch.ones(16, 3), data, parametrization="var")),
+            (side.critic, hs.losses.ValueLoss(data)),
+        ):
+            hs.backward(net, obs, loss, hs.HesScale(), backend=backend)
+    for p, q in zip(policy.parameters(), other.parameters(), strict=True):
+        # float32: operations are fused, sums have other orders
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(p.hess_diag, q.hess_diag, rtol=1e-4, atol=1e-6)

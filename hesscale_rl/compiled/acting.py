@@ -87,8 +87,8 @@ REWARD, OBSERVATION = -1, -2  # what is not finite
 
 @EXACT
 def record(
-    t, obs, final, step_rewards, ended, cut, counts, reset, returns, lengths, seen, next_obs, rewards, terminated, done,
-    valid, mean, var, count, eps, clip, ret, gamma, r_mean, r_var, r_count, r_eps, r_clip,
+    t, obs, final, step_rewards, ended, cut, counts, reset, returns, lengths, seen, next_obs, rewards, terminated,
+    done, valid, mean, var, count, eps, clip, ret, gamma, r_mean, r_var, r_count, r_eps, r_clip,
 ):  # fmt: skip
     """Enter step t of E environments into the rollout's arrays [T, E, ...]; return how many episodes ended.
 

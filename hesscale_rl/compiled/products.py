@@ -5,7 +5,7 @@ while the loop runs over K. No order of summation depends on the machine's load:
 """
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -109,9 +109,9 @@ def product(a, b, c):
         width = min(LANES, n_all - n)
         for m in range(0, m_four, ROWS):
             if width == LANES:
-                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, at_c + m * c_row + 4 * n, c_row, k)
+                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, at_c + m * c_row + 4 * n, c_row, k)  # type: ignore[call-arg]
             else:
-                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, edge.ctypes.data, 4 * LANES, k)
+                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, edge.ctypes.data, 4 * LANES, k)  # type: ignore[call-arg]
                 for i in range(ROWS):
                     for j in range(width):
                         c[m + i, n + j] = edge[i, j]
