@@ -105,7 +105,8 @@ def record(
             return REWARD
         if not running.see(final[i], mean, var, count, eps, clip, next_obs[t, i]):
             return OBSERVATION
-        seen[i] = next_obs[t, i]
+        for j in range(seen.shape[1]):
+            seen[i, j] = next_obs[t, i, j]
         if reset and done[t, i] and not running.see(obs[i], mean, var, count, eps, clip, seen[i]):
             return OBSERVATION
         if counts[i]:

@@ -47,3 +47,21 @@ def _pointer(context, address):
 def at(address, rows, columns):
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
     return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
+
+
+@FAST
+def put(a, out, first):
+    """Write a [N, C] into out, from the column `first` on. (numba takes seconds to compile a slice's assignment.)"""
+    for i in range(len(a)):
+        for j in range(a.shape[1]):
+            out[i, first + j] = a[i, j]
+
+
+@FAST
+def columns(a, first, stop):
+    """Return a copy of these columns of a [N, C]."""
+    out = np.empty((len(a), stop - first), a.dtype)
+    for i in range(len(a)):
+        for j in range(stop - first):
+            out[i, j] = a[i, first + j]
+    return out

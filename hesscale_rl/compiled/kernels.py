@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .jit import FAST, ONE, TWO, ZERO, at
+from .jit import FAST, ONE, TWO, ZERO, at, columns
 from .products import linear, pack, product
 
 IDENTITY, TANH, RELU, SIGMOID, SILU, EXP = range(6)  # codes of the activations
@@ -129,7 +129,7 @@ def reverse(params, sizes, codes, x, y, dy, ddy, g, d, bends, grads, curvatures)
     `bends` the terms in f'' are dropped (HesScaleGN). g and d are left as they are.
     """
     n, second, start = x.shape[0], d.size > 0, len(y)
-    g, d = g.copy(), d.copy()
+    g, d = columns(g, 0, g.shape[1]), columns(d, 0, d.shape[1])
     for layer in range(len(codes) - 1, -1, -1):
         i, o = sizes[layer], sizes[layer + 1]
         stop, start = start, start - n * o

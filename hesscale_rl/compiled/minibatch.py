@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import kernels, seeds, steps
-from .jit import FAST, FAST_SUMS, ZERO, at
+from .jit import FAST, FAST_SUMS, ZERO, at, columns, put
 
 NO_HEAD = np.zeros(3, np.int64)
 
@@ -28,10 +28,13 @@ def _outputs(net, y, n):
     c = net.sizes[-1]
     z = y[len(y) - n * c :].reshape(n, c)
     if net.head[0] == 0:
-        return z.copy()
+        return columns(z, 0, c)
     both = np.empty((n, 2 * c), np.float32)
-    both[:, :c] = z
-    both[:, c:] = at(net.head[0], 1, c)[0]
+    put(z, both, 0)
+    row = at(net.head[0], 1, c)[0]
+    for i in range(n):
+        for j in range(c):
+            both[i, c + j] = row[j]
     return both
 
 
@@ -47,7 +50,7 @@ def _back(net, x, y, dy, ddy, g, d, second, bends):
             for i in range(len(message)):
                 for j in range(c):
                     total[j] += message[i, c + j]
-    g, d = g[:, :c].copy(), (d[:, :c].copy() if second else np.empty((0, c), np.float32))
+    g, d = columns(g, 0, c), columns(d if second else d[:0], 0, c)
     kernels.reverse(net.params, net.sizes, net.codes, x, y, dy, ddy, g, d, bends, net.grads, net.curvatures)
 
 
@@ -96,60 +99,6 @@ def _cut(grads, lengths, limit):
 
 
 @FAST
-def _minibatch(
-    mean, variance, critic, x, kind, actions, classes, old, advantages, returns, old_values,
-    norm_adv, clip, entropy_coef, value_clip, value_coef, limit, second, bends,
-    where, lengths, counts, bounds, settings, etas,
-):  # fmt: skip
-    """Learn from one minibatch; return the two losses and the actor's outputs before the step.
-
-    kind: of the policy's outputs, -1 softmax, else as in seeds. variance: the second network of the actor, or one
-    without layers. where [7, K], lengths, counts [K]: as for the step, by groups that begin and end at `bounds`;
-    settings [G, 5]: of every group lr, beta1, beta2, eps and delta. Fills etas [G]. Nothing is changed where a loss
-    is not finite.
-    """
-    n, two = len(x), len(variance.codes) > 0
-    factor = 1.0 / n
-    y, dy, ddy = kernels.forward(mean.params, mean.sizes, mean.codes, x)
-    z = _outputs(mean, y, n)
-    c = z.shape[1]
-    y2, dy2, ddy2 = y, dy, ddy
-    if two:
-        y2, dy2, ddy2 = kernels.forward(variance.params, variance.sizes, variance.codes, x)
-        both = np.empty((n, 2 * c), np.float32)
-        both[:, :c] = z
-        both[:, c:] = _outputs(variance, y2, n)
-        z = both
-    a = _normalized(advantages) if norm_adv else advantages
-    g, d = np.empty_like(z), np.empty_like(z)
-    if kind < 0:
-        actor_loss = seeds.categorical(z, classes, old, a, clip, entropy_coef, factor, g, d)
-    else:
-        actor_loss = seeds.gaussian(z, kind, actions, old, a, clip, entropy_coef, factor, g, d)
-    yc, dyc, ddyc = kernels.forward(critic.params, critic.sizes, critic.codes, x)
-    v = _outputs(critic, yc, n)
-    gc, dc = np.empty_like(v), np.empty_like(v)
-    critic_loss = seeds.value(v, returns, old_values, value_clip, value_coef, factor, gc, dc)
-    if not math.isfinite(actor_loss + critic_loss):
-        return actor_loss, critic_loss, z
-    if two:
-        _back(mean, x, y, dy, ddy, g[:, :c].copy(), d[:, :c].copy(), second, bends)
-        _back(variance, x, y2, dy2, ddy2, g[:, c:].copy(), d[:, c:].copy(), second, bends)
-    else:
-        _back(mean, x, y, dy, ddy, g, d, second, bends)
-    _back(critic, x, yc, dyc, ddyc, gc, dc, second, bends)
-    if limit > 0:
-        _cut(where[1], lengths, limit)
-    for i in range(len(etas)):
-        begin, end = bounds[i], bounds[i + 1]
-        counts[begin:end] += 1
-        lr, beta1, beta2, eps, delta = settings[i]
-        own = where[:, begin:end], lengths[begin:end], counts[begin:end]
-        etas[i] = steps.take(*own, lr, beta1, beta2, eps, delta)
-    return actor_loss, critic_loss, z
-
-
-@FAST
 def _rows(a, order):
     """The rows `order` of a [B, C]."""
     out = np.empty((len(order), a.shape[1]), a.dtype)
@@ -161,6 +110,15 @@ def _rows(a, order):
 
 
 @FAST
+def _picked(a, order):
+    """The entries `order` of a [B]."""
+    out = np.empty(len(order), a.dtype)
+    for i in range(len(order)):
+        out[i] = a[order[i]]
+    return out
+
+
+@FAST
 def epoch(
     mean, variance, critic, obs, kind, actions, classes, old, advantages, returns, old_values, order, cuts,
     norm_adv, clip, entropy_coef, value_clip, value_coef, limit, second, bends,
@@ -168,17 +126,51 @@ def epoch(
 ):  # fmt: skip
     """Learn from the rows order[cuts[k] : cuts[k + 1]] of a batch, one minibatch after the other.
 
-    Returns the last minibatch's losses and outputs, and how many were learned from; fewer than all where a loss is
-    not finite. etas [K, G]; the rest as in `_minibatch`.
+    kind: of the policy's outputs, -1 softmax, else as in seeds. variance: the second network of the actor, or one
+    without layers. where [7, P], lengths, counts [P]: as for the step, by groups that begin and end at `bounds`;
+    settings [G, 5]: of every group lr, beta1, beta2, eps and delta. Fills etas [K, G].
+    Returns the last minibatch's two losses, the actor's outputs before its step, and how many were learned from;
+    fewer than all where a loss is not finite: then nothing more is changed.
     """
+    two = len(variance.codes) > 0
     for k in range(len(cuts) - 1):
         mb = order[cuts[k] : cuts[k + 1]]
-        actor_loss, critic_loss, z = _minibatch(
-            mean, variance, critic, _rows(obs, mb), kind, _rows(actions, mb[: len(actions)]),
-            classes[mb[: len(classes)]], old[mb], advantages[mb], returns[mb], old_values[mb], norm_adv, clip,
-            entropy_coef, value_clip, value_coef, limit, second, bends, where, lengths, counts, bounds, settings,
-            etas[k],
-        )  # fmt: skip
+        x, factor = _rows(obs, mb), 1.0 / len(mb)
+        y, dy, ddy = kernels.forward(mean.params, mean.sizes, mean.codes, x)
+        z = _outputs(mean, y, len(mb))
+        y2, dy2, ddy2, half = y, dy, ddy, z.shape[1]  # the width of what the first network is given back
+        if two:
+            y2, dy2, ddy2 = kernels.forward(variance.params, variance.sizes, variance.codes, x)
+            both = np.empty((len(mb), 2 * half), np.float32)
+            put(z, both, 0)
+            put(_outputs(variance, y2, len(mb)), both, half)
+            z = both
+        a = _picked(advantages, mb)
+        if norm_adv:
+            a = _normalized(a)
+        g, d = np.empty_like(z), np.empty_like(z)
+        if kind < 0:
+            taken = _picked(classes, mb)
+            actor_loss = seeds.categorical(z, taken, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
+        else:
+            rows = _rows(actions, mb)
+            actor_loss = seeds.gaussian(z, kind, rows, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
+        yc, dyc, ddyc = kernels.forward(critic.params, critic.sizes, critic.codes, x)
+        v = _outputs(critic, yc, len(mb))
+        gc, dc = np.empty_like(v), np.empty_like(v)
+        targets = _picked(returns, mb), _picked(old_values, mb)
+        critic_loss = seeds.value(v, *targets, value_clip, value_coef, factor, gc, dc)
         if not math.isfinite(actor_loss + critic_loss):
             return actor_loss, critic_loss, z, k
+        _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, bends)
+        if two:
+            _back(variance, x, y2, dy2, ddy2, columns(g, half, 2 * half), columns(d, half, 2 * half), second, bends)
+        _back(critic, x, yc, dyc, ddyc, gc, dc, second, bends)
+        if limit > 0:
+            _cut(where[1], lengths, limit)
+        for i in range(len(settings)):
+            for j in range(bounds[i], bounds[i + 1]):
+                counts[j] += 1
+            lr, beta1, beta2, eps, delta = settings[i]
+            etas[k, i] = steps.take(where, lengths, counts, bounds[i], bounds[i + 1], lr, beta1, beta2, eps, delta)
     return actor_loss, critic_loss, z, len(cuts) - 1

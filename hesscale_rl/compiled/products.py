@@ -9,7 +9,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import FAST, FAST_SUMS, ZERO
+from .jit import FAST, FAST_SUMS, ZERO, put
 
 ROWS, LANES = 4, 16  # 8 sums in 256-bit registers: enough to hide the latency of their additions
 
@@ -77,8 +77,7 @@ def pack(b):
     if n % LANES == 0:
         return b
     out = np.zeros((k, padded(n)), np.float32)
-    for i in range(k):
-        out[i, :n] = b[i]
+    put(b, out, 0)
     return out
 
 
@@ -87,9 +86,7 @@ def transposed(w):
     """Return W' for W [O, I], with rows as `product` reads them."""
     o_all, i_all = w.shape
     width = padded(o_all)
-    out = np.empty((i_all, width), np.float32)
-    if width > o_all:
-        out[:, o_all:] = ZERO
+    out = np.zeros((i_all, width), np.float32) if width > o_all else np.empty((i_all, width), np.float32)
     for start in range(0, o_all, 8):  # eight rows at a time: the writes then share cache lines
         for i in range(i_all):
             for o in range(start, min(start + 8, o_all)):

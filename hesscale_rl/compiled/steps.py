@@ -60,8 +60,8 @@ def _apply(p, m, v, rate, root, eps):
 
 
 @FAST
-def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
-    """Take the step of AdaHesScale or ScaledAdam; return eta.
+def adaptive_loop(where, lengths, counts, begin, end, lr, beta1, beta2, eps, delta):
+    """Take the step of AdaHesScale or ScaledAdam for the tensors from `begin` to `end`; return eta.
 
     where [7, K]: the addresses of each tensor's p, g, s, m, v, d, w: v averages the squares of s, w those of d (for
     AdaHesScale w and d are 0: v serves). counts [K]: the steps that each has taken, this one included. delta 0: no
@@ -69,7 +69,7 @@ def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
     """
     e = np.float32(eps)
     h = 0.0
-    for k in range(len(lengths)):
+    for k in range(begin, end):
         n = lengths[k]
         p, g, s = at(where[0, k], 1, n)[0], at(where[1, k], 1, n)[0], at(where[2, k], 1, n)[0]
         m, v = at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
@@ -87,7 +87,7 @@ def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
     if delta == 0:
         return 1.0
     eta = _eta(h, delta)
-    for k in range(len(lengths)):
+    for k in range(begin, end):
         n = lengths[k]
         rate = np.float32(eta * lr / (1 - beta1 ** counts[k]))
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
@@ -96,18 +96,18 @@ def adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta):
 
 
 @FAST
-def _gradient_loop(where, lengths, counts, lr, beta2, delta):
+def _gradient_loop(where, lengths, counts, begin, end, lr, beta2, delta):
     """Take the step of ScaledSGD; return eta. where: as below, without s, m and v, and w and d 0 if delta is."""
     h = 0.0
     if delta > 0:
-        for k in range(len(lengths)):
+        for k in range(begin, end):
             n = lengths[k]
             g, w = at(where[1, k], 1, n)[0], at(where[6, k], 1, n)[0]
             _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
             root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
             h += lr * lr * _curvature_along(g, w, w, root, ZERO, False)
     eta = _eta(h, delta)
-    for k in range(len(lengths)):
+    for k in range(begin, end):
         p, g = at(where[0, k], 1, lengths[k])[0], at(where[1, k], 1, lengths[k])[0]
         rate = np.float32(eta * lr)
         for i in range(len(p)):
@@ -116,11 +116,14 @@ def _gradient_loop(where, lengths, counts, lr, beta2, delta):
 
 
 @FAST
-def take(where, lengths, counts, lr, beta1, beta2, eps, delta):
-    """Take a group's step; return eta. where [7, K]: as for `adaptive_loop`; no average m: gradient descent."""
-    if len(lengths) > 0 and where[3, 0] == 0:
-        return _gradient_loop(where, lengths, counts, lr, beta2, delta)
-    return adaptive_loop(where, lengths, counts, lr, beta1, beta2, eps, delta)
+def take(where, lengths, counts, begin, end, lr, beta1, beta2, eps, delta):
+    """Take the step of a group, the tensors from `begin` to `end`; return eta.
+
+    where [7, K]: as for `adaptive_loop`; without an average m it is gradient descent.
+    """
+    if begin < end and where[3, begin] == 0:
+        return _gradient_loop(where, lengths, counts, begin, end, lr, beta2, delta)
+    return adaptive_loop(where, lengths, counts, begin, end, lr, beta1, beta2, eps, delta)
 
 
 def adaptive(
@@ -142,7 +145,7 @@ def adaptive(
     ready()
     where += [0] * ((7 - len(tensors)) * len(counts))
     table = np.array(where).reshape(7, -1)
-    eta = adaptive_loop(table, np.array(lengths), np.array(counts), lr, beta1, beta2, eps, delta)
+    eta = adaptive_loop(table, np.array(lengths), np.array(counts), 0, len(lengths), lr, beta1, beta2, eps, delta)
     # Autograd must see the change: it refuses to go back through a tensor that was changed since.
     torch.autograd.graph.increment_version([*tensors[0], *tensors[3], *tensors[4]])
     return eta
