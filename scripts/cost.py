@@ -4,6 +4,8 @@
 
 All methods take turns in one run on one thread, so that a busy machine slows them alike; printed are medians and the
 median and quartiles of the ratio within a round. Networks are named by their layers' sizes, 8x512 being eight of 512.
+The last rows are whole minibatches of the agents, actor and critic with their losses and the cut of the gradient, in
+one compiled call, against the same by scripts/baseline.py.
 """
 
 import argparse
@@ -11,12 +13,20 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import agents.a2c
+import agents.ppo
 import hesscale_rl as hs
+from hesscale_rl.compiled.learner import learner
+from scripts import baseline
 
 NETWORKS = {  # name: sizes, batch, updates timed together
     "17-64-64-6 (1)": ([17, 64, 64, 6], 1, 50),
@@ -26,6 +36,10 @@ NETWORKS = {  # name: sizes, batch, updates timed together
     "64-512-512 (128)": ([64, 512, 512], 128, 5),
     "64-8x512-100 (128)": ([64, *[512] * 8, 100], 128, 2),
     "64-32x512-100 (1)": ([64, *[512] * 32, 100], 1, 2),
+}
+AGENTS = {  # name: agent, batch
+    "PPO's 17-64-64-6 and 17-64-64-1 (64)": (agents.ppo, 64),
+    "A2C's 17-64-64-6 and 17-64-64-1 (5)": (agents.a2c, 5),
 }
 LR = 1e-7  # next to nothing is learned: training to zero loss would time denormal numbers
 METHODS: dict[str, tuple[Callable[..., hs.optim.CurvatureOptimizer], hs.Curvature | None]] = {
@@ -71,11 +85,33 @@ def updates(sizes: list[int], batch: int) -> dict[str, Callable[[], object]]:
     return {"Adam + autograd": baseline} | {name: ours(*method) for name, method in METHODS.items()}
 
 
+def minibatches(agent: Any, batch: int) -> dict[str, Callable[[], object]]:
+    """Return a minibatch of an agent in both ways, for HalfCheetah's sizes; the baseline first."""
+    usual = baseline.Agent(17, 6)
+    adam = torch.optim.Adam(usual.parameters(), LR)
+    names = ("logprob", "advantages", "returns", "values")
+    rows = dict(obs=torch.randn(batch, 17), actions=torch.randn(batch, 6)) | {k: torch.randn(batch) for k in names}
+    theirs = {name: x[:, None] for name, x in rows.items()} | {"logprobs": rows["logprob"][:, None]}
+    clip, order = agent is agents.ppo, torch.arange(batch)
+    methods: dict[str, Callable[[], object]] = {
+        "Adam + autograd": lambda: baseline.update(usual, adam, theirs, clip, parts=1, epochs=1)
+    }
+    settings = (True, 0.2, 0.0, 0.2, 0.5, 0.5) if clip else (False, 0.0, 0.0, 0.0, 0.5, 0.5)
+    for name in ("adam", "adahesscale", "scaled-adahesscale"):
+        observations, actions = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
+        policy = agent.make_policy(observations, actions, agent.Args())
+        optimizer, curvature = hs.make_optimizer(name, policy.groups(), lr=LR)
+        fast = learner(policy, optimizer, curvature, "compiled")
+        methods[f"compiled, {name}"] = partial(fast.learn, rows, order, 1, *settings)
+    return methods
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="how often every method has its turn")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NAME")
+    every = [*NETWORKS, *AGENTS]
+    parser.add_argument("--networks", nargs="+", default=every, choices=every, metavar="NAME")
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: must be at least 2, to have quartiles")
@@ -84,8 +120,11 @@ def main() -> None:
     print(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {platform.machine()}\n")
     print("| network (batch) | method | median us | ratio to Adam + autograd (quartiles) |\n|---|---|---|---|")
     for name in args.networks:
-        sizes, batch, together = NETWORKS[name]
-        methods = updates(sizes, batch)
+        if name in AGENTS:
+            methods, together = minibatches(*AGENTS[name]), 20
+        else:
+            sizes, batch, together = NETWORKS[name]
+            methods = updates(sizes, batch)
         times: dict[str, list[float]] = {method: [] for method in methods}
         for _ in range(args.rounds + 1):
             for method, update in methods.items():
