@@ -115,17 +115,18 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
                 raise
             print(f"{error}; taking the one before", file=sys.stderr)
     status = _status(Path(directory))
-    if status in ("done", "interrupted"):
-        raise InputError(f"{directory}: {status}, but its checkpoints are gone; it cannot go on")
+    if status.get("checkpoint") is not None:
+        raise InputError(f"{directory}: {status['status']}, but its checkpoints are gone; it cannot go on")
     print(f"{directory}: no checkpoint yet, so it begins anew", file=sys.stderr)
     return {"logs": {}, "global_step": 0}
 
 
-def _status(directory: Path) -> str:
+def _status(directory: Path) -> dict[str, Any]:
     try:
-        return json.loads((directory / "status.json").read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
+        status = json.loads((directory / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 def checkpoints(folder: Path) -> list[Path]:

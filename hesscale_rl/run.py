@@ -2,7 +2,7 @@
 
 config.json     the arguments
 meta.json       what ran: commit, versions, machine, command line, start time
-status.json     {"status": "running" | "done" | "diverged" | "failed" | "interrupted", "global_step", ...}
+status.json     {"status": "running" | "done" | "diverged" | "failed" | "interrupted", "global_step", "checkpoint": N, ...}
 metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
 events.*        the same scalars for TensorBoard
 checkpoints/    step_N.pt, the last two; each loads with torch.load(weights_only=True)
@@ -102,6 +102,7 @@ class Run:
         self.stop = False
         self._handlers: dict[int, Any] = {}
         self.total_steps, self.global_step = total_steps, checkpoint["global_step"] if checkpoint else 0
+        self.saved = self.global_step if checkpoint and checkpoint["logs"] else None  # the last checkpoint's step
         self.status, self.quiet, self.began = "running", quiet, time.monotonic()
         self.reason = ""
         self._lines: list[str] = []
@@ -161,6 +162,7 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         self.global_step = step
         atomic_write(path, data.getvalue())
+        self.saved = step
         self._write_status({})
         for old in checkpoints(path.parent)[:-KEPT]:
             old.unlink()
@@ -204,6 +206,7 @@ class Run:
 
     def _write_status(self, details: dict[str, Any]) -> None:
         content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}
+        content["checkpoint"] = self.saved
         write_json(self.directory / "status.json", content | {"time": time.time()} | details)
 
     def _on_signal(self, number: int, frame: Any) -> None:

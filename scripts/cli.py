@@ -14,12 +14,20 @@ USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
        hesscale-rl evaluate RUN [flags]   play episodes with what a run has learned; --video draws one
        hesscale-rl export RUN [--onnx]    write the policy for use without this library
+       hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
+       hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
        hesscale-rl doctor                 what this installation can do
        hesscale-rl --version
 
 agents: {agents}"""
 
-COMMANDS = {"evaluate": "scripts.evaluate", "export": "scripts.export", "doctor": "scripts.doctor"}
+COMMANDS = {
+    "evaluate": "scripts.evaluate",
+    "export": "scripts.export",
+    "sweep": "scripts.sweep",
+    "plot": "scripts.plot",
+    "doctor": "scripts.doctor",
+}
 
 
 def main() -> int:

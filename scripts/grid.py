@@ -25,6 +25,7 @@ from typing import Any
 import agents
 from envs import POOL, check_id
 from hesscale_rl.errors import InputError
+from hesscale_rl.optim import OPTIMIZER_NAMES
 
 OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
 NAMED = ("env_id", "optimizer", "learning_rate", "seed")  # in every name, in this order
@@ -88,6 +89,8 @@ def _runs(where: str, setting: dict[str, Any]) -> list[Planned]:
     runs = []
     for combination in itertools.product(*varied):
         args = replace(default, **dict(combination))
+        if args.optimizer not in OPTIMIZER_NAMES:
+            raise InputError(f"{where}: no optimizer {args.optimizer!r}: {_near(args.optimizer, [*OPTIMIZER_NAMES])}")
         try:
             module.check(args)
             if not args.env_id.startswith(POOL) and args.env_module is None:
