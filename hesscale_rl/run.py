@@ -2,8 +2,8 @@
 
 config.json     the arguments
 meta.json       what ran: commit, versions, machine, command line, start time
-status.json     {"status": "running", "done", "diverged", "failed" or "interrupted"; "global_step"; "checkpoint": the last
-                one's step, or null; ...}
+status.json     {"status": "running", "done", "diverged", "failed" or "interrupted", "global_step", "total_steps",
+                "checkpoint": the last step that was saved or null, "time", "reason"}
 metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
 events.*        the same scalars for TensorBoard
 checkpoints/    step_N.pt, the last two; each loads with torch.load(weights_only=True)
