@@ -130,7 +130,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
-from hesscale_rl.compiled.learner import BACKENDS, Learner, learner
+from hesscale_rl.compiled.learner import BACKENDS, Learner, Objective, make_learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -256,8 +256,8 @@ def update(
     if fast is None:
         actor, critic, outputs = learn(policy, optimizer, curvature, batch, args)
     else:
-        settings = (args.norm_adv, 0.0, args.ent_coef, 0.0, args.vf_coef, args.max_grad_norm)
-        actor, critic, outputs, _ = fast.learn(batch, torch.arange(len(batch["obs"])), 1, *settings)
+        objective = Objective(args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm)
+        actor, critic, outputs, _ = fast.learn(batch, torch.arange(len(batch["obs"])), 1, objective)
     if not math.isfinite(actor + critic):
         raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
     return diagnose(policy, optimizer, actor_loss(policy, batch, args), outputs, batch) if log else {}
@@ -303,6 +303,7 @@ def train(args: Args) -> int:
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
         restore(policy, optimizer, saved, args.num_envs)
+    fast = make_learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
     with (
         Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, saved, args.track) as run,
         Progress(args.total_timesteps, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -328,7 +329,6 @@ def train(args: Args) -> int:
                     print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
-            fast = learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
             while rollout.step < args.total_timesteps and not run.stop:
                 before = rollout.step
                 if args.anneal_lr:

@@ -130,7 +130,7 @@ import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
-from hesscale_rl.compiled.learner import BACKENDS, Learner, learner
+from hesscale_rl.compiled.learner import BACKENDS, Learner, Objective, make_learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim import OPTIMIZER_NAMES
@@ -263,25 +263,26 @@ def update(
     shuffle: torch.Generator,
 ) -> dict[str, float]:
     """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin; return what is logged."""
-    settings = (args.norm_adv, args.clip_coef, args.ent_coef, args.value_clip, args.vf_coef, args.max_grad_norm)
+    weights = (args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm)
+    objective = Objective(*weights, args.clip_coef, args.value_clip)
     etas: list[list[float]] = []
-    logs: dict[str, float] = {}
+    minibatches = min(args.num_minibatches, len(batch["obs"]))  # rows that are no transitions were left out
     for _ in range(args.update_epochs):
         order = torch.randperm(len(batch["obs"]), generator=shuffle)
         if fast is not None:
-            actor, critic, outputs, factors = fast.learn(batch, order, args.num_minibatches, *settings)
+            actor, critic, outputs, factors = fast.learn(batch, order, minibatches, objective)
             etas += factors
         else:
-            for rows in order.tensor_split(args.num_minibatches):
-                mb = {name: x[rows] for name, x in batch.items()}
+            for part in order.tensor_split(minibatches):
+                mb = {name: x[part] for name, x in batch.items()}
                 actor, critic, outputs = learn(policy, optimizer, curvature, mb, args)
                 if not math.isfinite(actor + critic):
                     break
                 etas.append([float(eta) for eta in optimizer.eta])
         if not math.isfinite(actor + critic):
             raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
-        last = order.tensor_split(args.num_minibatches)[-1]
-        logs = diagnose(actor_loss(policy, {name: x[last] for name, x in batch.items()}, args), outputs, args)
+        last = {name: x[order.tensor_split(minibatches)[-1]] for name, x in batch.items()}
+        logs = diagnose(actor_loss(policy, last, args), outputs, args)
         if args.target_kl is not None and logs["losses/approx_kl"] > args.target_kl:
             break
     check_finite(policy)
@@ -330,6 +331,7 @@ def train(args: Args) -> int:
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
         restore(policy, optimizer, saved, args.num_envs)
+    fast = make_learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
     with (
         Run(args, args.run_dir, args.quiet, __file__, iterations * size, saved, args.track) as run,
         Progress(iterations * size, args.quiet, saved["global_step"] if saved else 0) as progress,
@@ -357,7 +359,6 @@ def train(args: Args) -> int:
                 torch.set_rng_state(saved["torch"])
                 recent.extend(saved["recent"])
                 done = saved["iteration"]
-            fast = learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
             while done < iterations and not run.stop:
                 if args.anneal_lr:
                     for group in optimizer.param_groups:

@@ -4,24 +4,15 @@ A step returns what really followed (`final`, for bootstrapping) apart from what
 where an episode ended), so that no agent needs to know the reset mode behind it.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from hesscale_rl.rollout import Step
+
 from . import state
-
-
-class Step(NamedTuple):
-    """One step of E environments; the arrays may change with the next."""
-
-    obs: np.ndarray  # [E, O] float64, what the next action is for
-    final: np.ndarray  # [E, O] float64, what really followed the action; the same array where nothing was reset
-    rewards: np.ndarray  # [E]
-    terminated: np.ndarray  # [E] bool
-    truncated: np.ndarray  # [E] bool
-    valid: np.ndarray  # [E] bool; False: nothing was learned, the environment only reset itself
 
 
 def _rows(obs: Any) -> np.ndarray:
@@ -41,7 +32,7 @@ class Envs:
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         """Begin an episode in each, seeded with one seed each; return the observations [E, O]."""
-        return self.env.reset(seed=seeds[0])[0][None]
+        return _rows(self.env.reset(seed=seeds[0])[0])[None]
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions [E, ...]; where an episode ends, begin the next."""
@@ -49,7 +40,7 @@ class Envs:
         obs = final = _rows(obs)[None]
         if terminated or truncated:
             final, obs = obs.copy(), _rows(self.env.reset()[0])[None]  # a reset may write into the same array
-        self._rewards[0], self._terminated[0], self._truncated[0] = reward, terminated, truncated
+        self._rewards[0], self._terminated[0], self._truncated[0] = float(reward), terminated, truncated
         return Step(obs, final, self._rewards, self._terminated, self._truncated, self._always)
 
     def save(self) -> list[state.State] | None:

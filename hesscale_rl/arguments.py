@@ -38,7 +38,9 @@ def needs(args: Any) -> Callable[[bool, str, str], None]:
 
     def need(ok: bool, flag: str, allowed: str) -> None:
         if not ok:
-            raise InputError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be {allowed}")
+            value = getattr(args, flag)
+            given = "" if value is True else f" {value}"  # a switch has no value
+            raise InputError(f"--{flag.replace('_', '-')}{given}: must be {allowed}")
 
     return need
 

@@ -48,8 +48,7 @@ class Policy(nn.Module):
         self.observations = observations
         self.obs_norm = RunningNorm((observations,)) if normalize else None
         self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
-        self._actor: Function | None = None  # made on first use; the parameters may change in place from then on
-        self._critic: Function | None = None
+        self._functions: dict[int, tuple[list, Function]] = {}  # of each network, and for which addresses
         self.discrete = parametrization == DISCRETE
         self.kind = -1 if self.discrete else ("log_std", "log_var", "var").index(parametrization)  # for the loops
         if self.discrete:
@@ -73,7 +72,7 @@ class Policy(nn.Module):
 
     def place(self, device: str) -> None:
         """Put the networks on a device, InputError if it is not here; the statistics stay on the CPU."""
-        if device.partition(":")[0] not in ("cpu", "cuda"):
+        if device != "cpu" and device.partition(":")[0] != "cuda":
             raise InputError(f"--device {device}: must be cpu, cuda or cuda:N")
         try:
             where = torch.empty(0, device=device).device
@@ -92,7 +91,7 @@ class Policy(nn.Module):
     def sampler(self) -> acting.Sampler:
         """Return sample(obs, noise, actions, to_env): it fills both as `act` and `to_env` do; compiled if it can be.
 
-        It returns whether all actions are finite. Parameters may change in place later on.
+        It returns whether all actions are finite. It is good for the `addresses` of now.
         """
         fast = acting.sampler(self)
         if fast is not None:
@@ -107,9 +106,7 @@ class Policy(nn.Module):
 
     def values(self, obs: np.ndarray) -> np.ndarray:
         """Return the critic's values [...] of normalised observations [..., O]; compiled if they can be."""
-        if self._critic is None:
-            self._critic = self._function(self.critic)
-        return self._critic(obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
+        return self._call(self.critic, obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
 
     def see(self, obs: np.ndarray) -> np.ndarray:
         """Count in an observation [O]; return it as the networks see it, float32."""
@@ -123,9 +120,7 @@ class Policy(nn.Module):
 
         With noise [E, A] or [E, C] they are samples, with None the most likely ones.
         """
-        if self._actor is None:
-            self._actor = self._function(self.actor)
-        outputs = self._actor(obs)
+        outputs = self._call(self.actor, obs)
         if self.discrete:
             return (outputs if noise is None else outputs + noise).argmax(1)
         a = len(self._low)
@@ -136,17 +131,19 @@ class Policy(nn.Module):
             return mean + np.sqrt(p) * noise
         return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
 
-    def _function(self, net: nn.Module) -> Function:
-        """Return the network as a function of arrays."""
-        fast = compiled.function(net, torch.zeros(1, self.observations))
-        if fast is not None:
-            return fast
-        device = next(net.parameters()).device
-        return lambda obs: net(torch.from_numpy(obs).to(device)).detach().cpu().numpy()
+    def _call(self, net: nn.Module, obs: np.ndarray) -> np.ndarray:
+        """Return the network's outputs [N, C] for obs [N, O], by a compiled function if there is one."""
+        if obs.ndim != 2 or obs.shape[1] != self.observations:
+            raise ValueError(f"observations have the shape {list(obs.shape)}, expected [N, {self.observations}]")
+        where, (before, function) = addresses(net), self._functions.get(id(net), (None, None))
+        if function is None or before != where:
+            function = compiled.function(net, torch.zeros(1, self.observations)) or _eager(net)
+            self._functions[id(net)] = where, function
+        return function(np.ascontiguousarray(obs, dtype=np.float32))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: not the functions, which read this one's parameters."""
-        return self.__dict__ | {"_actor": None, "_critic": None}
+        return self.__dict__ | {"_functions": {}}
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return what the environment is given for the actions of `act`: within the bounds, or counted from start."""
@@ -158,6 +155,17 @@ class Policy(nn.Module):
         if self.discrete:
             return outputs.argmax(1) + self.start
         return torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)
+
+
+def addresses(net: nn.Module) -> list[tuple[int, torch.dtype]]:
+    """Return where the parameters lie: what compiled functions read them by, so that they can tell."""
+    return [(p.data_ptr(), p.dtype) for p in net.parameters()]
+
+
+def _eager(net: nn.Module) -> Function:
+    """The network as a function of arrays, by torch."""
+    like = next(net.parameters())
+    return lambda obs: net(torch.from_numpy(obs).to(like.device, like.dtype)).detach().cpu().float().numpy()
 
 
 def check_spaces(env_id: str, action_space: Any) -> None:

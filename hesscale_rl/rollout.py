@@ -1,23 +1,34 @@
 """Steps of several environments with one policy, and the accounting of their episodes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .compiled.acting import REWARD, record
 from .errors import Diverged
-from .policy import Policy
+from .policy import Policy, addresses
 
 Arrays = dict[str, np.ndarray]
+
+
+class Step(NamedTuple):
+    """One step of E environments; the arrays may change with the next."""
+
+    obs: np.ndarray  # [E, O] float64, what the next action is for
+    final: np.ndarray  # [E, O] float64, what really followed the action; the same array where nothing was reset
+    rewards: np.ndarray  # [E]
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    valid: np.ndarray  # [E] bool; False: nothing was learned, the environment only reset itself
 
 
 class Rollout:
     """Steps E environments (`envs`: reset, step, save and load as envs/vector.py has them) with a policy.
 
     `step` counts transitions over all environments. Each environment, and the noise of the actions, has a random
-    stream of its own, spawned from `seed`: neighbouring seeds share none. The policy's parameters may change in place
+    stream of its own, spawned from `seed`: neighbouring seeds share none. The policy's parameters may change
     from one call of `collect` to the next.
     """
 
@@ -29,7 +40,8 @@ class Rollout:
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self.obs = np.empty((envs.num_envs, policy.observations), np.float32)
         self._begin([int(s.generate_state(1)[0]) for s in env_seeds])
-        self._sample, self._statistics = policy.sampler(), self._normalizers()
+        self._addresses: list[Any] = []
+        self._statistics = self._normalizers()
 
     def _begin(self, seeds: list[int]) -> None:
         for seen, first in zip(self.obs, self.envs.reset(seeds), strict=True):
@@ -46,6 +58,8 @@ class Rollout:
         ended an episode.
         """
         e, policy = self.envs.num_envs, self.policy
+        if self._addresses != addresses(policy.actor):
+            self._addresses, self._sample = addresses(policy.actor), policy.sampler()
         noise = policy.noise(self.random, num_steps, e)
         obs = np.empty((num_steps, *self.obs.shape), dtype=np.float32)
         next_obs, rewards = np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32)

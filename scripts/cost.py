@@ -25,7 +25,7 @@ from torch import nn
 import agents.a2c
 import agents.ppo
 import hesscale_rl as hs
-from hesscale_rl.compiled.learner import learner
+from hesscale_rl.compiled.learner import Objective, make_learner
 from scripts import baseline
 
 NETWORKS = {  # name: sizes, batch, updates timed together
@@ -96,13 +96,13 @@ def minibatches(agent: Any, batch: int) -> dict[str, Callable[[], object]]:
     methods: dict[str, Callable[[], object]] = {
         "Adam + autograd": lambda: baseline.update(usual, adam, theirs, clip, parts=1, epochs=1)
     }
-    settings = (True, 0.2, 0.0, 0.2, 0.5, 0.5) if clip else (False, 0.0, 0.0, 0.0, 0.5, 0.5)
+    objective = Objective(clip, 0.0, 0.5, 0.5, 0.2, 0.2) if clip else Objective(False, 0.0, 0.5, 0.5)
     for name in ("adam", "adahesscale", "scaled-adahesscale"):
         observations, actions = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
         policy = agent.make_policy(observations, actions, agent.Args())
         optimizer, curvature = hs.make_optimizer(name, policy.groups(), lr=LR)
-        fast = learner(policy, optimizer, curvature, "compiled")
-        methods[f"compiled, {name}"] = partial(fast.learn, rows, order, 1, *settings)
+        fast = make_learner(policy, optimizer, curvature, "compiled")
+        methods[f"compiled, {name}"] = partial(fast.learn, rows, order, 1, objective)
     return methods
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import hesscale_rl as hs
 from agents import a2c, ppo
-from hesscale_rl.compiled.learner import learner
+from hesscale_rl.compiled.learner import Objective, make_learner
 from hesscale_rl.errors import InputError
 from hesscale_rl.optim import OPTIMIZER_NAMES
 
@@ -58,13 +58,13 @@ def pair(agent, kind, name, lr=3e-4, activation="tanh", **settings):
     for own in (policy, copy.deepcopy(policy)):
         optimizer, curvature = hs.make_optimizer(name, own.groups(), lr=lr, eps=1e-5, delta=1e-5)
         sides.append((own, optimizer, curvature))
-    return args, sides, learner(*sides[1], "auto")
+    return args, sides, make_learner(*sides[1], "auto")
 
 
-def settings(agent, args):
+def objective(agent, args):
     if agent is a2c:
-        return args.norm_adv, 0.0, args.ent_coef, 0.0, args.vf_coef, args.max_grad_norm
-    return args.norm_adv, args.clip_coef, args.ent_coef, args.value_clip, args.vf_coef, args.max_grad_norm
+        return Objective(args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm)
+    return Objective(args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm, args.clip_coef, args.value_clip)
 
 
 def distance(a, b):
@@ -103,7 +103,7 @@ def test_fifty_minibatches_stay_together(agent, kind, name, activation, n):
     for step in range(50):
         seen.append(mb := batch(slow[0], n, step))
         expected = agent.learn(*slow, mb, args)
-        *result, etas = fast.learn(mb, torch.arange(n), 1, *settings(agent, args))
+        *result, etas = fast.learn(mb, torch.arange(n), 1, objective(agent, args))
         if step == 0:
             # float32: sums of other orders
             assert result[:2] == pytest.approx(expected[:2], rel=1e-5, abs=1e-6)
@@ -126,7 +126,7 @@ def test_a_pass_is_its_minibatches_one_after_the_other():
     for part in order.tensor_split(7):
         *losses, outputs = ppo.learn(*slow, {name: x[part] for name, x in rows.items()}, args)
         etas.append([float(eta) for eta in slow[1].eta])
-    actor, critic, out, factors = fast.learn(rows, order, 7, *settings(ppo, args))
+    actor, critic, out, factors = fast.learn(rows, order, 7, objective(ppo, args))
     assert (actor, critic) == pytest.approx(losses, rel=1e-4)
     torch.testing.assert_close(out, outputs, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(factors, etas, rtol=1e-3)
@@ -137,10 +137,10 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     args, (_, quick), fast = pair(ppo, "parameter", "adahesscale", norm_adv=False)
     mb = batch(quick[0], 8, 0)
     mb["advantages"][5] = float("nan")
-    actor, _, _, etas = fast.learn(mb, torch.arange(8), 4, *settings(ppo, args))
+    actor, _, _, etas = fast.learn(mb, torch.arange(8), 4, objective(ppo, args))
     assert actor != actor and len(etas) == 2  # it is in the third minibatch
     before = copy.deepcopy(quick[0].state_dict())
-    assert fast.learn(mb, torch.tensor([5]), 1, *settings(ppo, args))[3] == []
+    assert fast.learn(mb, torch.tensor([5]), 1, objective(ppo, args))[3] == []
     assert all(torch.equal(v, before[k]) for k, v in quick[0].state_dict().items())
 
 
@@ -150,7 +150,40 @@ def test_what_has_no_compiled_update_is_said(capsys):
         assert "no compiled update" in capsys.readouterr().err
     _, (_, side), fast = pair(ppo, "parameter", "adam")
     assert fast is not None and capsys.readouterr().err == ""
-    assert learner(*side, "torch") is None and capsys.readouterr().err == ""
+    assert make_learner(*side, "torch") is None and capsys.readouterr().err == ""
     side[0].double()
     with pytest.raises(InputError, match="--backend compiled"):
-        learner(*side, "compiled")
+        make_learner(*side, "compiled")
+
+
+def test_what_was_replaced_is_noticed():
+    args, (_, quick), fast = pair(ppo, "parameter", "adam")
+    rows, order = batch(quick[0], 8, 0), torch.arange(8)
+    quick[1].load_state_dict(copy.deepcopy(quick[1].state_dict()))
+    with pytest.raises(RuntimeError, match="make a new Learner"):
+        fast.learn(rows, order, 1, objective(ppo, args))
+    fast = make_learner(*quick)
+    fast.learn(rows, order, 1, objective(ppo, args))
+    quick[0].share_memory()
+    with pytest.raises(RuntimeError, match="make a new Learner"):
+        fast.learn(rows, order, 1, objective(ppo, args))
+
+
+@pytest.mark.parametrize("change", ["share_memory", "replace", "double"])
+def test_acting_notices_parameters_that_moved(change):
+    policy = pair(ppo, "parameter", "adam")[1][0][0]
+    obs = np.ones((2, 11), np.float32)
+    policy.act(obs, None)
+    if change == "share_memory":
+        policy.share_memory()
+    elif change == "replace":
+        policy.actor[0].weight = nn.Parameter(torch.randn(64, 11))
+    else:
+        policy.double()
+    with torch.no_grad():
+        for p in policy.parameters():
+            p += 0.1
+        expected = policy.actor(torch.from_numpy(obs).to(policy.actor[0].weight.dtype))[:, :3].float()
+    torch.testing.assert_close(torch.from_numpy(policy.act(obs, None)), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\[2, 5\], expected \[N, 11\]"):
+        policy.act(obs[:, :5], None)

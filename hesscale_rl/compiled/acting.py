@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from .. import networks
 from . import running
-from .chain import bound, chains
+from .chain import chains
 from .jit import EXACT, FAST, at
 from .kernels import outputs
 from .warm import ready
@@ -67,7 +68,7 @@ Sampler = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], bool]
 def sampler(policy: Any) -> Sampler | None:
     """Return sample(obs, noise, actions, to_env): it fills both for noise of `policy.noise`; None if no loop can.
 
-    False: an action is not finite. The parameters may change in place, but must not be replaced.
+    False: an action is not finite. The parameters may change in place, but must not be moved or replaced.
     """
     x, actor = torch.zeros(1, policy.observations), policy.actor
     found = chains([*actor.branches] if type(actor) is networks.Heads else [actor], x)
@@ -76,10 +77,10 @@ def sampler(policy: Any) -> Sampler | None:
     ready()
     mean = found[0].arrays()
     if policy.discrete:
-        return bound(_categorical, found, *mean, policy.start)
+        return partial(_categorical, *mean, policy.start)
     log_std = 0 if found[0].log_std is None else found[0].log_std.data_ptr()
     variance = found[1].arrays() if len(found) == 2 else tuple(a[:0] for a in mean)
-    return bound(_gaussian, found, *mean, log_std, *variance, policy.kind, policy.low.numpy(), policy.high.numpy())
+    return partial(_gaussian, *mean, log_std, *variance, policy.kind, policy.low.numpy(), policy.high.numpy())
 
 
 REWARD, OBSERVATION = -1, -2  # what is not finite

@@ -145,17 +145,10 @@ def chains(nets: Iterable[nn.Module], x: Tensor) -> list[Chain] | None:
     return good if len(good) == len(found) else None
 
 
-def bound(loop: Callable, chains: list[Chain], *arguments: Any) -> Callable:
-    """Return the loop with its first arguments given; the memory of the chains stays as long as it does."""
-    call = partial(loop, *arguments)
-    call.kept = [p.detach() for chain in chains for p in chain.params.values()]  # type: ignore[attr-defined]
-    return call
-
-
 def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return the network as a function of arrays [N, I] -> [N, C], for inputs like x; None if it is no chain.
 
-    It reads the parameters where they are: they may change in place, but must not be replaced.
+    It reads the parameters where they lie now: they may change in place, but must not be moved or replaced.
     """
     if type(net) is networks.Heads:
         parts = [function(branch, x) for branch in net.branches]
@@ -166,7 +159,7 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
     if chain is None:
         return None
     ready()
-    outputs = bound(kernels.outputs, [chain], *chain.arrays())
+    outputs = partial(kernels.outputs, *chain.arrays())
     if chain.log_std is None:
         return outputs
     last = chain.log_std.detach().numpy()

@@ -5,7 +5,7 @@ without a clip. The tests hold one way to the other.
 """
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,19 @@ from .minibatch import NO_HEAD, Network, epoch
 from .warm import ready
 
 
+class Objective(NamedTuple):
+    """What a pass minimises: PPO's losses, or with `clip` 0 A2C's. A clip or a norm of 0: none."""
+
+    norm_adv: bool
+    entropy_coef: float
+    value_coef: float
+    max_grad_norm: float
+    clip: float = 0.0
+    value_clip: float = 0.0
+
+
 class Learner:
-    """The compiled update of one policy with one optimizer. Make it by `learner`, after all that is to be loaded."""
+    """The compiled update of one policy with one optimizer, made by `make_learner` when both have been loaded."""
 
     def __init__(self, policy: Policy, optimizer: Any, curvature: Any, chains: list[Chain]):
         self.policy, self.optimizer = policy, optimizer
@@ -39,6 +50,7 @@ class Learner:
         self.mean, self.variance, self.critic = built[0], built[1] if len(built) == 3 else none, built[-1]
         self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
         self.lengths = np.array([p.numel() for p in self.params])
+        self.addresses = [p.data_ptr() for p in self.params]
         self.states: list[dict[str, Any]] = []
         self.where, self.counts = self._table()
         for p in self.params:
@@ -81,20 +93,17 @@ class Learner:
         batch: dict[str, Tensor],
         order: Tensor,
         minibatches: int,
-        norm_adv: bool,
-        clip: float,
-        entropy_coef: float,
-        value_clip: float,
-        value_coef: float,
-        max_grad_norm: float,
+        objective: Objective,
     ) -> tuple[float, float, Tensor, list[list[float]]]:
         """Learn from the batch's rows in this order, in minibatches as torch.tensor_split makes them.
 
         Returns the last minibatch's losses of actor and critic, the actor's outputs before its step, and every
         minibatch's scaling factors by parameter group. batch [B, ...]: obs, actions, advantages, returns, values and,
-        for PPO, logprob; clip 0: A2C's loss. A clip of 0 for the values, a norm of 0 for the gradient: none. A loss
-        that is not finite ends the pass before its step, and is returned.
+        for PPO, logprob. A loss that is not finite ends the pass before its step, and is returned.
         """
+        replaced = [p.data_ptr() for p in self.params] != self.addresses
+        if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
+            raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
         groups, count = self.optimizer.param_groups, len(order)
         rows = {name: seeds.array(t) for name, t in batch.items()}
         actions, advantages = rows["actions"], rows["advantages"]
@@ -106,9 +115,8 @@ class Learner:
         etas = np.ones((minibatches, len(groups)))
         actor, critic, outputs, done = epoch(
             self.mean, self.variance, self.critic, rows["obs"], self.policy.kind, floats, classes, old, advantages,
-            rows["returns"], rows["values"], order.numpy(), cuts, norm_adv, clip, entropy_coef, value_clip,
-            value_coef, max_grad_norm, self.second, self.bends, self.where, self.lengths, self.counts, self.bounds,
-            settings, etas,
+            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.bends, self.where,
+            self.lengths, self.counts, self.bounds, settings, etas,
         )  # fmt: skip
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
         factors = etas[:done].tolist()
@@ -126,7 +134,7 @@ _NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 BACKENDS = ("auto", "compiled", "torch")
 
 
-def learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto") -> Learner | None:
+def make_learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto") -> Learner | None:
     """Return the compiled update if the backend allows it and there is one, else None, for the readable way.
 
     InputError for "compiled" where there is none; one line on stderr where "auto" has to do without.

@@ -121,7 +121,7 @@ def _picked(a, order):
 @FAST
 def epoch(
     mean, variance, critic, obs, kind, actions, classes, old, advantages, returns, old_values, order, cuts,
-    norm_adv, clip, entropy_coef, value_clip, value_coef, limit, second, bends,
+    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, bends,
     where, lengths, counts, bounds, settings, etas,
 ):  # fmt: skip
     """Learn from the rows order[cuts[k] : cuts[k + 1]] of a batch, one minibatch after the other.

@@ -97,7 +97,7 @@ def adaptive_loop(where, lengths, counts, begin, end, lr, beta1, beta2, eps, del
 
 @FAST
 def _gradient_loop(where, lengths, counts, begin, end, lr, beta2, delta):
-    """Take the step of ScaledSGD; return eta. where: as below, without s, m and v, and w and d 0 if delta is."""
+    """Take the step of ScaledSGD; return eta. where: as above, with only p and g, and d and w if delta is not 0."""
     h = 0.0
     if delta > 0:
         for k in range(begin, end):

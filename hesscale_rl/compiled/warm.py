@@ -10,8 +10,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -30,32 +30,51 @@ def ready() -> None:
     folder = kernels.forward.stats.cache_path
     if folder is None:
         return
-    stamp = Path(folder) / f"warm-{_fingerprint()}"
+    stamp = Path(folder) / f"warm-{_sources()}-{_machine()}"
     if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
     with open(Path(folder) / "warm.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that start together, one compiles and the others wait
+        # Of runs that start together, one compiles and the others wait.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another process that compiles the loops")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists():
             _fill(Path(folder), stamp)
 
 
+def _say(words: str) -> None:
+    print(f"hesscale_rl: {words}", file=sys.stderr, flush=True)
+
+
 def _fill(folder: Path, stamp: Path) -> None:
-    print("hesscale_rl: compiling its loops, once for this installation (about 30 s)", file=sys.stderr, flush=True)
-    # numba looks at the age of one file, not at those of the loops that are called from it.
-    for old in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("warm-*")):
-        old.unlink(missing_ok=True)
+    _say("compiling its loops, once for this installation (about 30 s)")
+    if not any(folder.glob(f"warm-{_sources()}-*")):
+        # numba looks at the age of one file, not at those of the loops that are called from it.
+        for old in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("warm-*")):
+            old.unlink(missing_ok=True)
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-c", "from hesscale_rl.compiled import warm; warm.compile_all()"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         stamp.touch()
+    else:
+        _say(f"that ended with the exit code {done.returncode}; this process compiles what it needs itself")
 
 
-def _fingerprint() -> str:
-    """What decides the machine code: our sources, numba, the processor."""
-    parts = [numba.__version__, sys.version, str(numba.core.codegen.get_host_cpu_features())]
-    parts += [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def _sources() -> str:
+    """Our share in what decides the machine code."""
+    return _hash(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+def _machine() -> str:
+    """The share of Python, numba and the processor."""
+    return _hash([numba.__version__, sys.version, str(numba.core.codegen.get_host_cpu_features())])
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 class _Still:
@@ -67,19 +86,10 @@ class _Still:
         return np.zeros((1, 3))
 
     def step(self, actions):
+        from ..rollout import Step
+
         over = np.ones(1, dtype=bool)
         return Step(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), over, over, over)
-
-
-class Step(NamedTuple):
-    """One of its steps, with the fields of envs/vector.py."""
-
-    obs: np.ndarray
-    final: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    valid: np.ndarray
 
 
 def compile_all() -> None:
@@ -93,7 +103,7 @@ def compile_all() -> None:
     from ..networks import GaussianHead, mlp
     from ..policy import DISCRETE, Policy
     from ..rollout import Rollout
-    from .learner import learner
+    from .learner import Objective, make_learner
 
     n, x = 4, torch.randn(4, 3)
     advantages, classes, actions = torch.randn(n), torch.zeros(n, dtype=torch.long), torch.randn(n, 2)
@@ -113,8 +123,8 @@ def compile_all() -> None:
         (logits, DISCRETE, gym.spaces.Discrete(2), classes),
     ):
         policy = Policy(3, space, actor, value, kind, 0.99)
-        fast = learner(policy, AdaHesScale(policy.parameters(), delta=1e-8), HesScale())
+        fast = make_learner(policy, AdaHesScale(policy.parameters(), delta=1e-8), HesScale())
         assert fast is not None
-        fast.learn(rows | {"actions": taken}, torch.arange(n), 1, True, 0.2, 0.0, 0.2, 0.5, 0.5)
+        fast.learn(rows | {"actions": taken}, torch.arange(n), 1, Objective(True, 0.0, 0.5, 0.5, 0.2, 0.2))
         Rollout(_Still(), policy, np.random.SeedSequence(0)).collect(1, lambda *_: None)
         policy.see(np.zeros(3))
