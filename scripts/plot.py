@@ -185,7 +185,9 @@ def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:
         for x, text in failed:
             axes.text(x, 0.015 + 0.05 * rows, text, transform=axes.get_xaxis_transform(), **how)
         rows += bool(failed)
-    axes.set(xscale="log", ylim=(low - 0.06 * rows * (high - low), high))
+    rates = [x for line in lines for x in line.x]
+    ends = {"xlim": (min(rates) / 2.5, max(rates) * 2.5), "ylim": (low - 0.06 * rows * (high - low), high)}
+    axes.set(xscale="log", **ends)
     if any(line.crosses() for line in lines):
         axes.plot([], [], "x", color="#555555", label="diverged run")
 
