@@ -36,7 +36,7 @@ def interval(values: list[float]) -> str:
 Cell = tuple[str, str, str]  # environment, agent, optimizer
 # What decides nothing about the numbers, or only their last digits.
 SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"}
-SESSION |= {"torch_threads", "backend"}
+SESSION |= {"torch_threads", "backend", "compile", "device"}
 
 
 def read(runs: list[Path]) -> dict[Cell, dict[str, list[tuple[int, float, str]]]]:
