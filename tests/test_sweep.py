@@ -18,7 +18,7 @@ from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
 from scripts import grid, launchers, sweep
 
 ROOT = Path(__file__).parents[1]
-RUNS, KILLS, JOBS = (int(os.environ.get(name, default)) for name, default in (("RUNS", 6), ("KILLS", 1), ("JOBS", 2)))
+RUNS, KILLS, JOBS = (int(os.environ.get(name, default)) for name, default in (("RUNS", 4), ("KILLS", 1), ("JOBS", 2)))
 SPEC = """
 [[settings]]
 agent = "ppo"
@@ -164,7 +164,7 @@ def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, 
 
 def test_submitits_executors_do_the_same(tmp_path):
     pytest.importorskip("submitit")
-    spec = write(tmp_path, SPEC.format(seeds=[3]))
+    spec = write(tmp_path, SPEC.format(seeds=[3]).replace("4096", "512"))
     for launcher in ("submitit-debug", "submitit-local"):
         line = command(spec, "--dir", tmp_path / launcher, "--launcher", launcher)
         end = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
