@@ -108,7 +108,7 @@ class Run:
         self.reason = ""
         self._lines: list[str] = []
         meta = _meta(Path(source))
-        self._lock = _lock(self.directory)
+        self._lock = lock(self.directory, f"--run-dir {self.directory}: another process is writing to it")
         try:
             if checkpoint is not None:
                 _cut_logs(self.directory, checkpoint["logs"])
@@ -234,14 +234,14 @@ class Run:
             self.finish("failed", reason=f"{type(error).__name__}: {error}")
 
 
-def _lock(directory: Path) -> int:
-    """Hold the directory for this process, as long as it lives; InputError if another has it."""
+def lock(directory: Path, problem: str) -> int:
+    """Hold a directory as long as this process lives; InputError with `problem` if another process has it."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise InputError(f"--run-dir {directory}: another process is writing to it") from None
+        raise InputError(problem) from None
     return handle
 
 
@@ -305,7 +305,7 @@ def _meta(source: Path) -> dict[str, Any]:
         "agent": source.stem,
         "git": _git(source),
         "versions": {"hesscale_rl": hesscale_rl.__version__, "python": platform.python_version(), **versions},
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "torch_threads": torch.get_num_threads(),
         "argv": sys.argv,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -330,7 +330,8 @@ def _git(source: Path) -> dict[str, Any] | None:
         return None
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

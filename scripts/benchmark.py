@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import csv
 import json
-import platform
 import shutil
 import statistics
 import tempfile
@@ -34,6 +33,7 @@ from envs import make
 from envs.mujoco import quiet
 from envs.vector import Envs
 from hesscale_rl.policy import Policy
+from hesscale_rl.run import cpu
 from scripts import baseline
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
@@ -72,7 +72,7 @@ def usual(algorithm: str, env_id: str) -> Turn:
         pass
 
     def turn() -> float:
-        began, first = time.perf_counter(), next(training)
+        first = next(training)
         began = time.perf_counter()
         while (step := next(training)) < first + CHUNK[algorithm] // 2:
             pass
@@ -245,15 +245,6 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
     right.legend(fontsize=7)
     figure.suptitle(caption, fontsize=8)
     figure.savefig(path, dpi=150)
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def main() -> None:

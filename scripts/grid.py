@@ -97,7 +97,9 @@ def _runs(where: str, setting: dict[str, Any]) -> list[Planned]:
                 check_id(args.env_id)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        runs.append(Planned(_name(agent, preset, args, default), agent, _flags(preset, args, default), _steps(args)))
+        runs.append(
+            Planned(_name(agent, preset, args, default), agent, _flags(preset, args, default), _steps(agent, args))
+        )
     return runs
 
 
@@ -146,7 +148,7 @@ def _flags(preset: str, args: Any, default: Any) -> tuple[str, ...]:
     return tuple(line)
 
 
-def _steps(args: Any) -> int:
+def _steps(agent: str, args: Any) -> int:
     """The steps that the run will have taken at its end."""
     size = args.num_steps * args.num_envs
-    return args.total_timesteps if args.exp_name == "a2c" else args.total_timesteps // size * size
+    return args.total_timesteps if agent == "a2c" else args.total_timesteps // size * size

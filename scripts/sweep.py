@@ -7,7 +7,6 @@ run, logs/ with their output, and sweep.json with the list of all runs that were
 """
 
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, EXIT_CODES, InputError
+from hesscale_rl.run import lock, write_json
 from scripts import grid, launchers
 from scripts.grid import Planned
 
@@ -138,17 +138,6 @@ def report(account: Account, console: Console) -> int:
     return FAILED if failed else DONE
 
 
-def lock(folder: Path) -> int:
-    """Hold the sweep's directory as long as this process lives; InputError if another sweep has it."""
-    handle = os.open(folder / "sweep.lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError(f"--dir {folder}: another sweep is at work there") from None
-    return handle
-
-
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
     runs = grid.read(args.spec)
@@ -160,8 +149,8 @@ def sweep(args: argparse.Namespace) -> int:
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder)
-        (folder / "sweep.json").write_text(json.dumps({"spec": str(args.spec), "runs": [run.name for run in runs]}))
+        handle = lock(folder, f"--dir {folder}: another sweep is at work there")
+        write_json(folder / "sweep.json", {"spec": str(args.spec), "runs": [run.name for run in runs]})
     except OSError as error:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
     console, account = Console(), Account(runs, folder)

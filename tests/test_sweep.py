@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, monkeypatch,
 def test_two_sweeps_in_one_directory(tmp_path, monkeypatch, capsys):
     spec, folder = write(tmp_path, SPEC.format(seeds=[1])), tmp_path / "runs"
     folder.mkdir()
-    handle = sweep.lock(folder)
+    handle = sweep.lock(folder, "")
     code, _, error = run_sweep(monkeypatch, capsys, spec, "--dir", folder)
     assert code == BAD_INPUT and "another sweep is at work there" in error
     os.close(handle)
