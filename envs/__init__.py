@@ -16,6 +16,13 @@ from . import mujoco
 from .vector import Envs, NextStep, Several
 
 POOL = "envpool:"
+UR_REACHER: dict[str, dict[str, str]] = {
+    "URReacher-v0": {},
+    "URReacherStock-v0": {"preset": "stock"},
+    "URReacherMuJoCo-v0": {"driver": "mujoco"},
+}
+for _name, _settings in UR_REACHER.items():
+    gym.register(_name, "envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
 
 
 def make(env_id: str, env_module: str | None = None, render_mode: str | None = None) -> gym.Env:

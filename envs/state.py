@@ -1,8 +1,8 @@
 """The state of an environment, saved so that it goes on to the last bit; for the environments where that is known.
 
 Known are Gymnasium's MuJoCo and classic-control environments, and any environment that has the two methods
-`save_state() -> dict` (arrays, numbers, text and containers of them) and `load_state(state)`; with no wrapper that
-could have a state of its own.
+`save_state() -> dict` (arrays, numbers, text and containers of them; None: not now) and `load_state(state)`; with no
+wrapper that could have a state of its own.
 """
 
 from typing import Any
@@ -44,6 +44,8 @@ def save(env: gym.Env) -> State | None:
         return None
     if hasattr(inner, "save_state") and hasattr(inner, "load_state"):
         own = _plain(inner.save_state())
+        if own is None:
+            return None
     elif isinstance(inner, MujocoEnv) and module.startswith("gymnasium.envs.mujoco"):
         own = _save_mujoco(inner)
     elif module.startswith("gymnasium.envs.classic_control"):

@@ -1,7 +1,7 @@
 """The motion of one arm, control cycle by control cycle: what a UR controller makes of speedj, movej and stopj."""
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,7 +31,16 @@ class Body(Protocol):
     qd: np.ndarray
     torque: np.ndarray
 
-    def follow(self, q: np.ndarray, qd: np.ndarray, qdd: np.ndarray, period: float) -> None:
+    def place(self, q: np.ndarray) -> None:
+        """Stand at q."""
+
+    def save_state(self) -> np.ndarray:
+        """Return all that decides the next steps."""
+
+    def load_state(self, state: np.ndarray) -> None:
+        """Go on from what `save_state` returned."""
+
+    def follow(self, q: np.ndarray, qd: np.ndarray, qdd: np.ndarray) -> None:
         """Go one cycle, towards these angles, speeds and accelerations at its end."""
 
 
@@ -54,7 +63,7 @@ class Arm:
         self._move: Move | None = None
         self._servo: np.ndarray | None = None
         if self.body is not None:
-            self.body.q[:], self.body.qd[:], self.body.torque[:] = q, 0, 0
+            self.body.place(self.q_target)
 
     @property
     def q(self) -> np.ndarray:
@@ -114,7 +123,23 @@ class Arm:
             self.q_target = before_q + (before_qd + self.qd_target) * (self.period / 2)
         self.qdd_target = (self.qd_target - before_qd) / self.period
         if self.body is not None:
-            self.body.follow(self.q_target, self.qd_target, self.qdd_target, self.period)
+            self.body.follow(self.q_target, self.qd_target, self.qdd_target)
+
+    def save_state(self) -> dict[str, Any]:
+        """Return what decides the next steps of an arm that is told speeds; RuntimeError within another motion."""
+        if self._move is not None or self._servo is not None:
+            raise RuntimeError("an arm on its way to a pose cannot be saved")
+        own = {name: getattr(self, name).copy() for name in ("q_target", "qd_target", "qdd_target", "_goal")}
+        body = None if self.body is None else self.body.save_state()
+        return own | {"_acceleration": self._acceleration, "body": body}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `save_state` returned."""
+        for name, value in state.items():
+            if name != "body":
+                setattr(self, name, value)
+        if self.body is not None:
+            self.body.load_state(state["body"])
 
 
 class Move:

@@ -17,7 +17,7 @@ ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
 # The twists are quarters of a turn: their cosines and sines are whole numbers, without the rounding of math.cos.
 _COS, _SIN = (0.0, 1.0, 1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 1.0, -1.0, 0.0)
 
-SHOULDER, UPPER_ARM, ELBOW, WRIST_1, WRIST_2, TCP = range(6)  # rows of `points`: the origin of frame i + 1
+SHOULDER, ELBOW, WRIST_1, WRIST_2, WRIST_3, TCP = range(6)  # the rows of `points`
 MAX_SPEED = math.pi  # rad/s, of every joint
 MAX_TORQUE = (150.0, 150.0, 150.0, 28.0, 28.0, 28.0)  # N m
 
