@@ -50,11 +50,12 @@ def test_no_command_leads_out_of_the_bounds(bounds, seed, sensing, actuation, ev
             driver.speedj(speeds(*random.choice([-3, -1, 1, 3], 2)))
         driver.wait(cycle * bounds.period)
         assert clearance(driver.arm.q_target, bounds) > 0
-        if cycle % 20 == 0:
+        if cycle % 7 == 0:
             q, qd = driver.arm.q_target.copy(), driver.arm.qd_target.copy()
-            # The command's first cycle has passed.
-            for k in range(len(driver.sent) + int(bounds.hold / bounds.period) - 1):
-                before, goal = qd.copy(), driver.sent[k] if k < len(driver.sent) else driver.executed
+            # The arm has not followed the last `actuation` commands; the first cycle of the newest has passed.
+            flying = driver.sent[sensing:]
+            for k in range(actuation + int(bounds.hold / bounds.period) - 1):
+                before, goal = qd.copy(), flying[k] if k < actuation else driver.executed
                 approach(qd, goal, bounds.acceleration, bounds.period)
                 q = q + (before + qd) * (bounds.period / 2)
                 assert clearance(q, bounds) > 0
