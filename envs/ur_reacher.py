@@ -47,7 +47,7 @@ class URReacher(gym.Env):
     ):
         if preset not in TASKS:
             raise InputError(f"preset {preset!r}: must be one of {', '.join(TASKS)}")
-        self.task, self.legacy_obs, self.render_mode = TASKS[preset], legacy_obs, render_mode
+        self.preset, self.task, self.legacy_obs, self.render_mode = preset, TASKS[preset], legacy_obs, render_mode
         self.driver = _driver(driver, self.task, delays, guarded) if isinstance(driver, str) else driver
         bounds = self.driver.bounds
         turn = 2 * math.pi / self.task.speed_max

@@ -3,6 +3,7 @@
 DONE = 0
 BAD_INPUT = 2
 DIVERGED = 3
+FAULT = 4  # of a robot
 INTERRUPTED = 130
 EXIT_CODES = {"done": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}  # by the run's status
 

@@ -303,7 +303,7 @@ def _meta(source: Path) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
     return {
         "agent": source.stem,
-        "git": _git(source),
+        "git": commit(source),
         "versions": {"hesscale_rl": hesscale_rl.__version__, "python": platform.python_version(), **versions},
         "cpu": cpu(),
         "torch_threads": torch.get_num_threads(),
@@ -312,7 +312,7 @@ def _meta(source: Path) -> dict[str, Any]:
     }
 
 
-def _git(source: Path) -> dict[str, Any] | None:
+def commit(source: Path) -> dict[str, Any] | None:
     """Commit of the repository that holds `source`, and whether the working tree differs; None without either."""
 
     def git(*command: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,8 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
        hesscale-rl export RUN [--onnx]    write the policy for use without this library
        hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
        hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
+       hesscale-rl ur sim                 a simulated UR5 controller, for the next two and for any UR client
+       hesscale-rl ur run|train|replay    a policy on a UR5: a dry run, unless --robot-ip names a real one
        hesscale-rl doctor                 what this installation can do
        hesscale-rl --version
 
@@ -26,6 +28,7 @@ COMMANDS = {
     "export": "scripts.export",
     "sweep": "scripts.sweep",
     "plot": "scripts.plot",
+    "ur": "scripts.deploy_ur",
     "doctor": "scripts.doctor",
 }
 
@@ -38,6 +41,9 @@ def main() -> int:
     if command == "--version":
         print(f"hesscale-rl {_version()}")
         return 0
+    if command == "ur" and rest[:1] == ["sim"]:
+        sys.argv[1:] = rest[1:]
+        return importlib.import_module("scripts.ursim").main()
     if command in COMMANDS:
         sys.argv[1:] = rest
         return importlib.import_module(COMMANDS[command]).main()

@@ -1,0 +1,332 @@
+"""What talks to a robot: it reads, guards and commands it in every control cycle, in a process of its own (rtde.py).
+
+It stands between the policy and the wire so that nothing which goes wrong on the policy's side, a slow update, an
+exception, a kill, leaves the arm moving; and so that nothing which goes wrong in here, the client library included,
+takes the policy's process along. If it dies itself, the robot's own watchdog stops the arm.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import kinematics
+from .arm import PERIODS, Move
+from .record import Record
+from .safety import FREE, Bounds, RobotFault, admit, clearance, plausible
+
+# What the two processes share. `sequence` is odd while the rest is being written.
+STATE = np.dtype(
+    [("sequence", "<i8"), ("stamp", "<f8"), ("status", "<i8"), ("overrides", "<i8", 4)]
+    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "executed")]
+)
+COMMAND = np.dtype([("sequence", "<i8"), ("given", "<f8"), ("speed", "<f8"), ("wanted", "<f8", 6)])
+CYCLE = np.dtype(
+    [("stamp", "<f8"), ("given", "<f8"), ("did", "<i4"), ("safety_mode", "<i4")]
+    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "wanted", "executed")]
+)  # one record of the log
+
+# RTDE's names of what is read in every cycle.
+VARIABLES = [
+    "timestamp", "target_q", "target_qd", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_force",
+    "joint_temperatures", "robot_mode", "safety_mode", "runtime_state", "robot_status_bits", "safety_status_bits",
+    "speed_scaling", "target_speed_fraction",
+]  # fmt: skip
+ROBOT_RUNNING = 7
+NORMAL, REDUCED, PROTECTIVE = 1, 2, 3  # safety modes; above: only a person at the robot can help
+FRESH = 0.25  # s without a new stamp after which the robot is given up
+UNLOCK_AFTER = 5.0  # s that a protective stop must last before the controller lets go
+WATCHDOG = 10.0  # Hz: fewer packages, and the robot ends our program, which stops the arm
+ARRIVED, STILL = 0.005, 0.01  # rad, rad/s
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process needs to know of the robot and of the task."""
+
+    host: str
+    bounds: Bounds
+    timeout: float = 0.2  # s without a command, after which the arm stops
+    in_flight: int = 3  # cycles from a state's stamp to the first movement that answers it, less one
+    move_speed: float = 0.6  # rad/s
+    move_acceleration: float = 1.0  # rad/s^2
+    stop_acceleration: float = 4.0  # rad/s^2, when something is wrong
+    largest_lag: float = 0.1  # rad between a joint and its reference: more is taken for a collision
+    largest_force: float = 150.0  # N at the tool
+    largest_temperature: float = 70.0  # degrees Celsius of a joint
+    pose_tolerance: float = 0.002  # m between the robot's idea of where its tool is and ours
+    log: str | None = None  # a file for every control cycle
+
+
+class Packet(NamedTuple):
+    """What the robot says in one control cycle."""
+
+    stamp: float
+    q: np.ndarray
+    qd: np.ndarray
+    q_target: np.ndarray
+    qd_target: np.ndarray
+    safety_mode: int
+
+
+class ProtectiveStop(RobotFault):
+    """The robot has stopped by itself, because of a collision or a motion that it refused. It can be unlocked."""
+
+
+class Stopped(RobotFault):
+    """The robot is in a state that only a person standing at it can end: an emergency stop, a fault, no power."""
+
+
+class Silent(RobotFault):
+    """No news from the robot, or from the process that talks to it."""
+
+
+class Link:
+    """The robot as this process sees it. Every method that moves it keeps the cycle going while it lasts.
+
+    `state`, `command`: records of STATE and COMMAND that are shared with the policy's process. `given_up`: whether
+    that process is gone, or wants something else than what it asked for last.
+    """
+
+    def __init__(self, settings: Settings, state: np.ndarray, command: np.ndarray, given_up: Callable[[], bool]):
+        self.settings, self.bounds = settings, settings.bounds
+        self.state, self.command, self.given_up = state, command, given_up
+        self.record = None if settings.log is None else Record(settings.log, CYCLE)
+        self.sent = np.zeros((settings.in_flight, 6))
+        self.following, self.since = False, 0.0  # whether the robot's speed thread is on; commands older are past
+        self.stopped_at: float | None = None  # the robot's time of a protective stop
+        self.last: Packet | None = None
+        self._connect()
+
+    # --- the library
+
+    def _connect(self) -> None:
+        import dashboard_client
+        import rtde_control
+        import rtde_receive
+
+        host, frequency = self.settings.host, 1 / self.bounds.period
+        try:
+            self.dashboard = dashboard_client.DashboardClient(host)
+            self.dashboard.connect(2000)
+            self.receive = rtde_receive.RTDEReceiveInterface(host, frequency, VARIABLES)
+            self._check_standing()
+            self.control = rtde_control.RTDEControlInterface(host, frequency)
+        except RuntimeError as error:
+            raise Silent(f"cannot talk to a robot at {host}: {' '.join(str(error).split())}") from None
+
+    def preflight(self) -> dict[str, Any]:
+        """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
+        version = self.dashboard.polyscopeVersion()
+        major = int(
+            next(part for part in version.replace("URSoftware", " ").split() if part[0].isdigit()).split(".")[0]
+        )
+        period = PERIODS["e" if major >= 5 else "cb3"]
+        if period != self.bounds.period:
+            raise RobotFault(
+                f"this controller ({version}) has cycles of {period} s, the bounds of {self.bounds.period} s"
+            )
+        model = self.dashboard.getRobotModel().upper()
+        if model not in ("UR5", "UR5CB"):
+            raise RobotFault(f"this is a {model}; kinematics and bounds here are those of a UR5")
+        if major >= 5 and not self.dashboard.isInRemoteControl():
+            raise RobotFault("the robot is not in remote control: switch it over on the pendant")
+        slider = self.receive.getTargetSpeedFraction() * self.receive.getSpeedScaling()
+        if slider < 0.999:
+            raise RobotFault(f"the speed slider is at {100 * slider:.0f} %: put it to 100 % on the pendant")
+        packet = self._next()
+        said, ours = np.array(self.receive.getActualTCPPose()), kinematics.tcp(packet.q)
+        away = float(np.linalg.norm(said[:3] - ours))
+        if away > self.settings.pose_tolerance:
+            raise RobotFault(
+                f"the robot has its tool {1000 * away:.1f} mm from where our model has it: its calibration differs, "
+                "or a TCP is set on the pendant (it must be zero)"
+            )
+        if problem := plausible(self.bounds, packet.q):
+            raise RobotFault(f"the arm stands where it must not: {problem}; move it by hand first")
+        self._arm()
+        return {"version": version, "model": model, "serial": self.dashboard.getSerialNumber() if major >= 5 else ""}
+
+    def _arm(self) -> None:
+        """Have the robot stop by itself if we fall silent."""
+        if not self.control.setWatchdog(WATCHDOG):
+            raise RobotFault("the robot did not take the watchdog")
+
+    def _check_standing(self) -> None:
+        mode, safety = self.receive.getRobotMode(), self.receive.getSafetyMode()
+        if safety == PROTECTIVE:
+            raise ProtectiveStop("the robot is in a protective stop: find out why, and release it")
+        if safety not in (NORMAL, REDUCED) or mode != ROBOT_RUNNING:
+            raise Stopped(f"the robot is not ready (robot mode {mode}, safety mode {safety}): see its pendant")
+
+    # --- the cycle
+
+    def _next(self) -> Packet:
+        """Wait for the robot's next word, tell the policy, and return it; RobotFault if it is not a good one."""
+        began, held = time.monotonic(), False
+        while True:
+            stamp = self.receive.getTimestamp()
+            if self.last is None or stamp != self.last.stamp:
+                break
+            silent = time.monotonic() - began
+            if silent > FRESH:
+                raise Silent(f"no news from the robot for {silent:.2f} s")
+            if silent > 3 * self.bounds.period and self.following and not held:
+                # Not knowing where it is, we do not keep it moving.
+                self.control.speedJ([0.0] * 6, self.bounds.acceleration, 0.0)
+                held = True
+            time.sleep(self.bounds.period / 16)
+        r = self.receive
+        joints = (r.getActualQ(), r.getActualQd(), r.getTargetQ(), r.getTargetQd())
+        packet = Packet(stamp, *map(np.array, joints), r.getSafetyMode())  # type: ignore[call-arg]
+        self.last = packet
+        return packet
+
+    def cycle(self) -> Packet:
+        """Let one control cycle pass: read, check, command what the policy wants and the guard allows."""
+        packet, s = self._next(), self.settings
+        wanted, did, executed = np.zeros(6), FREE, np.zeros(6)
+        try:
+            self._check(packet)
+            sequence = int(self.command["sequence"])
+            given, wanted = float(self.command["given"]), self.command["wanted"].copy()
+            torn = sequence % 2 or sequence != int(self.command["sequence"])
+            late = time.monotonic() - given > s.timeout
+            if torn or late or given <= self.since or self.given_up():
+                wanted = np.zeros(6)
+            if self.following or wanted.any():
+                self.following = True
+                bounds = self.bounds._replace(speed=min(self.bounds.speed, float(self.command["speed"])))
+                executed, did = admit(packet.q, packet.q_target, packet.qd_target, self.sent, wanted, bounds)
+                if not self.control.speedJ(executed.tolist(), self.bounds.acceleration, 0.0):
+                    raise self._why()
+            else:
+                self.control.kickWatchdog()
+            self.sent[:-1] = self.sent[1:]
+            self.sent[-1:] = executed
+        finally:
+            self._tell(packet, did, executed)
+            if self.record is not None:
+                given = float(self.command["given"])
+                joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
+                self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
+        return packet
+
+    def _check(self, packet: Packet) -> None:
+        """Raise RobotFault if the robot is not as it must be while it works for us."""
+        s, r = self.settings, self.receive
+        if packet.safety_mode == PROTECTIVE:
+            self.stopped_at = packet.stamp
+            raise ProtectiveStop("protective stop: the robot has stopped by itself; find out why before it goes on")
+        if packet.safety_mode not in (NORMAL, REDUCED) or r.getRobotMode() != ROBOT_RUNNING:
+            raise Stopped(
+                f"the robot has been stopped (robot mode {r.getRobotMode()}, safety mode {packet.safety_mode}): "
+                "see its pendant"
+            )
+        lag = float(np.abs(packet.q - packet.q_target).max())
+        if lag > s.largest_lag:
+            raise RobotFault(f"a joint is {lag:.2f} rad from its reference: a collision?")
+        force = float(np.linalg.norm(r.getActualTCPForce()[:3]))
+        if force > s.largest_force:
+            raise RobotFault(f"{force:.0f} N at the tool: a collision?")
+        hottest = max(r.getJointTemperatures())
+        if hottest > s.largest_temperature:
+            raise RobotFault(f"a joint is at {hottest:.0f} degrees Celsius: let it cool")
+        if r.getSpeedScaling() * r.getTargetSpeedFraction() < 0.99:
+            raise RobotFault("the speed slider was moved from 100 %")
+
+    def _why(self) -> RobotFault:
+        """The reason for a command that the robot did not take."""
+        deadline = time.monotonic() + 2 * FRESH
+        while time.monotonic() < deadline:
+            self._check(self._next())
+        return RobotFault("the program on the robot has ended: it took no more commands")
+
+    def _tell(self, packet: Packet, did: int, executed: np.ndarray) -> None:
+        state = self.state
+        state["sequence"] += 1
+        state["stamp"], state["executed"] = packet.stamp, executed
+        state["q"], state["qd"] = packet.q, packet.qd
+        state["q_target"], state["qd_target"] = packet.q_target, packet.qd_target
+        state["overrides"][did] += 1
+        state["sequence"] += 1
+
+    # --- motions
+
+    def stop(self) -> None:
+        """Come to a stand, and end the robot's speed thread: it refuses other motions beside it."""
+        self.since = time.monotonic()
+        deadline = self.since + 5.0
+        while self.following:
+            packet = self.cycle()
+            if not self.sent.any() and np.abs(packet.qd).max() < STILL and np.abs(packet.qd_target).max() < 1e-6:
+                if not self.control.speedStop(self.bounds.acceleration):
+                    raise self._why()
+                self.following = False
+            elif time.monotonic() > deadline:
+                raise RobotFault("the arm did not come to a stand in 5 s")
+
+    def movej(self, q: np.ndarray) -> None:
+        """Go to q [6] on a straight line of joint space that stays inside the bounds, and stand there."""
+        self.stop()
+        s, start = self.settings, self.cycle().q
+        path = [
+            start + (q - start) * share for share in np.linspace(0, 1, 2 + math.ceil(np.abs(q - start).max() / 0.02))
+        ]
+        if min(clearance(pose, self.bounds) for pose in path) < min(0.0, clearance(start, self.bounds)):
+            raise RobotFault("the straight way there leaves the bounds: move the arm by hand to near its start")
+        way = Move(start, np.asarray(q, dtype=np.float64), s.move_speed, s.move_acceleration)
+        if not self.control.moveJ(q.tolist(), s.move_speed, s.move_acceleration, True):
+            raise self._why()
+        begin = self.last.stamp if self.last else 0.0
+        while True:
+            packet = self.cycle()
+            if np.abs(packet.q - q).max() < ARRIVED and np.abs(packet.qd).max() < STILL:
+                break
+            if self.given_up():
+                self.control.stopJ(s.stop_acceleration)
+                return
+            if packet.stamp - begin > 1.5 * way.duration + 1.0:
+                self.control.stopJ(s.stop_acceleration)
+                raise RobotFault(f"the arm did not arrive: joint angles {np.round(packet.q, 3).tolist()}")
+        self.since = time.monotonic()
+
+    def unlock(self) -> None:
+        """Release a protective stop, load our program again, and check everything as at the beginning."""
+        packet = self._next()
+        if packet.safety_mode == PROTECTIVE:
+            since = packet.stamp if self.stopped_at is None else self.stopped_at
+            while packet.stamp < since + UNLOCK_AFTER + 0.1:
+                packet = self._next()
+            self.dashboard.closeSafetyPopup()
+            self.dashboard.unlockProtectiveStop()
+            self._until(lambda: self.receive.getSafetyMode() in (NORMAL, REDUCED), 3.0, "did not release its stop")
+        self._check_standing()
+        if not self.control.reuploadScript():
+            raise RobotFault("the robot did not take our program again")
+        self._until(self.control.isProgramRunning, 5.0, "did not start our program again")
+        self.following, self.stopped_at, self.sent[:] = False, None, 0
+        self.since = time.monotonic()
+        self.preflight()
+
+    def _until(self, true: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        begin = self._next().stamp
+        while not true():
+            if self._next().stamp > begin + seconds:
+                raise RobotFault(f"the robot {otherwise} within {seconds:g} s")
+
+    def abandon(self) -> None:
+        """Stop the arm by all means that are left and let go; whatever fails on the way, the next one is tried."""
+        acts: list[Callable[[], Any]] = [
+            lambda: self.control.speedStop(self.settings.stop_acceleration) if self.following else None,
+            lambda: self.control.stopScript(),
+            lambda: self.record.close() if self.record is not None else None,
+        ]
+        for act in acts:
+            try:
+                act()
+            except Exception:  # noqa: BLE001,S112,RUF100 - nothing may keep the next one from being tried
+                continue

@@ -1,0 +1,231 @@
+"""A real UR5, or whatever speaks its protocol: the driver, and the process behind it where link.py talks."""
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from .drivers import State, Status
+from .link import COMMAND, STATE, Link, ProtectiveStop, Settings, Silent, Stopped
+from .safety import FREE, Bounds, RobotFault, admit, check_command
+
+FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, Silent, Stopped)}
+POLL = 0.0005  # s between two looks at the state
+CONNECTING, MOVING, UNLOCKING = 30.0, 30.0, 30.0  # s that an answer may take
+
+
+class UrRtdeDriver:
+    """A robot over ur_rtde, in a process of its own that re-sends, guards and watches in every control cycle.
+
+    The constructor connects and checks the robot, and moves nothing; RobotFault says what is not as it must be.
+    After a RobotFault the arm stands or is coming to a stand: a ProtectiveStop can be released with `unlock`, after
+    anything else a new driver has to be made. `robot`: version, model and serial number.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings, self.bounds = settings, settings.bounds
+        spawn = mp.get_context("spawn")
+        shared = spawn.RawArray("b", STATE.itemsize), spawn.RawArray("b", COMMAND.itemsize)
+        self._state, self._command = np.frombuffer(shared[0], STATE)[0], np.frombuffer(shared[1], COMMAND)[0]
+        self._seen = np.zeros(4, np.int64)
+        self.limit_speed(self.bounds.speed)
+        self._connection, theirs = spawn.Pipe()
+        arguments = (theirs, shared, settings, os.getpid())
+        self.process = spawn.Process(target=serve, args=arguments, name="ur-link", daemon=True)
+        self.process.start()
+        theirs.close()
+        self.robot: dict[str, Any] = self._answer(CONNECTING)
+        self.wait(0.0)
+
+    def _ask(self, seconds: float, name: str, *arguments: Any) -> Any:
+        try:
+            self._connection.send((name, arguments))
+        except OSError:
+            raise self._fault() from None
+        return self._answer(seconds)
+
+    def _answer(self, seconds: float) -> Any:
+        """Wait for the process's answer; its faults are raised here."""
+        try:
+            if not self._connection.poll(seconds):
+                self.close()
+                raise Silent(f"the process that talks to the robot gave no answer for {seconds:g} s")
+            kind, content = self._connection.recv()
+        except (EOFError, OSError):
+            raise Silent(self._died()) from None
+        if kind == "done":
+            return content
+        raise FAULTS[kind](content)
+
+    def _died(self) -> str:
+        self.process.join(1.0)
+        return (
+            f"the process that talks to the robot has died (exit code {self.process.exitcode}); "
+            "the robot's watchdog stops the arm"
+        )
+
+    def _fault(self) -> RobotFault:
+        """What went wrong, as the process told it."""
+        try:
+            self._answer(1.0)
+        except RobotFault as fault:
+            return fault
+        return Silent("the process that talks to the robot has ended")
+
+    def read(self) -> State:
+        """Return the newest state."""
+        while True:
+            before = int(self._state["sequence"])
+            copy = self._state.copy()
+            if before % 2 == 0 and before == int(self._state["sequence"]):
+                break
+        counts = copy["overrides"]
+        did = int(np.flatnonzero(counts > self._seen).max(initial=FREE))
+        joints = (copy["q"], copy["qd"], copy["q_target"], copy["qd_target"])
+        return State(float(copy["stamp"]), *joints, Status(int(copy["status"])), copy["executed"], did)
+
+    def wait(self, stamp: float) -> State:
+        """Return the first state from `stamp` on."""
+        self._seen = self._state["overrides"].copy()
+        while True:
+            status = int(self._state["status"])
+            if status == Status.PROTECTIVE_STOP:
+                raise ProtectiveStop(
+                    "protective stop: the robot has stopped by itself; find out why before it goes on"
+                )
+            if status != Status.RUNNING or not self.process.is_alive():
+                raise self._fault()
+            if self._state["sequence"] > 0 and self._state["stamp"] >= stamp - self.bounds.period / 2:
+                return self.read()
+            time.sleep(POLL)
+
+    def speedj(self, qd: np.ndarray) -> None:
+        """Move the joints with these speeds [6] for as long as the task's timeout, as far as the bounds allow."""
+        try:
+            wanted = check_command(qd)
+        except RobotFault:
+            self._give(np.zeros(6))
+            raise
+        self._give(wanted)
+
+    def _give(self, wanted: np.ndarray) -> None:
+        self._command["sequence"] += 1
+        self._command["wanted"], self._command["given"] = wanted, time.monotonic()
+        self._command["sequence"] += 1
+
+    def limit_speed(self, speed: float) -> None:
+        """Let no joint be faster than this, rad/s, nor than the bounds allow."""
+        self._command["speed"] = speed
+
+    def stop(self) -> State:
+        """Come to a stand."""
+        self._ask(MOVING, "stop")
+        return self.read()
+
+    def movej(self, q: np.ndarray) -> State:
+        """Go to q [6] in a straight line of joint space, and return when standing there."""
+        self._ask(MOVING, "movej", np.asarray(q, dtype=np.float64))
+        return self.read()
+
+    def unlock(self) -> None:
+        """Release a protective stop, not before it is 5 s old; a person has looked why it came."""
+        self._ask(UNLOCKING, "unlock")
+
+    def close(self) -> None:
+        """Stop and let go; at most some seconds, after which the process is killed and the robot's watchdog acts."""
+        with contextlib.suppress(OSError):
+            self._connection.send(("close", ()))
+        self.process.join(8.0)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self._connection.close()
+
+
+# --- the process
+
+
+def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, parent: int) -> None:
+    """Be the process: until the connection ends, the parent dies, or the robot cannot be trusted any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then tells us to stop
+    ended: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    state, command = np.frombuffer(shared[0], STATE)[0], np.frombuffer(shared[1], COMMAND)[0]
+    _compile_guard(settings.bounds)
+
+    def orphaned() -> bool:
+        return bool(ended) or os.getppid() != parent
+
+    try:
+        link = Link(settings, state, command, lambda: orphaned() or connection.poll())
+    except RobotFault as fault:
+        _report(connection, fault)
+        return
+    except ImportError:
+        _report(connection, RobotFault("a robot needs ur_rtde: pip install -e '.[robot]'"))
+        return
+    try:
+        connection.send(("done", link.preflight()))
+        _work(link, connection, orphaned)
+    except RobotFault as fault:
+        state["status"] = _status(fault)
+        _report(connection, fault)
+        if isinstance(fault, Silent):
+            os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
+    except (EOFError, OSError):  # the parent has closed the connection, or is gone
+        pass
+    finally:
+        link.abandon()
+        os._exit(0)  # the library takes a second to disconnect in good order, and nothing needs it
+
+
+def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> None:
+    """Cycle after cycle, and what the parent asks for in between. Ends with the arm at a stand."""
+    wrong: RobotFault | None = None
+    while not orphaned():
+        if connection.poll():
+            name, arguments = connection.recv()
+            if name == "close":
+                break
+            try:
+                if wrong is not None and name != "unlock":
+                    raise wrong
+                getattr(link, name)(*arguments)
+                wrong, link.state["status"] = None, Status.RUNNING
+                connection.send(("done", None))
+            except (ProtectiveStop, Stopped) as fault:
+                wrong = fault
+                link.state["status"] = _status(fault)
+                _report(connection, fault)
+        elif wrong is None:
+            try:
+                link.cycle()
+            except ProtectiveStop as fault:
+                wrong = fault
+                link.state["status"] = _status(fault)
+        else:
+            link._tell(link._next(), FREE, np.zeros(6))
+    if wrong is None:
+        link.stop()
+
+
+def _status(fault: RobotFault) -> Status:
+    kinds = {ProtectiveStop: Status.PROTECTIVE_STOP, Silent: Status.STALE}
+    return kinds.get(type(fault), Status.EMERGENCY_STOP)
+
+
+def _report(connection: Connection, fault: RobotFault) -> None:
+    with contextlib.suppress(OSError):
+        connection.send((type(fault).__name__, str(fault)))
+
+
+def _compile_guard(bounds: Bounds) -> None:
+    """Have the guard compiled before the first cycle that needs it."""
+    zero = np.zeros(6)
+    admit(zero, zero, zero, np.zeros((1, 6)), zero, bounds)

@@ -1,0 +1,297 @@
+"""A policy on a UR5: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the PPO agent]
+
+Without --robot-ip it is a dry run, with the same program and settings, on the simulated controller: one that runs
+already (hesscale-rl ur sim), else one of its own. A real arm moves only after the answer to a question. Everything
+that happens is in LOG: steps.jsonl has every step, cycles.bin every control cycle; hesscale-rl ur replay LOG reads
+them.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
+
+if TYPE_CHECKING:
+    from scripts.supervision import Operated
+
+RTDE, DASHBOARD = 30004, 29999
+TASKS = {"v2": "URReacher-v0", "stock": "URReacherStock-v0"}
+# For an agent on a robot: whole episodes in a rollout, and each rollout saved.
+TRAINING = ["--num-steps", "2000", "--num-minibatches", "40", "--checkpoint-interval", "2000"]
+
+
+def listens(host: str, port: int) -> bool:
+    """Return whether somebody listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
+        return True
+    return False
+
+
+def is_simulated(host: str) -> bool:
+    """Return whether the controller says itself that it is ours: a tunnel to a real one would not."""
+    with contextlib.suppress(OSError), socket.create_connection((host, DASHBOARD), timeout=2.0) as desk:
+        lines = desk.makefile("rw", encoding="latin-1", newline="\n")
+        lines.readline()
+        lines.write("is simulated\n")
+        lines.flush()
+        return lines.readline().strip() == "true"
+    return False
+
+
+@contextlib.contextmanager
+def controller(robot_ip: str | None, series: str) -> Iterator[tuple[str, bool]]:
+    """Give the address of a controller, and whether it is simulated; one of our own is ended again."""
+    if robot_ip is not None:
+        if not listens(robot_ip, RTDE):
+            raise InputError(f"--robot-ip {robot_ip}: nothing listens at port {RTDE}; is it on, is this its address?")
+        yield robot_ip, is_simulated(robot_ip)
+        return
+    if listens("127.0.0.1", RTDE):
+        if not is_simulated("127.0.0.1"):
+            raise InputError("what listens at 127.0.0.1 is no simulated controller; a real one needs --robot-ip")
+        yield "127.0.0.1", True
+        return
+    host = next(f"127.0.0.{n}" for n in range(2, 255) if not listens(f"127.0.0.{n}", RTDE))
+    command = [sys.executable, "-m", "scripts.ursim", "--host", host, "--series", series]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as own:
+        try:
+            assert own.stdout is not None
+            if "Ctrl-C" not in own.stdout.readline():
+                raise InputError("the simulated controller did not start; try hesscale-rl ur sim")
+            yield host, True
+        finally:
+            own.terminate()
+
+
+@contextlib.contextmanager
+def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
+    """Give the environment over the robot, checked and agreed to; the arm is stopped on the way out."""
+    from envs.ur.arm import PERIODS
+    from envs.ur.link import Settings
+    from envs.ur.rtde import UrRtdeDriver
+    from envs.ur.tasks import TASKS as SETTINGS
+    from envs.ur_reacher import URReacher
+    from scripts.supervision import Operated, confirm
+
+    task = SETTINGS[args.task]
+    args.log.mkdir(parents=True)
+    with controller(args.robot_ip, args.series) as (host, simulated):
+        settings = Settings(host, task.bounds(PERIODS[args.series]), task.timeout, log=str(args.log / "cycles.bin"))
+        driver = UrRtdeDriver(settings)
+        try:
+            _write_config(args, driver, host, simulated)
+            what = "simulated controller" if simulated else "REAL ROBOT"
+            print(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
+            if not simulated:
+                confirm(host, driver)
+            yield Operated(
+                URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
+                args.slow_speed, rollout, args.auto_unlock, args.max_minutes,
+            )  # fmt: skip
+        finally:
+            driver.close()
+            print(f"log   {args.log}")
+
+
+def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: bool) -> None:
+    from hesscale_rl.run import commit, write_json
+
+    bounds = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in driver.bounds._asdict().items()}
+    own = {k: v for k, v in vars(args).items() if k != "act"}
+    about = {
+        "robot": driver.robot,
+        "host": host,
+        "simulated": simulated,
+        "bounds": bounds,
+        "commit": commit(Path(__file__)),
+    }
+    write_json(args.log / "config.json", {"arguments": own, "command": sys.argv, "time": time.time(), **about})
+
+
+def run(args: argparse.Namespace, others: list[str]) -> int:
+    """Play episodes with what a run has learned."""
+    if others:
+        raise InputError(f"{others[0]}: no such flag (hesscale-rl ur run --help)")
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}: must be at least 1")
+    import gymnasium as gym
+    import numpy as np
+    import torch
+
+    from scripts.evaluate import episode, load
+
+    torch.set_num_threads(1)
+    policy, env, config, saved = load(args.run)
+    if config.env_id not in ("URReacher-v0", "URReacherStock-v0", "URReacherMuJoCo-v0"):
+        raise InputError(f"{args.run}: learned {config.env_id}; a UR5 plays URReacher-v0 and its variants")
+    args.task = env.unwrapped.preset  # type: ignore[attr-defined]
+    episode(policy, env, 0)  # all that is compiled on first use is, before an arm moves
+    random, returns = np.random.default_rng(args.seed) if args.sampled else None, []
+    with operated(args, 0) as arm:
+        limited = gym.wrappers.TimeLimit(arm, 100)
+        for i in range(args.episodes):
+            value, length = episode(policy, limited, args.seed + i, random)
+            returns.append(value)
+            print(f"episode {i + 1}/{args.episodes}  return {value:.1f}  {length} steps")
+    spread = f" ± {1.96 * np.std(returns, ddof=1) / math.sqrt(len(returns)):.1f}" if len(returns) > 1 else ""
+    print(f"return {np.mean(returns):.1f}{spread} (step {saved['global_step']:,} of {args.run})")
+    return DONE
+
+
+def train(args: argparse.Namespace, others: list[str]) -> int:
+    """Train the PPO agent on the arm, which stands at its start while the agent learns."""
+    import gymnasium as gym
+
+    from agents import ppo
+    from hesscale_rl.arguments import parse
+
+    sys.argv[0] = "hesscale-rl ur train"
+    flags = others if "--resume" in others else ["--env-id", TASKS[args.task], *TRAINING, *others]
+    own = parse(ppo.Args, ppo.PRESETS, flags)
+    if own.num_envs != 1:
+        raise InputError(f"--num-envs {own.num_envs}: there is one arm")
+    if own.env_id not in TASKS.values():
+        raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(TASKS.values())}")
+    ppo.check(own)
+    args.task = next(task for task, name in TASKS.items() if name == own.env_id)
+    from hesscale_rl.compiled.warm import ready
+
+    ready()
+    with operated(args, own.num_steps) as arm:
+        del gym.registry[own.env_id]
+        gym.register(own.env_id, lambda **_: arm, max_episode_steps=100)  # in this process, the name is the arm's
+        return ppo.main(own)
+
+
+def replay(args: argparse.Namespace, others: list[str]) -> int:
+    """Tell what a log says: episodes, returns, overrides, faults; and how far our model is from what happened."""
+    import numpy as np
+
+    from envs.ur.arm import approach
+    from envs.ur.link import CYCLE
+    from envs.ur.record import read_records
+    from envs.ur.safety import OVERRIDES
+
+    if not (args.log / "cycles.bin").exists():
+        raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")
+    cycles = read_records(args.log / "cycles.bin", CYCLE)
+    lines = (args.log / "steps.jsonl").read_text().splitlines() if (args.log / "steps.jsonl").exists() else []
+    returns: list[float] = []
+    for event in map(json.loads, lines):
+        if event["kind"] == "reset":
+            returns.append(0.0)
+        elif event["kind"] == "step":
+            returns[-1] += event["reward"]
+        else:
+            print(f"{event['kind']}: {event.get('text', event.get('by', ''))}")
+    for i, value in enumerate(returns):
+        print(f"episode {i + 1}  return {value:.1f}")
+    if not len(cycles):
+        return DONE
+    bounds = json.loads((args.log / "config.json").read_text())["bounds"]
+    period, acceleration = bounds["period"], bounds["acceleration"]
+    # Between two states a few cycles apart, the reference must have followed one of the commands before them.
+    worst = 0.0
+    for now, then, command in zip(cycles[2:-1], cycles[3:], cycles[:-3]["executed"], strict=True):
+        if now["executed"].any() and then["stamp"] - now["stamp"] < 1.5 * period:
+            qd = now["qd_target"].copy()
+            approach(qd, command, acceleration, period)
+            worst = max(worst, float(np.abs(qd - then["qd_target"]).max()))
+    counts = np.bincount(cycles["did"], minlength=4)
+    did = ", ".join(f"{word} {n}" for word, n in zip(OVERRIDES[1:], counts[1:], strict=True))
+    speed, lag = np.abs(cycles["qd"]).max(), np.abs(cycles["q"] - cycles["q_target"]).max()
+    print(f"{len(cycles)} cycles in {cycles['stamp'][-1] - cycles['stamp'][0]:.1f} s of robot time; {did}")
+    print(f"largest joint speed {speed:.3f} rad/s, largest lag {lag:.4f} rad")
+    print(f"reference against our model of speedj: {worst:.4f} rad/s at most")
+    if args.video:
+        _video(args, cycles, lines, period)
+    return DONE
+
+
+def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: float) -> None:
+    import os
+
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    import numpy as np
+
+    from envs.ur.dynamics import Scene
+    from envs.ur.kinematics import tcp
+    from envs.ur.tasks import HALF_TURN
+    from scripts.evaluate import write_video
+
+    resets = [event for event in map(json.loads, lines) if event["kind"] == "reset"]
+    scene, frames = Scene(), []
+    for row in cycles[:: max(1, round(0.04 / period))]:
+        seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
+        target = np.array([tcp(row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
+        frames.append(scene.draw(row["q"], target))
+    write_video(args.log / "replay.mp4", frames, 25)
+    print(f"video {args.log / 'replay.mp4'}  ({len(frames)} frames)")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return our arguments, and those left for the agent."""
+    whole = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hesscale-rl ur", description=__doc__, formatter_class=whole)
+    commands = parser.add_subparsers(required=True, metavar="run|train|replay")
+    robot = argparse.ArgumentParser(add_help=False)
+    robot.add_argument("--robot-ip", help="a real robot; without it, a simulated controller")
+    robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
+    robot.add_argument("--slow-episodes", type=int, default=3, help="first ones, at reduced speed (%(default)s)")
+    robot.add_argument("--slow-speed", type=float, default=0.3, help="that speed, rad/s (%(default)s)")
+    robot.add_argument("--max-minutes", type=float, default=math.inf, help="after which no episode begins")
+    robot.add_argument("--auto-unlock", action="store_true",
+                       help="release protective stops without asking, at most 10 in ten minutes")  # fmt: skip
+    robot.add_argument("--log", type=Path, help="directory for the account (robot_logs/TIME)")
+    one = commands.add_parser("run", parents=[robot], help="play episodes with what a run has learned")
+    one.add_argument("run", type=Path, help="a run directory")
+    one.add_argument("--episodes", type=int, default=10, help="how many (%(default)s)")
+    one.add_argument("--seed", type=int, default=1000, help="of the first episode's target (%(default)s)")
+    one.add_argument("--sampled", action="store_true", help="sample the actions as training does")
+    one.set_defaults(act=run)
+    two = commands.add_parser(
+        "train", parents=[robot], help="train the PPO agent; takes its flags too (hesscale-rl train ppo --help)"
+    )
+    two.add_argument("--task", choices=TASKS, default="v2", help="preset of the task (%(default)s)")
+    two.set_defaults(act=train)
+    three = commands.add_parser("replay", help="tell what a log says")
+    three.add_argument("log", type=Path, help="the directory")
+    three.add_argument("--video", action="store_true", help="write LOG/replay.mp4")
+    three.set_defaults(act=replay)
+    args, others = parser.parse_known_args(argv)
+    if args.act is not replay:
+        args.log = args.log or Path("robot_logs") / time.strftime("%Y-%m-%d_%H-%M-%S")
+        if args.log.exists():
+            raise InputError(f"--log {args.log}: exists already")
+    return args, others
+
+
+def main() -> int:
+    """Run the command line."""
+    try:
+        args, others = parse(sys.argv[1:])
+        return args.act(args, others)
+    except KeyboardInterrupt as stop:
+        print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except RuntimeError as error:
+        if type(error).__module__ not in ("envs.ur.link", "envs.ur.safety"):
+            raise
+        print(f"{error}\nthe arm has been stopped", file=sys.stderr)
+        return FAULT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

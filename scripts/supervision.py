@@ -1,0 +1,133 @@
+"""What a person at the robot must be able to rely on: consent before motion, and a full account of what happened."""
+
+import json
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.ur.link import ProtectiveStop
+from envs.ur.rtde import UrRtdeDriver
+from envs.ur_reacher import URReacher
+from hesscale_rl.errors import InputError
+from hesscale_rl.run import jsonable
+
+UNLOCKS, WITHIN = 10, 600.0  # protective stops that may be released without a person, and in how many seconds
+
+
+def ask(question: str, answer: str) -> bool:
+    """Return whether the person at the terminal types exactly `answer`; nobody there is a no."""
+    if not sys.stdin.isatty():
+        print(f"{question}\nnobody is at the terminal to type {answer!r}", file=sys.stderr)
+        return False
+    try:
+        return input(f"{question}\ntype {answer} to go on: ").strip() == answer
+    except EOFError:
+        return False
+
+
+class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """UR-Reacher over a robot, with an operator. The arm stands whenever somebody thinks, learns or decides.
+
+    A protective stop ends the episode as a truncation, after the operator has agreed to release it; any other fault
+    is raised, with the arm stopped. `rollout`: steps after which an agent learns; the episode that they would cut is
+    ended with them, so that the arm stands at its start meanwhile. `slow`: episodes with at most `slow_speed` rad/s.
+    `log`: a JSON object for every reset, step and fault.
+    """
+
+    def __init__(
+        self,
+        env: URReacher,
+        driver: UrRtdeDriver,
+        log: Path,
+        slow: int = 0,
+        slow_speed: float = 0.3,
+        rollout: int = 0,
+        auto_unlock: bool = False,
+        max_minutes: float = np.inf,
+    ):
+        super().__init__(env)
+        self.driver, self.rollout, self.auto_unlock = driver, rollout, auto_unlock
+        self.slow, self.slow_speed = slow, slow_speed
+        self.until = time.monotonic() + 60 * max_minutes
+        self.episodes = self.steps = 0
+        self._unlocked: deque[float] = deque()
+        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - until close
+        self._last = np.zeros(8)
+
+    def _write(self, kind: str, **content: Any) -> None:
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()}
+        self._log.write(json.dumps(jsonable({"kind": kind, "time": time.time(), **plain})) + "\n")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Move the arm to its start."""
+        # An agent ends at the next update when it is told to stop; an arm must not move until then.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        if time.monotonic() > self.until:
+            raise KeyboardInterrupt("the time for this robot is over")
+        self.driver.limit_speed(self.slow_speed if self.episodes < self.slow else self.driver.bounds.speed)
+        while True:
+            try:
+                self._last, info = self.env.reset(seed=seed, options=options)
+                break
+            except ProtectiveStop as stop:
+                self._release(stop)
+        self.episodes += 1
+        inner: Any = self.env.unwrapped
+        self._write("reset", episode=self.episodes, target=inner._target, obs=self._last, seed=seed, **info)
+        return self._last, info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Move for one step."""
+        self.steps += 1
+        cut = self.rollout > 0 and self.steps % self.rollout == 0
+        try:
+            self._last, reward, terminated, truncated, info = self.env.step(action)
+        except ProtectiveStop as stop:
+            self._release(stop)
+            return self._last, 0.0, False, True, {"fault": str(stop), "override": "", "executed": np.zeros(2)}
+        self._write("step", action=action, obs=self._last, reward=float(reward), **info)
+        return self._last, float(reward), terminated, truncated or cut, info
+
+    def _release(self, stop: ProtectiveStop) -> None:
+        """Release a protective stop if that is agreed to; else raise it."""
+        self._write("fault", text=str(stop))
+        now = time.monotonic()
+        while self._unlocked and now - self._unlocked[0] > WITHIN:
+            self._unlocked.popleft()
+        alone = self.auto_unlock and len(self._unlocked) < UNLOCKS
+        print(f"\n{stop}", file=sys.stderr)
+        if not alone and not ask("The arm will move again. Look why it stopped, and step back.", "unlock"):
+            raise stop
+        self._unlocked.append(now)
+        self.driver.unlock()
+        self._write("unlocked", by="program" if alone else "operator")
+
+    def close(self) -> None:
+        """Stop the arm and let it go."""
+        super().close()
+        self._log.close()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def confirm(host: str, driver: UrRtdeDriver) -> None:
+    """Ask whether this robot may move; InputError if not."""
+    robot, b = driver.robot, driver.bounds
+    low, high = b.tcp_low.tolist(), b.tcp_high.tolist()
+    question = (
+        f"\nThis is a real robot: {robot['model']} at {host}, {robot['version']} {robot['serial']}\n"
+        f"joints up to {b.speed:g} rad/s; tool between {low} and {high} m of its base\n"
+        "Safety planes, joint limits and force limits on the pendant are at least as tight as these; nobody is in\n"
+        "its reach; a hand is on the emergency stop."
+    )
+    if not ask(question, host):
+        raise InputError(f"--robot-ip {host}: not confirmed, and nothing has moved")
