@@ -14,7 +14,7 @@ from hesscale_rl.errors import InputError
 
 from .ur.drivers import NO_DELAY, USUAL, Driver, InProcess, KinematicDriver, State
 from .ur.kinematics import tcp
-from .ur.safety import OVERRIDES
+from .ur.safety import OVERRIDES, RobotFault
 from .ur.tasks import ACTUATED, HALF_TURN, Q_REF, TASKS, Task
 
 PLANE = (1, 2)  # y and z of SenseAct's frame: the task does not look at x
@@ -77,6 +77,9 @@ class URReacher(gym.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Move for 0.04 s."""
         action = np.array(action, dtype=np.float64)
+        if action.shape != (2,):
+            self.driver.speedj(np.zeros(6))
+            raise RobotFault(f"an action must be two numbers, not an array of shape {action.shape}")
         clipped = np.minimum(np.maximum(action, -1.0), 1.0)  # NaN stays NaN: the driver refuses it
         command = np.zeros(6)
         command[_JOINTS] = clipped * self.task.speed_max

@@ -15,7 +15,6 @@ from envs.ur.link import ProtectiveStop
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur_reacher import URReacher
 from hesscale_rl.errors import InputError
-from hesscale_rl.run import jsonable
 
 UNLOCKS, WITHIN = 10, 600.0  # protective stops that may be released without a person, and in how many seconds
 
@@ -61,8 +60,8 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         self._last = np.zeros(8)
 
     def _write(self, kind: str, **content: Any) -> None:
-        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()}
-        self._log.write(json.dumps(jsonable({"kind": kind, "time": time.time(), **plain})) + "\n")
+        event = {"kind": kind, "time": time.time(), **content}
+        self._log.write(json.dumps(event, default=lambda value: value.tolist()) + "\n")  # arrays as lists
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Move the arm to its start."""

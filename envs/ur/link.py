@@ -176,7 +176,7 @@ class Link:
                 raise Silent(f"no news from the robot for {silent:.2f} s")
             if silent > 3 * self.bounds.period and self.following and not held:
                 # Not knowing where it is, we do not keep it moving.
-                self.control.speedJ([0.0] * 6, self.bounds.acceleration, 0.0)
+                self._send(np.zeros(6))
                 held = True
             time.sleep(self.bounds.period / 16)
         r = self.receive
@@ -201,7 +201,7 @@ class Link:
                 self.following = True
                 bounds = self.bounds._replace(speed=min(self.bounds.speed, float(self.command["speed"])))
                 executed, did = admit(packet.q, packet.q_target, packet.qd_target, self.sent, wanted, bounds)
-                if not self.control.speedJ(executed.tolist(), self.bounds.acceleration, 0.0):
+                if not self._send(executed):
                     raise self._why()
             else:
                 self.control.kickWatchdog()
@@ -214,6 +214,10 @@ class Link:
                 joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
                 self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
         return packet
+
+    def _send(self, qd: np.ndarray) -> bool:
+        # With a time of one cycle: the robot's speedj would else not look for a new command until it has reached this.
+        return self.control.speedJ(qd.tolist(), self.bounds.acceleration, self.bounds.period)
 
     def _check(self, packet: Packet) -> None:
         """Raise RobotFault if the robot is not as it must be while it works for us."""
