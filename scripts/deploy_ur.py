@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -174,6 +175,8 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
 
 def replay(args: argparse.Namespace, others: list[str]) -> int:
     """Tell what a log says: episodes, returns, overrides, faults; and how far our model is from what happened."""
+    if args.video:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
     import numpy as np
 
     from envs.ur.arm import approach
@@ -218,9 +221,6 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
 
 
 def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: float) -> None:
-    import os
-
-    os.environ.setdefault("MUJOCO_GL", "egl")
     import numpy as np
 
     from envs.ur.dynamics import Scene

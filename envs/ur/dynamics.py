@@ -47,6 +47,10 @@ def build(timestep: float = TIMESTEP) -> mujoco.MjModel:
     spec.option.timestep = timestep
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 1280, 960
     spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
+    spec.add_texture(
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, width=64, height=384,
+        rgb1=[0.95, 0.97, 1.0], rgb2=[0.7, 0.78, 0.86],
+    )  # fmt: skip
     box, capsule = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE
     world = spec.worldbody
     world.add_light(pos=[1.5, -1, 3], dir=[-0.4, 0.3, -0.9])
