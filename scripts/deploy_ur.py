@@ -94,10 +94,12 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
             print(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
             if not simulated:
                 confirm(host, driver)
-            yield Operated(
+            arm = Operated(
                 URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
                 args.slow_speed, rollout, args.auto_unlock, args.max_minutes,
             )  # fmt: skip
+            with contextlib.closing(arm):
+                yield arm
         finally:
             driver.close()
             print(f"log   {args.log}")

@@ -110,8 +110,10 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
 
     def close(self) -> None:
         """Stop the arm and let it go."""
-        super().close()
-        self._log.close()
+        try:
+            super().close()
+        finally:
+            self._log.close()
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -105,18 +105,30 @@ class Link:
 
     def _connect(self) -> None:
         import dashboard_client
-        import rtde_control
         import rtde_receive
 
-        host, frequency = self.settings.host, 1 / self.bounds.period
+        host = self.settings.host
         try:
             self.dashboard = dashboard_client.DashboardClient(host)
             self.dashboard.connect(2000)
-            self.receive = rtde_receive.RTDEReceiveInterface(host, frequency, VARIABLES)
-            self._check_standing()
-            self.control = rtde_control.RTDEControlInterface(host, frequency)
+            self.receive = rtde_receive.RTDEReceiveInterface(host, 1 / self.bounds.period, VARIABLES)
         except RuntimeError as error:
             raise Silent(f"cannot talk to a robot at {host}: {' '.join(str(error).split())}") from None
+        self._check_standing()
+        self._upload()
+
+    def _upload(self) -> None:
+        """Have our program run on the robot, with no command in it.
+
+        By a new connection: it clears the registers. The program, loaded again over the old one, would find the last
+        command of its predecessor there, and follow it.
+        """
+        import rtde_control
+
+        try:
+            self.control = rtde_control.RTDEControlInterface(self.settings.host, 1 / self.bounds.period)
+        except RuntimeError as error:
+            raise RobotFault(f"the robot did not take our program: {' '.join(str(error).split())}") from None
 
     def preflight(self) -> dict[str, Any]:
         """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
@@ -309,8 +321,8 @@ class Link:
             self.dashboard.unlockProtectiveStop()
             self._until(lambda: self.receive.getSafetyMode() in (NORMAL, REDUCED), 3.0, "did not release its stop")
         self._check_standing()
-        if not self.control.reuploadScript():
-            raise RobotFault("the robot did not take our program again")
+        self.control.disconnect()
+        self._upload()
         self._until(self.control.isProgramRunning, 5.0, "did not start our program again")
         self.following, self.stopped_at, self.sent[:] = False, None, 0
         self.since = time.monotonic()
