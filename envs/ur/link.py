@@ -228,7 +228,7 @@ class Link:
         return packet
 
     def _send(self, qd: np.ndarray) -> bool:
-        # With a time of one cycle: the robot's speedj would else not look for a new command until it has reached this.
+        # With a time of one cycle: else the robot's speedj looks for no new command until it has reached this one.
         return self.control.speedJ(qd.tolist(), self.bounds.acceleration, self.bounds.period)
 
     def _check(self, packet: Packet) -> None:
@@ -300,7 +300,8 @@ class Link:
         begin = self.last.stamp if self.last else 0.0
         while True:
             packet = self.cycle()
-            if np.abs(packet.q - q).max() < ARRIVED and np.abs(packet.qd).max() < STILL:
+            still = np.abs(packet.qd).max() < STILL and np.abs(packet.qd_target).max() < 1e-3
+            if still and np.abs(packet.q - q).max() < ARRIVED:
                 break
             if self.given_up():
                 self.control.stopJ(s.stop_acceleration)
