@@ -1,0 +1,160 @@
+"""A simulated UR5 on this machine's own network, for clients made for the real one: hesscale-rl ur sim
+
+It speaks RTDE (port 30004), the dashboard's language (29999), and takes scripts and sends its state on 30003. One
+robot lives at one address; 127.0.0.2 and so on are free for more. Distances are in metres, angles in radians.
+"""
+
+import argparse
+import ipaddress
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+
+POSE = ("X", "Y", "Z", "RX", "RY", "RZ")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the arguments; SystemExit if they are wrong."""
+    whole = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hesscale-rl ur sim", description=__doc__, formatter_class=whole)
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at [%(default)s]")
+    parser.add_argument(
+        "--listen-anywhere",
+        action="store_true",
+        help="allow a --host that other machines can reach, without a password",
+    )
+    parser.add_argument(
+        "--series", choices=("cb3", "e"), default="cb3", help="cb3 runs at 125 Hz, e at 500 [%(default)s]"
+    )
+    parser.add_argument("--model", default="UR5", help="what the dashboard calls the robot [%(default)s]")
+    parser.add_argument("--serial", type=int, default=2018350001, help="its serial number [%(default)s]")
+    parser.add_argument("--q", type=float, nargs=6, metavar="Q", help="joints at the start [the task's]")
+    parser.add_argument("--payload", type=float, default=0.0, metavar="KG")
+    parser.add_argument(
+        "--tcp", type=float, nargs=6, default=(0.0,) * 6, metavar=POSE, help="tool's offset from the flange"
+    )
+    parser.add_argument(
+        "--dh-offset", type=float, default=0.0, metavar="MM", help="the forearm is longer than the model says"
+    )
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME@TIME[:ARG,ARG]",
+        help="let something go wrong at a robot time in seconds: freeze@3.5:1.0, pstop@10, latency@0:0.02,0.01; "
+        "names and arguments are those of the control port",
+    )  # fmt: skip
+    parser.add_argument(
+        "--control-port", type=int, metavar="PORT", help="take commands there, one a line, on loopback only: pstop, "
+        "safeguard, estop, clear, freeze S, drop, latency MEAN JITTER, shift MM, packet BYTES, threads on|off, state",
+    )  # fmt: skip
+    parser.add_argument("--physics", action="store_true", help="links with mass, motors of limited torque, by MuJoCo")
+    parser.add_argument("--packet-size", type=int, default=0, metavar="BYTES", help="of port 30003 [by the firmware]")
+    parser.add_argument("--no-thread-rule", action="store_true", help="let two threads of a program move the arm")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="record every cycle; envs.ur.controller.record reads it"
+    )
+    return parser.parse_args(argv)
+
+
+def address(args: argparse.Namespace) -> str:
+    """Return the IP address to serve at; InputError if it can be reached from outside and that is not asked for."""
+    try:
+        host = ipaddress.IPv4Address("127.0.0.1" if args.host == "localhost" else args.host)
+    except ValueError:
+        raise InputError(f"--host {args.host}: no IPv4 address") from None
+    if not host.is_loopback and not args.listen_anywhere:
+        raise InputError(f"--host {host} can be reached from other machines: add --listen-anywhere if that is meant")
+    return str(host)
+
+
+def say(line: str) -> None:
+    """Print a line. That nobody listens any more, or reads a full pipe, is no reason to stop a robot."""
+    try:
+        if select.select([], [sys.stdout], [], 0)[1]:
+            print(f"ursim: {line}", flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Be a robot until a signal ends it."""
+    host = address(args)
+    import numpy as np
+
+    from envs.ur.arm import PERIODS, Arm
+    from envs.ur.controller.faults import Fault, scheduled
+    from envs.ur.controller.record import RECORD
+    from envs.ur.controller.robot import RANGE, Robot
+    from envs.ur.controller.server import DASHBOARD, REALTIME, RTDE, Server
+    from envs.ur.record import Record
+    from envs.ur.tasks import Q_REF
+
+    q, period = np.array(Q_REF if args.q is None else args.q), PERIODS[args.series]
+    faults = [scheduled(text) for text in args.fault]
+    if args.packet_size:
+        Fault(f"packet {args.packet_size}")
+    if not np.isfinite([*q, *args.tcp, args.payload, args.dh_offset]).all() or np.abs(q).max() > RANGE:
+        raise InputError("--q, --tcp, --payload and --dh-offset take numbers, --q within two pi")
+    Robot(Arm(q)).step()  # compiled now, so that no cycle of the real one waits
+    body = None
+    if args.physics:
+        from envs.ur.dynamics import MujocoBody
+
+        body = MujocoBody(period)
+    try:
+        if args.log:
+            args.log.unlink(missing_ok=True)  # a record is added to what is there
+        record = Record(args.log, RECORD) if args.log else None
+    except OSError as error:
+        raise InputError(f"--log {args.log}: {error.strerror}") from None
+    robot = Robot(
+        Arm(q, period, body),
+        series=args.series,
+        model=args.model,
+        serial=str(args.serial),
+        shift=args.dh_offset / 1000,
+        thread_rule=not args.no_thread_rule,
+        say=lambda line: say(f"{robot.stamp:.3f} s: {line}"),
+        record=record,
+    )
+    robot.payload, robot.tool = args.payload, np.array(args.tcp)
+    desk = host if ipaddress.IPv4Address(host).is_loopback else "127.0.0.1"
+    server = Server(robot, host, (desk, args.control_port) if args.control_port else None, faults, args.packet_size)
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        received.append(number)
+        server.end()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    name = {"cb3": "CB3", "e": "e-Series"}[args.series]
+    say(
+        f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
+        f"script and stream {REALTIME}; Ctrl-C ends it"
+    )
+    try:
+        server.run()
+    finally:
+        server.close()
+        if record is not None:
+            record.close()
+    return INTERRUPTED if signal.SIGINT in received else DONE
+
+
+def main() -> int:
+    """Run the command line in sys.argv and return its exit code."""
+    args = parse(sys.argv[1:])
+    try:
+        return serve(args)
+    except KeyboardInterrupt:  # before it served
+        return INTERRUPTED
+    except InputError as error:
+        print(f"ursim: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
