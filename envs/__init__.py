@@ -1,4 +1,7 @@
-"""Environments by name: `make` gives one ready for an agent, or says in one line why it cannot."""
+"""Environments by name: `make` gives one ready for an agent, or says in one line why it cannot.
+
+Torch and MuJoCo are imported where they are used: the programs of the UR5 (envs/ur) do without.
+"""
 
 import difflib
 import importlib
@@ -6,14 +9,15 @@ import os
 import re
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
 
 from hesscale_rl.errors import InputError
 
-from . import mujoco
-from .vector import Envs, NextStep, Several
+if TYPE_CHECKING:
+    from .vector import Envs
 
 POOL = "envpool:"
 UR_REACHER: dict[str, dict[str, str]] = {
@@ -34,6 +38,8 @@ def make(env_id: str, env_module: str | None = None, render_mode: str | None = N
     if env_module is not None:
         _import(f"--env-module {env_module}", env_module)
     check_id(env_id)
+    from . import mujoco
+
     mujoco.quiet()
     try:
         # Not every environment of a user's own takes a render mode.
@@ -51,8 +57,10 @@ def make(env_id: str, env_module: str | None = None, render_mode: str | None = N
     return gym.wrappers.FlattenObservation(env)
 
 
-def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> Envs:
+def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> "Envs":
     """Make `num_envs` of them behind one interface; "envpool:HalfCheetah-v5" takes EnvPool's, seeded with `seed`."""
+    from .vector import Envs, Several
+
     if env_id.startswith(POOL):
         return _pool(env_id, num_envs, seed)
     env = make(env_id, env_module)
@@ -62,7 +70,9 @@ def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, s
     return Several(lambda: make(env_id, env_module), num_envs)
 
 
-def _pool(env_id: str, num_envs: int, seed: int) -> Envs:
+def _pool(env_id: str, num_envs: int, seed: int) -> "Envs":
+    from .vector import NextStep
+
     try:
         import envpool
     except ImportError:

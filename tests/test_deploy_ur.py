@@ -1,0 +1,169 @@
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rtde_control")
+from ursim import Ursim
+
+from envs.ur.link import ProtectiveStop
+from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, InputError
+from scripts import cli, deploy_ur, supervision
+
+TRAIN = ["--env-id", "URReacher-v0", "--quiet", "--optimizer", "adam", "--lr", "3e-4", "--preset", "paper"]
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A run directory of a policy that has learned a little on the model."""
+    from agents import ppo
+    from hesscale_rl.arguments import parse
+
+    directory = tmp_path_factory.mktemp("runs") / "model"
+    flags = ["--num-steps", "1000", "--num-minibatches", "20", "-n", "4000", "--run-dir", str(directory)]
+    assert ppo.main(parse(ppo.Args, ppo.PRESETS, [*TRAIN, *flags])) == DONE
+    return directory
+
+
+@pytest.fixture
+def robot(tmp_path):
+    started = Ursim(tmp_path).ready()
+    yield started
+    started.end()
+
+
+def ur(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["hesscale-rl", "ur", *map(str, words)])
+    return cli.main()
+
+
+def test_a_dry_run_gets_the_return_of_the_model(monkeypatch, capsys, tmp_path, learned, robot):
+    """The same policy, seeds and targets, within 2 % of the scale, which ends at 500; and the log tells it again."""
+    flags = ["--robot-ip", robot.host, "--episodes", 2, "--slow-episodes", 0, "--log", tmp_path / "log"]
+    assert ur(monkeypatch, "run", learned, *flags) == DONE
+    out = capsys.readouterr().out
+    assert "simulated controller" in out and "REAL" not in out
+    returns = [float(line.split()[3]) for line in out.splitlines() if line.startswith("episode")]
+    from scripts.evaluate import episode, load
+
+    policy, env, _, _ = load(learned)
+    expected = [episode(policy, env, 1000 + i)[0] for i in range(2)]
+    np.testing.assert_allclose(returns, expected, atol=10)
+    steps = [json.loads(line) for line in (tmp_path / "log" / "steps.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in steps].count("step") == 200
+    stamps = [event["stamp"] for event in steps[:101]]
+    assert stamps[-1] - stamps[0] == pytest.approx(4.0, abs=0.041)  # one step may be late on a busy host
+    assert ur(monkeypatch, "replay", tmp_path / "log") == DONE
+    told = capsys.readouterr().out
+    assert f"episode 1  return {returns[0]:.1f}" in told and "cycles in" in told
+
+
+def test_training_goes_on_where_it_stopped_with_the_arm_at_its_start(monkeypatch, capsys, tmp_path, robot):
+    flags = ["--robot-ip", robot.host, "--slow-episodes", 0]
+    agent = ["--num-steps", 50, "--num-minibatches", 1, "--update-epochs", 1, "--run-dir", tmp_path / "run"]
+    agent += ["--checkpoint-interval", 50]
+    assert ur(monkeypatch, "train", *flags, "--log", tmp_path / "a", *TRAIN[2:], *agent, "-n", 50) == DONE
+    resumed = ["--resume", tmp_path / "run", "-n", 100, "--accept-changes"]
+    assert ur(monkeypatch, "train", *flags, "--log", tmp_path / "b", *resumed) == DONE
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "done" and status["global_step"] == 100
+    # While it learned, after the 50th step, the arm stood at its start: the rollout's end had ended the episode.
+    events = [json.loads(line)["kind"] for line in (tmp_path / "a" / "steps.jsonl").read_text().splitlines()]
+    assert events == ["reset", *["step"] * 50, "reset"]
+
+
+def test_a_real_robot_needs_an_answer(monkeypatch, capsys, tmp_path, learned, robot):
+    monkeypatch.setattr(deploy_ur, "is_simulated", lambda host: False)
+    flags = ["--robot-ip", robot.host, "--log", tmp_path / "log"]
+    assert ur(monkeypatch, "run", learned, *flags) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "This is a real robot: UR5" in said and "not confirmed, and nothing has moved" in said
+    assert not robot.log()["qd"].any()
+
+
+def test_what_listens_on_loopback_may_be_no_simulation(monkeypatch):
+    monkeypatch.setattr(deploy_ur, "listens", lambda host, port: True)
+    monkeypatch.setattr(deploy_ur, "is_simulated", lambda host: False)
+    with pytest.raises(InputError, match="needs --robot-ip"), deploy_ur.controller(None, "cb3"):
+        pass
+
+
+@pytest.mark.parametrize(("typed", "yes"), [("unlock", True), (" unlock ", True), ("Unlock", False), ("", False)])
+def test_consent_is_typed(monkeypatch, typed, yes):
+    terminal = io.StringIO(typed + "\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert supervision.ask("?", "unlock") is yes
+
+
+def test_nobody_at_the_terminal_is_a_no(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("unlock\n"))
+    assert not supervision.ask("?", "unlock")
+
+
+def test_a_protective_stop_ends_the_run_without_consent_and_the_episode_with_it(
+    monkeypatch, capsys, tmp_path, learned, robot
+):
+    """After five seconds of robot time, with the program loaded again."""
+    flags = ["--robot-ip", robot.host, "--episodes", 2, "--slow-episodes", 0]
+    robot.tell("pstop")
+    robot.tell("clear")
+    stop_once = iter([True])
+    step = supervision.Operated.step
+
+    def stopping(self, action):
+        if self.steps == 20 and next(stop_once, False):
+            robot.tell("pstop")
+        return step(self, action)
+
+    monkeypatch.setattr(supervision.Operated, "step", stopping)
+    assert ur(monkeypatch, "run", learned, *flags, "--log", tmp_path / "a") == FAULT
+    assert "protective stop" in capsys.readouterr().err
+    robot.tell("clear")
+    stop_once = iter([True])
+    assert ur(monkeypatch, "run", learned, *flags, "--auto-unlock", "--log", tmp_path / "b") == DONE
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "b" / "steps.jsonl").read_text().splitlines()]
+    assert kinds.count("fault") == kinds.count("unlocked") == 1 and kinds.count("reset") == 2
+
+
+def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
+    class Driver:
+        unlocked = 0
+
+        def unlock(self):
+            self.unlocked += 1
+
+    import gymnasium as gym
+
+    driver = Driver()
+    arm = supervision.Operated(gym.make("CartPole-v1"), driver, tmp_path / "log", auto_unlock=True)
+    for _ in range(supervision.UNLOCKS):
+        arm._release(ProtectiveStop("bump"))
+    with pytest.raises(ProtectiveStop):
+        arm._release(ProtectiveStop("bump"))
+    assert driver.unlocked == supervision.UNLOCKS
+    arm._log.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["run", "nowhere"], "not a run directory"),
+        (["run", "{learned}", "--episodes", "0"], "--episodes 0: must be at least 1"),
+        (["run", "{learned}", "--sped"], "--sped: no such flag"),
+        (["run", "{learned}", "--robot-ip", "127.200.200.200"], "nothing listens"),
+        (["run", "{learned}", "--log", "{learned}"], "exists already"),
+        (["train", "--num-envs", "2", "-n", "4000"], "there is one arm"),
+        (["train", "--env-id", "Hopper-v5"], "on an arm it is URReacher-v0"),
+        (["train", "--learning-rate", "-1"], "must be a positive number"),
+        (["replay", "nowhere"], "no log of a robot"),
+    ],
+)
+def test_bad_input(monkeypatch, capsys, tmp_path, learned, words, problem):
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(learned=learned) for word in words]
+    assert ur(monkeypatch, *words) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert problem in said and said.count("\n") == 1
