@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import envs
-from envs import mujoco, state
+from envs import mujoco, state, vector
 from hesscale_rl.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def test_what_cannot_be_saved_is_none_and_the_users_own_can(registered, tmp_path
 
     registered("Own-v0", Own)
     env = envs.make("Own-v0")
-    assert state.save(env) is None and envs.vector.Envs(env).save() is None
+    assert state.save(env) is None and vector.Envs(env).save() is None
     Own.save_state = lambda self: {"t": self.t, "rows": [self.rows]}
     Own.load_state = lambda self, saved: (setattr(self, "t", saved["t"]), setattr(self, "rows", saved["rows"][0]))
     env.unwrapped.t, env.unwrapped.rows = np.float64(5), np.arange(3)

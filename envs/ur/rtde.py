@@ -30,6 +30,7 @@ class UrRtdeDriver:
 
     def __init__(self, settings: Settings):
         self.settings, self.bounds = settings, settings.bounds
+        _compile_guard(self.bounds)  # once, and kept for the process below
         spawn = mp.get_context("spawn")
         shared = spawn.RawArray("b", STATE.itemsize), spawn.RawArray("b", COMMAND.itemsize)
         self._state, self._command = np.frombuffer(shared[0], STATE)[0], np.frombuffer(shared[1], COMMAND)[0]

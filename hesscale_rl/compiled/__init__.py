@@ -1,10 +1,23 @@
 """The compiled twin of the tape, for small chains of Linear layers and activations in float32 on the CPU.
 
 `find` recognises what it covers; everything else runs on the tape, which defines the result. The loops are compiled
-before they are first needed and kept in a cache (warm.py).
+before they are first needed and kept in a cache (warm.py). Torch is imported with the first of these names, so that
+what only wants a compiled loop does without.
 """
 
-from . import kernels, running
-from .chain import ACTIVATIONS, Chain, find, function
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import kernels, running
+    from .chain import ACTIVATIONS, Chain, find, function
 
 __all__ = ["ACTIVATIONS", "Chain", "find", "function", "kernels", "running"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("kernels", "running"):
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        return getattr(import_module(".chain", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
