@@ -199,16 +199,11 @@ class Link:
 
     def cycle(self) -> Packet:
         """Let one control cycle pass: read, check, command what the policy wants and the guard allows."""
-        packet, s = self._next(), self.settings
+        packet = self._next()
         wanted, did, executed = np.zeros(6), FREE, np.zeros(6)
         try:
             self._check(packet)
-            sequence = int(self.command["sequence"])
-            given, wanted = float(self.command["given"]), self.command["wanted"].copy()
-            torn = sequence % 2 or sequence != int(self.command["sequence"])
-            late = time.monotonic() - given > s.timeout
-            if torn or late or given <= self.since or self.given_up():
-                wanted = np.zeros(6)
+            wanted = self._wanted()
             if self.following or wanted.any():
                 self.following = True
                 bounds = self.bounds._replace(speed=min(self.bounds.speed, float(self.command["speed"])))
@@ -226,6 +221,16 @@ class Link:
                 joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
                 self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
         return packet
+
+    def _wanted(self) -> np.ndarray:
+        """What the policy wants now: nothing, if it has not said so for too long, or before something else."""
+        for _ in range(3):  # it may be writing
+            sequence = int(self.command["sequence"])
+            given, wanted = float(self.command["given"]), self.command["wanted"].copy()
+            if sequence % 2 == 0 and sequence == int(self.command["sequence"]):
+                late = time.monotonic() - given > self.settings.timeout
+                return np.zeros(6) if late or given <= self.since or self.given_up() else wanted
+        return np.zeros(6)
 
     def _send(self, qd: np.ndarray) -> bool:
         # With a time of one cycle: else the robot's speedj looks for no new command until it has reached this one.

@@ -17,6 +17,7 @@ from .safety import FREE, Bounds, RobotFault, admit, check_command
 
 FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, Silent, Stopped)}
 POLL = 0.0005  # s between two looks at the state
+HANGS = 1.0  # s without a new state after which the process is given up
 CONNECTING, MOVING, UNLOCKING = 30.0, 30.0, 30.0  # s that an answer may take
 
 
@@ -94,6 +95,7 @@ class UrRtdeDriver:
     def wait(self, stamp: float) -> State:
         """Return the first state from `stamp` on."""
         self._seen = self._state["overrides"].copy()
+        sequence, since = -1, time.monotonic()
         while True:
             status = int(self._state["status"])
             if status == Status.PROTECTIVE_STOP:
@@ -104,6 +106,13 @@ class UrRtdeDriver:
                 raise self._fault()
             if self._state["sequence"] > 0 and self._state["stamp"] >= stamp - self.bounds.period / 2:
                 return self.read()
+            if self._state["sequence"] != sequence:
+                sequence, since = int(self._state["sequence"]), time.monotonic()
+            elif time.monotonic() - since > HANGS:
+                self.process.kill()
+                raise Silent(
+                    "the process that talks to the robot hangs; it is ended, and the robot's watchdog stops the arm"
+                )
             time.sleep(POLL)
 
     def speedj(self, qd: np.ndarray) -> None:
