@@ -237,11 +237,15 @@ class Run:
 def lock(directory: Path, problem: str) -> int:
     """Hold a directory as long as this process lives; InputError with `problem` if another process has it."""
     handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError(problem) from None
+    for last in (False, False, True):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if last:
+                os.close(handle)
+                raise InputError(problem) from None
+        time.sleep(0.1)  # it may be a sweep that looks, for a moment, whether the directory is held
     return handle
 
 

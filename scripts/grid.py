@@ -1,7 +1,8 @@
 """A sweep as data: what a spec says, as a list of runs, each with a name that never changes.
 
 A spec is a TOML file with tables [[settings]], or a Python file with a tuple SETTINGS of dictionaries. Their keys are
-`agent`, `preset` and the agent's flags with underscores; a list is varied, every combination is a run:
+`agent`, `preset` and the agent's flags with underscores; a list (in Python a range or an array, too) is varied, every
+combination is a run:
 
     [[settings]]
     agent = "ppo"
@@ -10,27 +11,31 @@ A spec is a TOML file with tables [[settings]], or a Python file with a tuple SE
     learning_rate = [1e-4, 1e-3, 1e-2]
     seed = [0, 1, 2]
     total_timesteps = 300_000
+
+Names leave out what changes no number of a run's results, or its last digits only: that may not vary.
 """
 
 import difflib
+import hashlib
 import importlib
 import itertools
 import pkgutil
+import re
 import runpy
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import agents
-from envs import POOL, check_id
 from hesscale_rl.errors import InputError
-from hesscale_rl.optim import OPTIMIZER_NAMES
 
 OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
+UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name"}
 NAMED = ("env_id", "optimizer", "learning_rate", "seed")  # in every name, in this order
-# In no name: they change no number of a run's results, or its last digits only.
-SILENT = OWN | {*NAMED, "preset", "checkpoint_interval", "backend", "compile", "device", "exp_name"}
+LONGEST = 251  # bytes of a name: file systems take 255, and the log's has four more
 
 
 @dataclass(frozen=True)
@@ -43,78 +48,130 @@ class Planned:
     steps: int
 
 
-def read(spec: Path) -> list[Planned]:
-    """Return the runs of a spec, in its order; InputError with one line for the first thing that cannot be."""
-    runs: dict[str, Planned] = {}
+def read(spec: Path, here: bool = True) -> list[Planned]:
+    """Return the runs of a spec, in its order; InputError with one line for the first thing that cannot be.
+
+    `here`: they are to run on this machine, which so must have the device that they name.
+    """
+    runs: dict[str, tuple[Planned, Any, str]] = {}
     for number, setting in enumerate(_settings(spec)):
-        for run in _runs(f"{spec}, settings {number + 1}", dict(setting)):
-            runs.setdefault(run.name, run)
+        where = f"{spec}, settings {number + 1}"
+        for run, args in _runs(where, setting, here):
+            _, other, there = runs.setdefault(run.name, (run, args, where))
+            if other != args:
+                differing = [name for name, value in asdict(other).items() if value != getattr(args, name)]
+                what = ", ".join(f"{name} {getattr(other, name)!r} and {getattr(args, name)!r}" for name in differing)
+                raise InputError(
+                    f"{there} and {where}: two runs {run.name} that differ in {what}, which names do not tell; "
+                    f"sweep one of them in another --dir"
+                )
     if not runs:
         raise InputError(f"{spec}: a grid with no runs")
-    return list(runs.values())
+    return [run for run, _, _ in runs.values()]
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line, for the terminal."""
+    return " ".join(str(error).split())
 
 
 def _settings(spec: Path) -> Any:
     """The dictionaries that the file holds."""
+    name = "SETTINGS" if spec.suffix == ".py" else "settings"
     try:
-        if spec.suffix == ".py":
-            found = runpy.run_path(str(spec)).get("SETTINGS")
-        else:
-            found = tomllib.loads(spec.read_text()).get("settings")
+        content = runpy.run_path(str(spec)) if spec.suffix == ".py" else tomllib.loads(spec.read_text())
     except OSError as error:
-        raise InputError(f"{spec}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # whatever a file of somebody's own may do
-        raise InputError(f"{spec}: {type(error).__name__}: {error}") from None
+        raise InputError(f"{spec}: cannot be read ({error.strerror or error})") from None
+    except (Exception, SystemExit) as error:  # whatever a file of somebody's own may do
+        raise InputError(f"{spec}: {type(error).__name__}: {one_line(error)}") from None
+    outside = [key for key in content if key != name]
+    if spec.suffix != ".py" and outside:
+        near = difflib.get_close_matches(outside[0], [name], cutoff=0.5)
+        hint = f"did you mean [[{name}]]?" if near else "move it into one"
+        raise InputError(f"{spec}: {outside[0]!r} is outside of the tables [[{name}]]: {hint}")
+    found = content.get(name)
     if not isinstance(found, (list, tuple)) or not all(isinstance(one, dict) for one in found):
         raise InputError(f"{spec}: needs [[settings]] tables (TOML) or a tuple SETTINGS of dictionaries (Python)")
     return found
 
 
-def _runs(where: str, setting: dict[str, Any]) -> list[Planned]:
-    """Every combination of one setting's lists, checked as the agent itself would."""
-    agent = setting.pop("agent", None)
-    known = sorted(module.name for module in pkgutil.iter_modules(agents.__path__))
-    if agent not in known:
-        raise InputError(f"{where}: agent {agent!r}: {_near(str(agent), known)}")
-    module = importlib.import_module(f"agents.{agent}")
-    preset = setting.pop("preset", "default")
-    if preset not in module.PRESETS:
-        raise InputError(f"{where}: preset {preset!r}: {_near(str(preset), list(module.PRESETS))}")
-    default = module.PRESETS[preset]
-    flags = [field.name for field in fields(default) if field.name not in OWN]
-    for name in setting:
-        if name not in flags:
-            raise InputError(f"{where}: no flag {name!r}: {_near(name, flags)}")
-    varied = [[(name, value) for value in _values(where, name, setting[name], default)] for name in setting]
-    runs = []
-    for combination in itertools.product(*varied):
-        args = replace(default, **dict(combination))
-        if args.optimizer not in OPTIMIZER_NAMES:
-            raise InputError(f"{where}: no optimizer {args.optimizer!r}: {_near(args.optimizer, [*OPTIMIZER_NAMES])}")
-        try:
-            module.check(args)
-            if not args.env_id.startswith(POOL) and args.env_module is None:
-                check_id(args.env_id)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-        runs.append(
-            Planned(_name(agent, preset, args, default), agent, _flags(preset, args, default), _steps(agent, args))
-        )
+def _runs(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, Any]]:
+    """Every combination of one setting's lists with its arguments, checked as the agent itself would."""
+    known, runs = sorted(module.name for module in pkgutil.iter_modules(agents.__path__)), []
+    flags = {name: value for name, value in given.items() if name not in ("agent", "preset")}
+    for agent in _chosen(where, "agent", given.get("agent"), known):
+        module = importlib.import_module(f"agents.{agent}")
+        for preset in _chosen(where, "preset", given.get("preset", "default"), [*module.PRESETS]):
+            default = module.PRESETS[preset]
+            for combination in itertools.product(*_varied(where, flags, default)):
+                args = replace(default, **dict(combination))
+                try:
+                    _check(agent, args, here)
+                except InputError as error:
+                    raise InputError(f"{where}: {error}") from None
+                plan = Planned(_name(agent, args, default), agent, _flags(args, default), _steps(agent, args))
+                runs.append((plan, args))
     return runs
 
 
-def _values(where: str, name: str, given: Any, default: Any) -> list[Any]:
-    """The values of a flag: a list is varied, unless the flag is a pair itself."""
-    kind = type(getattr(default, name))
-    pair = kind is tuple
-    several = isinstance(given, (list, tuple)) and (not pair or any(isinstance(v, (list, tuple)) for v in given))
-    values = [tuple(v) if pair and isinstance(v, list) else v for v in (given if several else [given])]
+def _listed(where: str, name: Any, given: Any, pair: bool) -> list[Any]:
+    """What a key is given, as a list of plain values, each once; a list that is a `pair` is one."""
+    given = _plain(given)
+    several = isinstance(given, list) and (not pair or not given or any(isinstance(value, list) for value in given))
+    values = given if several else [given]
+    if not values:
+        raise InputError(f"{where}: {name} = []: a grid with no runs; give at least one value")
     for i, value in enumerate(values):
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            values[i] = float(value)
-        elif kind is not type(None) and type(value) is not kind and not (value is None and name == "target_kl"):
-            raise InputError(f"{where}: {name} = {value!r}: must be {kind.__name__}")
+        if value in values[:i]:
+            raise InputError(f"{where}: {name} = {value!r} is in its list twice; once is enough")
+    if len(values) > 1 and name in UNNAMED:
+        raise InputError(f"{where}: {name} = {values!r}: may not vary, names do not tell it; give one value")
     return values
+
+
+def _plain(value: Any) -> Any:
+    """A value without numpy's arrays and numbers, ranges and tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple, range)) else value
+
+
+def _chosen(where: str, name: str, given: Any, known: list[str]) -> list[str]:
+    values = _listed(where, name, given, pair=False)
+    for value in values:
+        if value not in known:
+            raise InputError(f"{where}: {name} {value!r}: {_near(str(value), known)}")
+    return values
+
+
+def _varied(where: str, given: dict[Any, Any], default: Any) -> list[list[tuple[str, Any]]]:
+    """Of each flag its name with each of its values, which are of the type that the agent's arguments have."""
+    kinds = get_type_hints(type(default))
+    flags = [field.name for field in fields(default) if field.name not in {*OWN, "preset"}]
+    varied = []
+    for name, value in given.items():
+        if name not in flags:
+            raise InputError(f"{where}: no flag {name!r}: {_near(str(name), flags)}")
+        kind = kinds[name]
+        values = _listed(where, name, value, get_origin(kind) is tuple)
+        try:
+            varied.append([(name, _fit(value, kind)) for value in values])
+        except (TypeError, OverflowError):
+            what = kind.__name__ if isinstance(kind, type) else kind
+            raise InputError(f"{where}: {name} = {_plain(value)!r}: must be {what}") from None
+    return varied
+
+
+def _fit(value: Any, kind: Any) -> Any:
+    """The value as one of a kind, an annotation of the agent's arguments; TypeError if it is none."""
+    for option in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+        if option is float and type(value) is int:
+            return float(value)
+        if option is NoneType and value is None or type(value) is option:
+            return value
+        parts = get_args(option)
+        if get_origin(option) is tuple and isinstance(value, list) and len(value) == len(parts):
+            return tuple(map(_fit, value, parts))
+    raise TypeError
 
 
 def _near(word: str, known: list[str]) -> str:
@@ -122,19 +179,71 @@ def _near(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known)}"
 
 
-def _name(agent: str, preset: str, args: Any, default: Any) -> str:
+def _check(agent: str, args: Any, here: bool) -> None:
+    """Raise InputError for what the agent would refuse when it starts."""
+    from hesscale_rl.optim import OPTIMIZER_NAMES
+
+    if args.optimizer not in OPTIMIZER_NAMES:
+        raise InputError(f"no optimizer {args.optimizer!r}: {_near(args.optimizer, [*OPTIMIZER_NAMES])}")
+    importlib.import_module(f"agents.{agent}").check(args)
+    _check_env(args.env_id, args.env_module)
+    device = args.device
+    if not here and re.fullmatch(r"cuda(:\d+)?", device):
+        device = "cpu"  # another machine may have what this one lacks
+    _construct(agent, args.optimizer, args.std, args.compile, args.backend, device)
+
+
+@cache
+def _check_env(env_id: str, module: str | None) -> None:
+    """Import what registers it, and see whether there is such an environment; none is made but EnvPool's."""
+    import envs
+    from hesscale_rl.policy import check_spaces
+
+    if env_id.startswith(envs.POOL):
+        pool = envs.make_vector(env_id)
+        check_spaces(env_id, pool.action_space)
+        pool.close()
+        return
+    try:
+        envs.check_id(env_id if module is None or ":" in env_id else f"{module}:{env_id}")
+    except SystemExit as error:
+        raise InputError(f"--env-module {module}: sys.exit({error.code!r}) while it was imported") from None
+
+
+@cache
+def _construct(agent: str, optimizer: str, std: str, compiles: bool, backend: str, device: str) -> None:
+    """Make what the agent makes before it trains, for an environment of no matter which size."""
+    from gymnasium.spaces import Box
+
+    from hesscale_rl.compiled.learner import make_learner
+    from hesscale_rl.optim import make_optimizer
+
+    module, spaces = importlib.import_module(f"agents.{agent}"), (Box(-1, 1, (3,)), Box(-1, 1, (2,)))
+    policy = module.make_policy(*spaces, module.Args(std=std))
+    policy.place(device)
+    if backend == "compiled" and not compiles:
+        make_learner(policy, *make_optimizer(optimizer, policy.groups()), backend)
+
+
+def _name(agent: str, args: Any, default: Any) -> str:
     """A name that says all that decides the run's results, so that it is the same whatever else the spec holds."""
-    parts = [agent if preset == "default" else f"{agent}-{preset}"]
-    parts += [args.env_id.replace("/", "-").replace(":", "-"), args.optimizer, f"lr{args.learning_rate:g}"]
+    short = f"{args.learning_rate:g}"
+    rate = short if float(short) == args.learning_rate else repr(args.learning_rate)
+    parts = [agent if args.preset == "default" else f"{agent}-{args.preset}"]
+    parts += [args.env_id.replace("/", "-").replace(":", "-"), args.optimizer, f"lr{rate}"]
     for name, value in asdict(args).items():
-        if name not in SILENT and value != getattr(default, name):
+        if name not in {*OWN, *UNNAMED, *NAMED, "preset"} and value != getattr(default, name):
             parts.append(f"{name}={value}".replace(" ", "").replace("/", "-"))
-    return "__".join([*parts, f"s{args.seed}"])
+    whole, seed = "__".join([*parts, f"s{args.seed}"]), f"__s{args.seed}"
+    if len(whole.encode()) <= LONGEST:
+        return whole
+    end = f"__{hashlib.sha256(whole.encode()).hexdigest()[:16]}{seed}"
+    return whole.encode()[: LONGEST - len(end)].decode(errors="ignore") + end
 
 
-def _flags(preset: str, args: Any, default: Any) -> tuple[str, ...]:
+def _flags(args: Any, default: Any) -> tuple[str, ...]:
     """The command line that gives these arguments."""
-    line = ["--preset", preset]
+    line = ["--preset", args.preset]
     for name, value in asdict(args).items():
         if name in OWN or name == "preset" or value == getattr(default, name):
             continue

@@ -6,7 +6,10 @@ scripts/grid.py says what a spec is, scripts/launchers.py where the runs are car
 run, logs/ with their output, and sweep.json with the list of all runs that were asked for.
 """
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -14,103 +17,128 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
 
-from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, EXIT_CODES, InputError
-from hesscale_rl.run import lock, write_json
-from scripts import grid, launchers
-from scripts.grid import Planned
+if TYPE_CHECKING:  # what takes its time to import waits until Ctrl-C is heeded
+    from scripts import launchers
+    from scripts.grid import Planned
 
 FAILED = 1
 POLL = 0.5  # seconds between looks at the runs
 SHOW = 2.0  # seconds between states of the live table
 PLAIN = 30.0  # seconds between lines when the output is not a terminal
-TAIL = 8  # lines of a crashed run's log that are shown
+TAIL, TAILS = 8, 5  # lines of a crashed run's log that are shown, and of how many runs
 
 
-def last_step(directory: Path) -> int:
-    """Return the step that a run has reached by the last whole line of metrics.jsonl."""
+def tell(*lines: str) -> None:
+    """Print on stdout; who has closed it is not told, but that is no reason to end."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 s, 12 min, 5 h 39 min."""
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def reached(directory: Path) -> int:
+    """Return the step that a run has reached by status.json and the last whole line of metrics.jsonl."""
+    from scripts.launchers import status
+
+    told = status(directory).get("global_step")
+    step = told if isinstance(told, int) else 0
     try:
         with open(directory / "metrics.jsonl", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             lines = file.read().split(b"\n")
-        return int(json.loads(lines[-2])["global_step"]) if len(lines) > 1 else 0
-    except (OSError, ValueError, KeyError):
-        return 0
+        return max(step, int(json.loads(lines[-2])["global_step"])) if len(lines) > 1 else step
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return step
 
 
 class Account:
     """What has become of every run, and how fast it goes."""
 
     def __init__(self, runs: list[Planned], folder: Path):
+        from scripts.launchers import exit_code, held, saved
+
         self.runs, self.folder = runs, folder
-        self.codes = {run: code for run in runs if (code := launchers.exit_code(folder / run.name)) is not None}
+        self.codes = {run: code for run in runs if (code := exit_code(folder / run.name)) is not None}
         self.found = len(self.codes)  # finished before
-        self.began, self.at_start = time.monotonic(), self._steps()[0]
+        self.began = time.monotonic()
+        # The steps from which the runs go on: what came after a run's last checkpoint is done again.
+        paths = {run: folder / run.name for run in self.open()}
+        self.origin = {run: reached(path) if held(path) else saved(path) for run, path in paths.items()}
+        self.at = dict(self.origin)
 
     def open(self) -> list[Planned]:
         """Return the runs that are not finished."""
         return [run for run in self.runs if run not in self.codes]
 
-    def _steps(self) -> tuple[int, int]:
-        """Steps taken by all runs, and the number of runs that are being worked on."""
-        taken, running = 0, 0
-        for run in self.runs:
-            if run in self.codes:
-                taken += run.steps
-            elif launchers.held(self.folder / run.name):
-                taken, running = taken + last_step(self.folder / run.name), running + 1
-        return taken, running
+    def end(self, run: Planned, code: int) -> None:
+        """Take in that a run has ended."""
+        self.codes[run] = code
+        self._look(run)
+
+    def _look(self, run: Planned) -> None:
+        self.at[run] = max(reached(self.folder / run.name), self.origin[run])
 
     def state(self) -> dict[str, str]:
         """Return the columns of the table."""
-        taken, running = self._steps()
+        from scripts.launchers import held
+
+        running = [run for run in self.open() if held(self.folder / run.name)]
+        for run in running:
+            self._look(run)
         kinds = Counter(self.codes.values())
         done, diverged = kinds.pop(DONE, 0), kinds.pop(DIVERGED, 0)
-        speed = (taken - self.at_start) / max(time.monotonic() - self.began, 1e-9)
-        left = (sum(run.steps for run in self.runs) - taken) / speed if speed > 0 else 0
-        hours, minutes = divmod(round(left / 60), 60)
+        speed = sum(self.at[run] - origin for run, origin in self.origin.items()) / (time.monotonic() - self.began)
+        left = sum(max(run.steps - self.at[run], 0) for run in self.open())
         return {
             "done": f"{done}/{len(self.runs)}",
-            "running": str(running),
+            "running": str(len(running)),
             "diverged": str(diverged),
             "failed": str(kinds.total()),
-            "steps/s": f"{speed:,.0f}",
-            "time left": f"{hours}:{minutes:02}" if speed > 0 else "",
+            "steps/s": f"{speed:,.0f}" if speed > 0 else "",
+            "time left": duration(left / speed) if speed > 0 else "",
         }
 
 
-def show(account: Account) -> Table:
-    """Return the live table."""
-    state = account.state()
-    table = Table(*state, title=str(account.folder), title_justify="left")
-    table.add_row(*state.values())
-    return table
-
-
-def work(account: Account, launcher: launchers.Launcher, console: Console) -> bool:
+def work(account: Account, launcher: launchers.Launcher) -> bool:
     """Wait until every run has ended; return False if a signal ended it before."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
     stop: list[int] = []
     before = {n: signal.signal(n, lambda number, frame: stop.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
-    due = 0.0
+    console, due = Console(), 0.0
     try:
-        with Live(console=console, auto_refresh=False, transient=False) as live:
+        table = Live(console=console, auto_refresh=False)
+        with table if console.is_terminal else contextlib.nullcontext():
             while account.open() and not stop:
                 for run, code in launcher.poll():
-                    account.codes[run] = code
+                    account.end(run, code)
                 if time.monotonic() >= due:
+                    state = account.state()
                     if console.is_terminal:
-                        live.update(show(account), refresh=True)
+                        rows = Table(*state, title=str(account.folder), title_justify="left")
+                        rows.add_row(*state.values())
+                        table.update(rows, refresh=True)
                     else:
-                        console.print("  ".join(f"{k} {v}" for k, v in account.state().items() if v), highlight=False)
+                        tell("  ".join(f"{name} {value}" for name, value in state.items() if value))
                     due = time.monotonic() + (SHOW if console.is_terminal else PLAIN)
                 time.sleep(POLL)
             if stop:
-                console.print("ending the runs at their next checkpoint; the same command goes on", highlight=False)
+                tell("ending the runs at their next checkpoint; the same command goes on")
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
                 launcher.stop()
     finally:
@@ -119,33 +147,42 @@ def work(account: Account, launcher: launchers.Launcher, console: Console) -> bo
     return not stop
 
 
-def report(account: Account, console: Console) -> int:
-    """Say what came of it, with the end of the log of every run that crashed; return the exit code."""
+def ending(code: int) -> str:
+    """Return in words how a process ended that was not done."""
+    if code >= 0:
+        return f"exit code {code}"
+    names = {known.value: known.name for known in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}" + ", out of memory?" * (-code == signal.SIGKILL)
+
+
+def report(account: Account) -> int:
+    """Say what came of it, with the end of the logs of runs that crashed; return the exit code."""
+    from scripts.launchers import log_path
+
     state = account.state()
-    minutes, seconds = divmod(round(time.monotonic() - account.began), 60)
-    words = [f"{state[word]} {word}" for word in ("done", "diverged", "failed")]
-    console.print(
-        f"{', '.join(words)}; {account.found} were finished before; {minutes}:{seconds:02}", highlight=False
-    )
+    words = ", ".join(f"{state[word]} {word}" for word in ("done", "diverged", "failed"))
+    tell(f"{words}; {account.found} were finished before; {duration(time.monotonic() - account.began)}")
     failed = [run for run, code in account.codes.items() if code not in (DONE, DIVERGED)]
-    for run in failed:
-        path = launchers.log_path(account.folder, run)
-        print(f"\n{run.name}: exit code {account.codes[run]}, {path}", file=sys.stderr)
-        if path.exists():
+    for number, run in enumerate(failed):
+        path = log_path(account.folder, run)
+        print("\n" * (number <= TAILS) + f"{run.name}: {ending(account.codes[run])}, {path}", file=sys.stderr)
+        if path.exists() and number < TAILS:
             print(*path.read_text(errors="replace").splitlines()[-TAIL:], sep="\n", file=sys.stderr)
     if not failed:
-        console.print(f"next  hesscale-rl plot sensitivity {account.folder}", highlight=False)
+        tell(f"next  hesscale-rl plot sensitivity {account.folder}")
     return FAILED if failed else DONE
 
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
-    runs = grid.read(args.spec)
+    from hesscale_rl.run import lock, write_json
+    from scripts import grid
+
+    runs = grid.read(args.spec, here=args.launcher == "local")
     if args.dry_run:
-        print(*(run.name for run in runs), sep="\n")
+        tell(*(run.name for run in runs))
         return DONE
-    if args.jobs < 1:
-        raise InputError(f"-j {args.jobs}: must be at least 1")
+    launcher = make_launcher(args)
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,14 +190,13 @@ def sweep(args: argparse.Namespace) -> int:
         write_json(folder / "sweep.json", {"spec": str(args.spec), "runs": [run.name for run in runs]})
     except OSError as error:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
-    console, account = Console(), Account(runs, folder)
-    _compile()
     try:
-        if not work(account, _launcher(args, account.open(), folder), console):
-            return EXIT_CODES["interrupted"]
+        _compile()
+        account = Account(runs, folder)
+        launcher.begin(account.open(), folder)
+        return report(account) if work(account, launcher) else INTERRUPTED
     finally:
         os.close(handle)
-    return report(account, console)
 
 
 def _compile() -> None:
@@ -170,26 +206,45 @@ def _compile() -> None:
     ready()
 
 
-def _launcher(args: argparse.Namespace, runs: list[Planned], folder: Path) -> launchers.Launcher:
+def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
+    """Return the launcher that is asked for; InputError for options that are not its own."""
+    from scripts import launchers
+
+    ray, slurm = args.launcher == "ray", args.launcher not in ("local", "ray")
+    own = {"--ray-address": ray, "--time-limit": slurm, "--slurm": slurm, "-j": not ray}
+    given = (args.ray_address, args.time_limit, args.slurm and " ".join(args.slurm), args.jobs)
+    for (flag, fits), value in zip(own.items(), given, strict=True):
+        if value is not None and not fits:
+            raise InputError(f"{flag} {value}: is not for --launcher {args.launcher}; leave it out")
+        if isinstance(value, int) and value < 1:
+            raise InputError(f"{flag} {value}: must be at least 1")
+    jobs = args.jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if args.launcher == "local":
-        return launchers.Local(runs, folder, args.jobs)
-    if args.launcher == "ray":
-        return launchers.OnRay(runs, folder, args.ray_address)
-    options: dict[str, Any] = {"timeout_min": args.time_limit}
-    for pair in args.slurm:
+        return launchers.Local(jobs)
+    if ray:
+        return launchers.OnRay(args.ray_address)
+    options: dict[str, Any] = {"timeout_min": args.time_limit or 240}
+    for pair in args.slurm or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--slurm {pair}: must be NAME=VALUE, one of sbatch's options")
         options[f"slurm_{name.replace('-', '_')}"] = int(value) if value.isdigit() else value
-    return launchers.OnSlurm(runs, folder, args.jobs, args.launcher.removeprefix("submitit-"), options)
+    return launchers.OnSlurm(jobs, args.launcher.removeprefix("submitit-"), options)
+
+
+def leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Obey Ctrl-C at once: what is being imported might swallow a KeyboardInterrupt."""
+    os._exit(INTERRUPTED)
 
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    before = signal.signal(signal.SIGINT, leave)  # until there are runs to be ended
+    whole = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hesscale-rl sweep", description=__doc__, formatter_class=whole)
     parser.add_argument("spec", type=Path, help="a TOML or Python file")
     parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
-    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="runs at once; default one a core")
+    parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core")
     parser.add_argument(
         "--launcher",
         default="local",
@@ -197,17 +252,18 @@ def main() -> int:
         help="processes here, Ray, or Slurm by submitit (whose local and debug executors are for trying out)",
     )
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a Ray cluster; default one on this machine")
-    parser.add_argument("--time-limit", type=int, default=240, metavar="MINUTES", help="of a Slurm job")
-    parser.add_argument(
-        "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="options of sbatch: partition=cpu"
-    )
+    parser.add_argument("--time-limit", type=int, metavar="MINUTES", help="of a Slurm job; default 240")
+    parser.add_argument("--slurm", nargs="+", metavar="NAME=VALUE", help="options of sbatch: partition=cpu")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
-    args = parser.parse_args()
     try:
-        return sweep(args)
+        return sweep(parser.parse_args())
+    except KeyboardInterrupt:  # a second one, which did not wait for the runs
+        return INTERRUPTED
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

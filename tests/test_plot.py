@@ -92,9 +92,11 @@ def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
     (tmp_path / "c" / "status.json").unlink()
     (tmp_path / "d").mkdir()
     (tmp_path / "sweep.json").write_text(json.dumps({"spec": "x.toml", "runs": [*"abcdefg"]}))
+    run(tmp_path, "short", ord("a"), total=500)  # of the spec before it was lengthened
     assert [r.path.name for r in curves.read([tmp_path], False)] == ["a"]
     errors = capsys.readouterr().err
     assert "4 of 7 planned runs are missing, the first: d, e, f\n" in errors
+    assert "1 of 4 runs there are not in sweep.json, of an earlier spec, the first: short; left out" in errors
     assert "2 of 3 runs are not finished, the first: b (running), c (no status.json); left out" in errors
     assert sorted(r.path.name for r in curves.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
 
@@ -176,10 +178,14 @@ def test_intervals_cover_what_they_should():
         assert 0.88 <= np.mean((low <= 0) & (high >= 0)) <= 0.99
 
 
-def test_one_exploding_run_does_not_ruin_the_axis():
-    low, high, outside = curves.limits(np.append(np.linspace(0, 400, 40), [-1e6, np.nan]))
-    assert (low, high) == (-20, 420) and outside.tolist() == [-1e6]
-    assert curves.limits(np.append(np.full(40, 9.0), 500.0))[2].size == 0  # the only one that learned
+def test_runs_that_exploded_do_not_ruin_the_axis():
+    none, good = np.empty(0), np.linspace(0, 400, 40)
+    assert curves.limits(np.append(good, [-1e6, np.nan]), none) == (-20, 420)
+    assert curves.limits(np.append(np.full(40, 9.0), 500.0), none)[1] > 500  # the only one that learned
+    many = np.append(good, -1e6 * np.arange(1, 31))
+    assert curves.limits(many, good) == (-20, 420) and curves.limits(many, none)[0] < -1e6
+    low, high = curves.limits(np.full(3, -1e6), good)  # nothing of what is drawn is in reach of the sound runs
+    assert low < -1e6 < high < -9e5
 
 
 @pytest.fixture
@@ -217,10 +223,17 @@ def test_curves(sweep, tmp_path, monkeypatch, capsys):
     figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep)
     assert (tmp_path / "new" / "fig.pdf").read_bytes() == before  # the same runs, the same figure
     rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep, "--all", "--error", "se")
+    crosses = [row for row in rows if row["seed"] and row["environment"] == "Ant-v5"]
+    assert [(r["step"], r["value"], r["seed"]) for r in crosses] == [("600", "3.0", "0"), ("600", "13.0", "1")]
     last = next(row for row in rows if row["learning_rate"] == "1" and row["step"] == "1000.0")
     # Ant: two runs ended at step 600 and count with their worst, 1 and 11; the third goes on, from 21 to 25.
     assert [float(last[name]) for name in ("value", "n", "diverged")] == pytest.approx([(1 + 11 + 25) / 3, 3, 2])
     assert float(last["high"]) == pytest.approx((1 + 11 + 25) / 3 + scipy.stats.sem([1, 11, 25]))
+    path = sweep / "Ant-v5adam1.02" / "metrics.jsonl"  # the worst there counts for those that diverged
+    path.write_text(path.read_text().replace("21.0", "-9"))
+    rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep, "--all", "--diverged", "env")
+    last = next(row for row in rows if row["learning_rate"] == "1" and row["step"] == "1000.0")
+    assert float(last["value"]) == pytest.approx((-9 - 9 + 25) / 3)
 
 
 def test_sensitivity(sweep, tmp_path, monkeypatch, capsys):
@@ -247,9 +260,14 @@ def test_profile(sweep, tmp_path, monkeypatch, capsys):
     shares = {name: [float(r["value"]) for r in rows if r["optimizer"] == name] for name in ("adam", "scaled-adam")}
     assert len(shares["adam"]) == 101 and rows[0]["learning_rate"] == "0.001 on Ant-v5; 0.001 on Hopper-v5"
     ranges = ((12, 9.2 / 3, 1), (93, 36.2 / 3, 10))  # best and worst average, and what a seed adds
-    scores = [(3 + scale * (4 + seed) - bad) / (good - bad) for good, bad, scale in ranges for seed in range(3)]
-    assert shares["scaled-adam"] == pytest.approx([np.mean(np.array(scores) > k / 100) for k in range(101)])
-    assert shares["adam"][-1] == pytest.approx(1 / 3)  # of three seeds around the best average, one is above
+    best, scores = (
+        [(3 + scale * (base + seed) - bad) / (good - bad) for good, bad, scale in ranges for seed in range(3)]
+        for base in (8, 4)
+    )
+    taus = np.linspace(0, max(best), 101)
+    assert max(best) > 1 and [float(r["tau"]) for r in rows[:101]] == pytest.approx(taus)
+    assert shares["scaled-adam"] == pytest.approx([np.mean(np.array(scores) > tau) for tau in taus])
+    assert shares["adam"][-2:] == [pytest.approx(1 / 6), 0]  # of two tasks with three seeds, one run is the best
 
 
 def test_agents_have_figures_optimizers_a_look_and_figures_a_caption(sweep, tmp_path, monkeypatch, capsys):
@@ -269,13 +287,84 @@ def test_agents_have_figures_optimizers_a_look_and_figures_a_caption(sweep, tmp_
     assert adam == plot.look(lines[0], lines[:1]) and "linestyle" in scaled and "linestyle" not in adam
 
 
+def test_damaged_files_are_counted_and_left_out(tmp_path, monkeypatch, capsys):
+    """Each in a run of its own: what is written instead, and how that is told."""
+    for name in ("good", "other", "step", "total", "end", "rate", "versions", "config"):
+        run(tmp_path / "runs", name, ord(name[0]))
+
+    def damage(name, file, old, new):
+        path = tmp_path / "runs" / name / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    damage("step", "metrics.jsonl", '"global_step": 1000', '"global_step": 1e400')
+    damage("total", "status.json", '"total_steps": 1000', '"total_steps": null')
+    damage("end", "status.json", '"global_step": 1000', '"global_step": "x"')
+    damage("rate", "config.json", "0.001", '"fast"')
+    damage("versions", "meta.json", '"versions": {', '"versions": null, "was": {')
+    damage("config", "config.json", "{", "")
+    (tmp_path / "runs" / "sweep.json").write_text('{"runs": 5}')
+    _, err = figure(tmp_path / "new", monkeypatch, capsys, "curves", tmp_path / "runs")
+    assert "sweep.json: runs is 5, no list of names; so all 8 runs there are taken" in err
+    assert "step/metrics.jsonl: 1 of 6 lines are broken and skipped" in err
+    assert "4 of 8 runs cannot be read, the first: " in err and "config.json: cannot be read" in err
+    assert "1 of 4 runs have no versions in meta.json, the first: versions; taken without" in err
+    for name, told in (("total", "total_steps is None"), ("end", "is 'x'"), ("rate", "learning_rate is 'fast'")):
+        code, _, err = command(monkeypatch, capsys, "curves", tmp_path / "runs" / name)
+        assert code == BAD_INPUT and told in err and err.count("\n") == 1
+
+
+def test_a_star_takes_in_logs_and_files_without_a_word(sweep, tmp_path, monkeypatch, capsys):
+    (sweep / "logs").mkdir()
+    (sweep / "sweep.json").write_text("{}")
+    _, err = figure(tmp_path / "new", monkeypatch, capsys, "curves", *sorted(sweep.iterdir()))
+    assert err == ""
+    (sweep / "begun").mkdir()
+    _, err = figure(tmp_path / "new", monkeypatch, capsys, "curves", *sorted(sweep.iterdir()))
+    assert "1 of 21 folders hold no runs, the first: " in err and "begun; left out" in err
+
+
+@pytest.mark.parametrize("output", ["new/", "new", "new/curves", "new/curves.png", "new/curves.csv"])
+def test_names_of_figures(sweep, tmp_path, monkeypatch, capsys, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    monkeypatch.setattr(plot, "draw", lambda *given: type("", (), {"savefig": lambda self, file, **how: None})())
+    assert command(monkeypatch, capsys, "curves", sweep, "-o", output)[0] == DONE
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["curves.csv", "curves.pdf", "curves.png"]
+
+
+def test_figures_say_how_many_runs_they_show_and_which_diverged(sweep, monkeypatch, capsys):
+    drawn, draw = [], plot.draw
+    monkeypatch.setattr(plot, "draw", lambda *given: drawn.append((draw(*given), given[-1])) or drawn[-1][0])
+    monkeypatch.setattr(plot, "write", lambda contents: None)
+    for path in sweep.glob("Hopper-v5adam1.0[01]"):  # they exploded
+        lines = (path / "metrics.jsonl").read_text().replace('_return": ', '_return": -1e7, "was": ')
+        (path / "metrics.jsonl").write_text(lines)
+    for line in ("sensitivity", "curves --all --diverged env"):
+        assert command(monkeypatch, capsys, line.split()[0], sweep, *line.split()[1:])[0] == DONE
+    (points, caption), (bands, other) = drawn
+    names = [text.get_text() for text in points.legends[0].get_texts()]
+    assert sorted(names) == ["adam (n = 3)", "diverged run", "scaled-adam (n = 3)"]
+    hopper = next(axes for axes in points.axes if "Hopper" in axes.get_title())
+    note = "outside: points 1, interval ends 1, diverged runs 2; -1e+07 to"
+    assert any(note in text.get_text() for text in hopper.texts) and hopper.get_ylim()[0] > -100
+    crosses = [line for line in hopper.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert len(crosses) == 2 and all(hopper.get_ylim()[0] < line.get_ydata()[0] for line in crosses)
+    assert "counts, from its end on, with the worst that its own curve had" in caption
+    assert "with the worst that any run on its environment had" in other
+    ant = next(axes for axes in bands.axes if "Ant" in axes.get_title())
+    ends = [(*line.get_xdata(), *line.get_ydata()) for line in ant.lines if line.get_marker() == "x"]
+    assert ends[:2] == [(600, 3), (600, 13)]
+
+
 BAD = {
     "curves nowhere": "nowhere: no runs there",
     "curve grid": "invalid choice: 'curve'",
     "curves grid --bins 0": "--bins 0",
     "curves grid --statistic iqm --error se": "--error se",
     "curves single -o file/fig": "-o file/fig: cannot be written",
-    "profile single": "profile: ppo has no groups to compare",
+    "profile single": "profile: nothing to normalise among the runs of ppo; it needs two groups",
+    "sensitivity single --normalized": "sensitivity: nothing to normalise among the runs of ppo",
     "curves going": "going: no finished run among 1",
     "curves broken": "config.json: cannot be read",
     "curves strange": "no 'optimizer'",

@@ -3,19 +3,23 @@
 RUNS=200 KILLS=3 JOBS=4 pytest tests/test_sweep.py -k killed     at full size; by default a small one.
 """
 
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
-from scripts import grid, launchers, sweep
+from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
+from hesscale_rl.run import lock
+from scripts import launchers, sweep
+from scripts.grid import Planned
 
 ROOT = Path(__file__).parents[1]
 RUNS, KILLS, JOBS = (int(os.environ.get(name, default)) for name, default in (("RUNS", 4), ("KILLS", 1), ("JOBS", 2)))
@@ -57,56 +61,155 @@ def results(folder):
     return found
 
 
-def test_a_spec_is_a_grid_with_names_that_stay():
-    text = (ROOT / "scripts" / "sweeps" / "ppo_sensitivity_small.toml").read_text()
-    runs = grid.read(ROOT / "scripts" / "sweeps" / "ppo_sensitivity_small.toml")
-    assert len(runs) == len({run.name for run in runs}) == 5 * 4 * 8 * 3 and 'agent = "ppo"' in text
-    first = runs[0]
-    assert first.name == "ppo-paper__HalfCheetah-v5__adam__lr1e-05__total_timesteps=300000__s0"
-    assert first.steps == 299_008 and first.flags[:2] == ("--preset", "paper")
-
-
-def test_python_and_toml_say_the_same_and_pairs_and_flags_are_understood(tmp_path):
-    toml = write(tmp_path, SPEC.format(seeds=[1, 2]) + "betas = [0.9, 0.99]\nanneal_lr = false\n")
-    text = (
-        "SETTINGS = (dict(agent='ppo', env_id='CartPole-v1', optimizer=['adam', 'scaled-adahesscale'], seed=(1, 2),"
-    )
-    text += "num_steps=256, num_minibatches=4, total_timesteps=4096, checkpoint_interval=512, betas=(0.9, 0.99),"
-    python = write(tmp_path, text + "anneal_lr=False),)", "spec.py")
-    assert grid.read(toml) == grid.read(python) and len(grid.read(toml)) == 4
-    flags = grid.read(toml)[0].flags
-    assert "--no-anneal-lr" in flags and flags[flags.index("--betas") + 1 :][:2] == ("0.9", "0.99")
-
-
 @pytest.mark.parametrize(
-    "text, words",
+    "line, words",
     [
-        ("agent = 'pop'", "did you mean 'ppo'?"),
-        ("agent = 'ppo'\nlerning_rate = 0.1", "no flag 'lerning_rate': did you mean 'learning_rate'?"),
-        ("agent = 'ppo'\nrun_dir = 'x'", "no flag 'run_dir'"),
-        ("agent = 'ppo'\nenv_id = 'Hoper-v5'", "did you mean Hopper-v5"),
-        ("agent = 'ppo'\noptimizer = ['adam', 'scaled-adm']", "did you mean 'scaled-adam'?"),
-        ("agent = 'ppo'\npreset = 'papr'", "did you mean 'paper'?"),
-        ("agent = 'ppo'\nseed = []", "a grid with no runs"),
-        ("agent = 'ppo'\nseed = 'one'", "seed = 'one': must be int"),
-        ("agent = 'ppo'\nlearning_rate = -1.0", "--learning-rate -1.0: must be a positive number"),
-        ("agent = ", "TOMLDecodeError"),
+        ("-j 0", "-j 0: must be at least 1"),
+        ("--ray-address 127.0.0.1:6379", "--ray-address 127.0.0.1:6379: is not for --launcher local"),
+        ("--slurm partition=cpu", "--slurm partition=cpu: is not for --launcher local"),
+        ("--time-limit 10", "--time-limit 10: is not for --launcher local"),
+        ("--launcher ray -j 3", "-j 3: is not for --launcher ray"),
+        ("--launcher ray --ray-address here", "must be HOST:PORT"),
+        ("--launcher ray --ray-address 127.0.0.1:1", "127.0.0.1:1: nothing answers there (Connection refused)"),
+        ("--launcher submitit-local --slurm cpu", "--slurm cpu: must be NAME=VALUE"),
+        ("--launcher submitit-local --time-limit 0", "--time-limit 0: must be at least 1"),
+        ("--launcher slurm", "--launcher slurm: "),  # which is not here
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys, text, words):
-    spec = write(tmp_path, f"[[settings]]\n{text}\n")
-    code, out, error = run_sweep(monkeypatch, capsys, spec, "--dir", tmp_path / "runs")
+def test_launchers_that_cannot_be_are_refused_soon_and_nothing_is_made(tmp_path, monkeypatch, capsys, line, words):
+    for package in {"ray": ["ray"], "local": []}.get((line + " --launcher local").split()[1], ["submitit"]):
+        pytest.importorskip(package)
+    spec, began = write(tmp_path, SPEC.format(seeds=[1])), time.monotonic()
+    code, out, error = run_sweep(monkeypatch, capsys, spec, "--dir", tmp_path / "runs", *line.split())
     assert code == BAD_INPUT and words in error and error.count("\n") == 1 and out == ""
-    assert not (tmp_path / "runs").exists()
+    assert time.monotonic() - began < 30 and not (tmp_path / "runs").exists()
 
 
 def test_two_sweeps_in_one_directory(tmp_path, monkeypatch, capsys):
     spec, folder = write(tmp_path, SPEC.format(seeds=[1])), tmp_path / "runs"
     folder.mkdir()
-    handle = sweep.lock(folder, "")
+    handle = lock(folder, "")
     code, _, error = run_sweep(monkeypatch, capsys, spec, "--dir", folder)
     assert code == BAD_INPUT and "another sweep is at work there" in error
     os.close(handle)
+
+
+def test_who_looks_is_not_in_the_way_of_a_run_that_starts(tmp_path):
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not launchers.held(tmp_path)  # two that look do not take each other for a run
+    threading.Timer(0.05, os.close, [looking]).start()
+    handle = lock(tmp_path, "held")
+    assert launchers.held(tmp_path)
+    with pytest.raises(InputError, match="held"):
+        lock(tmp_path, "held")
+    os.close(handle)
+
+
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+    """An agent `probe` that is this Python text, and what a launcher makes of it: [(run, exit code)]."""
+
+    def carry_out(text, launcher=None):
+        (tmp_path / "agents").mkdir(exist_ok=True)
+        head = "import json, os, pathlib, sys\nrun = pathlib.Path(sys.argv[-2])\nrun.mkdir(exist_ok=True)\n"
+        (tmp_path / "agents" / "probe.py").write_text(head + text)
+        monkeypatch.setattr(launchers, "ROOT", tmp_path)
+        run, ended = Planned("run", "probe", (), 100), []
+        if launcher is None:
+            return [(run, launchers.perform(run, tmp_path))]
+        launcher.begin([run], tmp_path)
+        while not ended:
+            ended = launcher.poll()
+            time.sleep(0.02)
+        return ended
+
+    return carry_out
+
+
+def test_a_run_may_take_any_core_since_another_sweep_may_be_on_one(probe, tmp_path):
+    for _ in range(2):
+        [(run, code)] = probe("print(*os.sched_getaffinity(0))", launchers.Local(1))
+        assert code == DONE
+    cores = " ".join(map(str, os.sched_getaffinity(0)))
+    assert launchers.log_path(tmp_path, run).read_text().splitlines() == [cores, cores]
+
+
+CRASH = """
+(run / "config.json").touch()
+count = int((run / "count").read_text()) if (run / "count").exists() else 0
+(run / "count").write_text(str(count + 1))
+(run / "status.json").write_text(json.dumps({"status": "running", "checkpoint": min(count, 3) * 10 or None}))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("launcher", [None, launchers.Local(1)])
+def test_a_run_is_tried_again_from_each_new_checkpoint(probe, tmp_path, launcher):
+    [(_, code)] = probe(CRASH, launcher)  # checkpoints at 10, 20 and 30 with the second to the fourth start
+    assert code == -signal.SIGKILL and (tmp_path / "run" / "count").read_text() == "6"
+    assert sweep.ending(code) == "killed by SIGKILL, out of memory?" and sweep.ending(1) == "exit code 1"
+    assert sweep.ending(-signal.SIGSEGV) == "killed by SIGSEGV"
+
+
+def test_speed_counts_the_steps_of_this_start_and_time_left_the_steps_that_are_to_come(tmp_path, monkeypatch):
+    def state(name, status, step, checkpoint=None, logged=None):
+        (tmp_path / name).mkdir(exist_ok=True)
+        told = {"status": status, "global_step": step, "checkpoint": checkpoint}
+        (tmp_path / name / "status.json").write_text(json.dumps(told))
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"global_step": logged or step}) + "\n")
+
+    clock = [0.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: clock[0])
+    runs = [Planned(name, "ppo", (), 1_000_000) for name in "abcde"]
+    state("a", "done", 1_000_000)
+    state("b", "interrupted", 600_000, 500_000, 700_000)  # 200,000 steps will be taken again
+    account = sweep.Account(runs, tmp_path)
+    clock[0] = 0.5
+    assert account.state()["steps/s"] == account.state()["time left"] == ""
+    clock[0] = 100.0
+    state("b", "running", 500_000, 500_000, 550_000)
+    handle = lock(tmp_path / "b", "")
+    state("c", "diverged", 20_000)
+    account.end(runs[2], DIVERGED)
+    state("d", "failed", 30_000)
+    account.end(runs[3], 1)
+    now = account.state()  # 50,000 + 20,000 + 30,000 steps in 100 s, and 450,000 + 1,000,000 are left
+    assert now == {
+        "done": "1/5",
+        "running": "1",
+        "diverged": "1",
+        "failed": "1",
+        "steps/s": "1,000",
+        "time left": "24 min",
+    }
+    os.close(handle)
+    times = (0.4, 59.4, 59.6, 719, 3599, 5 * 3600 + 39 * 60)
+    assert [sweep.duration(t) for t in times] == ["0 s", "59 s", "1 min", "12 min", "1 h 0 min", "5 h 39 min"]
+
+
+def test_ctrl_c_while_it_prepares_ends_it_at_once(tmp_path):
+    text = "import time\nfrom pathlib import Path\nPath('there').touch()\ntry:\n    time.sleep(60)\n"
+    spec = write(tmp_path, text + "except KeyboardInterrupt:\n    time.sleep(60)\n", "spec.py")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command(spec), cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    while not (tmp_path / "there").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == b"" and process.returncode == INTERRUPTED
+
+
+def test_nothing_heavy_is_imported_before_ctrl_c_is_heeded():
+    code = "import sys, scripts.sweep; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'rich')))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    spec = write(tmp_path, SPEC.format(seeds=[1]))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command(spec, "--dry-run"), cwd=ROOT, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == DONE
 
 
 def test_a_sweep_whose_launcher_and_runs_are_killed_ends_with_the_same_results(tmp_path):
@@ -146,10 +249,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
 
 
 def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, monkeypatch, capsys):
-    spec, folder = write(tmp_path, SPEC.format(seeds=[1])), tmp_path / "runs"
+    spec, folder = write(tmp_path, SPEC.format(seeds=[1, 2, 3, 4])), tmp_path / "runs"
     begun = []
 
-    def crash(run, folder, core=None):
+    def crash(run, folder):
         begun.append(run)
         log = launchers.log_path(folder, run)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +260,11 @@ def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, 
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
 
     monkeypatch.setattr(launchers, "start", crash)
-    code, out, error = run_sweep(monkeypatch, capsys, spec, "--dir", folder, "-j", 1)
-    assert code == 1 and "2 failed" in out and len(begun) == 4
-    assert error.count("exit code 7") == 2 and error.count("the reason") == 2 and error.count("first line") < 20
+    monkeypatch.setattr(sweep, "POLL", 0.05)
+    code, out, error = run_sweep(monkeypatch, capsys, spec, "--dir", folder, "-j", 4)
+    assert code == 1 and "8 failed" in out and "steps/s" not in out and len(begun) == 16
+    assert error.count("exit code 7") == 8 and error.count("the reason") == sweep.TAILS
+    assert error.count("first line") < 10 * sweep.TAILS
 
 
 def test_submitits_executors_do_the_same(tmp_path):
