@@ -210,8 +210,8 @@ class Link:
                 executed, did = admit(packet.q, packet.q_target, packet.qd_target, self.sent, wanted, bounds)
                 if not self._send(executed):
                     raise self._why()
-            else:
-                self.control.kickWatchdog()
+            elif not self.control.kickWatchdog():
+                raise self._why()
             self.sent[:-1] = self.sent[1:]
             self.sent[-1:] = executed
         finally:
@@ -264,7 +264,10 @@ class Link:
         deadline = time.monotonic() + 2 * FRESH
         while time.monotonic() < deadline:
             self._check(self._next())
-        return RobotFault("the program on the robot has ended: it took no more commands")
+        return RobotFault(
+            "the program on the robot has ended: by its watchdog, if this machine was too busy to send for "
+            f"{1 / WATCHDOG:g} s, or by another client"
+        )
 
     def _tell(self, packet: Packet, did: int, executed: np.ndarray) -> None:
         state = self.state

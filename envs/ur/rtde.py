@@ -166,6 +166,9 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then tells us to stop
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    with contextlib.suppress(OSError, AttributeError):
+        # Before everything else on this machine, where that is allowed: late for the watchdog is a stop.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
     state, command = np.frombuffer(shared[0], STATE)[0], np.frombuffer(shared[1], COMMAND)[0]
     _compile_guard(settings.bounds)
 
