@@ -97,7 +97,7 @@ def minibatches(agent: Any, batch: int) -> dict[str, Callable[[], object]]:
         "Adam + autograd": lambda: baseline.update(usual, adam, theirs, clip, parts=1, epochs=1)
     }
     objective = Objective(clip, 0.0, 0.5, 0.5, 0.2, 0.2) if clip else Objective(False, 0.0, 0.5, 0.5)
-    for name in ("adam", "adahesscale", "scaled-adahesscale"):
+    for name in ("adam", "adahesscale", "scaled-adahesscale", "adahessian"):
         observations, actions = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
         policy = agent.make_policy(observations, actions, agent.Args())
         optimizer, curvature = hs.make_optimizer(name, policy.groups(), lr=LR)

@@ -70,25 +70,28 @@ def numbers(run):
 
 
 # Steps that take a few seconds after the start of the program.
-CASES = [("ppo", "Hopper-v5", 1), ("a2c", "CartPole-v1", 4)]
+OWN, DRAWS = "scaled-adahesscale", "adahessian"  # the agents' own optimizer, and the one that draws random signs
+CASES = [("ppo", "Hopper-v5", 1, OWN), ("a2c", "CartPole-v1", 4, DRAWS)]
 if KILLS > 1:
-    CASES = [(a, e, n) for a in ("ppo", "a2c") for e in ("Hopper-v5", "Ant-v5", "CartPole-v1") for n in (1, 4)]
+    TASKS = ("Hopper-v5", "Ant-v5", "CartPole-v1")
+    CASES = [(a, e, n, o) for a in ("ppo", "a2c") for e in TASKS for n in (1, 4) for o in (OWN, DRAWS)]
 
 
 LONG = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 61_440}  # not over before the last kill
 
 
-@pytest.mark.parametrize("agent, env_id, num_envs", CASES)
-def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs):
+@pytest.mark.parametrize("agent, env_id, num_envs, optimizer", CASES)
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs, optimizer):
     steps = 20_480 if KILLS == 1 else LONG[env_id]
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500]
+    flags += ["--optimizer", optimizer]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
     short, flags = [*flags, "-n", 1024, "--run-dir", tmp_path / "short"], [*flags, "-n", steps]
     subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)  # may compile its loops
     began = time.monotonic()
     subprocess.run(command(agent, *short), check=True)
     little = time.monotonic() - began
-    chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}"), tmp_path / "killed", 0
+    chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}{optimizer}"), tmp_path / "killed", 0
     while True:
         resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
         process = subprocess.Popen(command(agent, *resume, "--quiet"))

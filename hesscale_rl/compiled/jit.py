@@ -58,6 +58,18 @@ def put(a, out, first):
 
 
 @FAST
+def beside(a, row):
+    """Return [a, row] for a [N, C] and a row [C] that is the same for every sample."""
+    n, c = a.shape
+    out = np.empty((n, 2 * c), np.float32)
+    put(a, out, 0)
+    for i in range(n):
+        for j in range(c):
+            out[i, c + j] = row[j]
+    return out
+
+
+@FAST
 def columns(a, first, stop):
     """Return a copy of these columns of a [N, C]."""
     out = np.empty((len(a), stop - first), a.dtype)

@@ -112,7 +112,7 @@ def outputs(params, sizes, codes, x):
 
 
 @FAST
-def _read(v, x, w, b):
+def read(v, x, w, b):
     """W = V'X and b = the sum of V over the samples, for v [N, O], x [N, I] by `pack`."""
     b[:] = ZERO
     product(v.T, x, w)
@@ -147,9 +147,9 @@ def reverse(params, sizes, codes, x, y, dy, ddy, g, d, bends, grads, curvatures)
                 flat[k] *= slope[k]
         below = x if layer == 0 else y[start - n * i : start].reshape(n, i)
         w, below = at(params[layer, 0], o, i), pack(below)
-        _read(g, below, at(grads[layer, 0], o, i), at(grads[layer, 1], 1, o)[0])
+        read(g, below, at(grads[layer, 0], o, i), at(grads[layer, 1], 1, o)[0])
         if second:
-            _read(d, below * below, at(curvatures[layer, 0], o, i), at(curvatures[layer, 1], 1, o)[0])
+            read(d, below * below, at(curvatures[layer, 0], o, i), at(curvatures[layer, 1], 1, o)[0])
         if layer > 0:
             above, g, w = g, np.empty((n, i), np.float32), pack(w)
             product(above, w, g)

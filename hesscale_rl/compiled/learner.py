@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from .. import networks
 from ..curvature import HesScale, HesScaleGN
 from ..errors import InputError
-from ..optim.adahesscale import AdaHesScale
+from ..optim.adahesscale import AdaHesScale, AdaHessian
 from ..optim.adam import ScaledAdam
 from ..optim.sgd import ScaledSGD
 from ..policy import Policy
+from ..stochastic import Hutchinson
 from . import seeds
 from .chain import Chain, chains
 from .minibatch import NO_HEAD, Network, epoch
-from .warm import ready
+from .warm import HUTCHINSON, ready
 
 
 class Objective(NamedTuple):
@@ -40,7 +41,8 @@ class Learner:
 
     def __init__(self, policy: Policy, optimizer: Any, curvature: Any, chains: list[Chain]):
         self.policy, self.optimizer = policy, optimizer
-        self.second, self.bends = type(curvature) in (HesScale, HesScaleGN), type(curvature) is HesScale
+        self.second, self.bends = curvature is not None, type(curvature) is HesScale
+        self.samples = curvature.samples if type(curvature) is Hutchinson else 0
         self.params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.grads = {p: torch.zeros_like(p) for p in self.params}
         self.curvatures = {p: torch.zeros_like(p) for p in self.params}
@@ -99,7 +101,8 @@ class Learner:
 
         Returns the last minibatch's losses of actor and critic, the actor's outputs before its step, and every
         minibatch's scaling factors by parameter group. batch [B, ...]: obs, actions, advantages, returns, values and,
-        for PPO, logprob. A loss that is not finite ends the pass before its step, and is returned.
+        for PPO, logprob. A loss that is not finite ends the pass before its step, and is returned. `Hutchinson`'s
+        signs follow from one seed a call, of torch's global generator, which checkpoints save (hutchinson.draw).
         """
         replaced = [p.data_ptr() for p in self.params] != self.addresses
         if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
@@ -113,10 +116,11 @@ class Learner:
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
         etas = np.ones((minibatches, len(groups)))
+        draws = (np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
         actor, critic, outputs, done = epoch(
             self.mean, self.variance, self.critic, rows["obs"], self.policy.kind, floats, classes, old, advantages,
-            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.bends, self.where,
-            self.lengths, self.counts, self.bounds, settings, etas,
+            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.bends, draws,
+            self.where, self.lengths, self.counts, self.bounds, settings, etas,
         )  # fmt: skip
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
         factors = etas[:done].tolist()
@@ -127,7 +131,7 @@ class Learner:
         return actor, critic, torch.from_numpy(outputs), factors
 
 
-OPTIMIZERS = (AdaHesScale, ScaledAdam, ScaledSGD)
+OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
 _NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 
@@ -142,6 +146,8 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = 
     found = None if backend == "torch" else _chains(policy, optimizer, curvature)
     if found is not None:
         ready()
+        if type(curvature) is Hutchinson:
+            ready(HUTCHINSON)
         return Learner(policy, optimizer, curvature, found)
     if backend == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
@@ -152,7 +158,7 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = 
 
 def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | None:
     """The chains of the actor, one or two, and of the critic; None for what only the readable way does."""
-    if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN):
+    if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN, Hutchinson):
         return None
     actor = policy.actor
     nets: list[nn.Module] = [*actor.branches] if type(actor) is networks.Heads else [actor]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import kernels, seeds, steps
-from .jit import FAST, FAST_SUMS, ZERO, at, columns, put
+from . import hutchinson, kernels, seeds, steps
+from .jit import FAST, FAST_SUMS, ZERO, at, beside, columns, put
 
 NO_HEAD = np.zeros(3, np.int64)
 
@@ -27,15 +27,7 @@ def _outputs(net, y, n):
     """The network's outputs from y, what `kernels.forward` gave, with the head's column block if it has one."""
     c = net.sizes[-1]
     z = y[len(y) - n * c :].reshape(n, c)
-    if net.head[0] == 0:
-        return columns(z, 0, c)
-    both = np.empty((n, 2 * c), np.float32)
-    put(z, both, 0)
-    row = at(net.head[0], 1, c)[0]
-    for i in range(n):
-        for j in range(c):
-            both[i, c + j] = row[j]
-    return both
+    return columns(z, 0, c) if net.head[0] == 0 else beside(z, at(net.head[0], 1, c)[0])
 
 
 @FAST
@@ -121,14 +113,16 @@ def _picked(a, order):
 @FAST
 def epoch(
     mean, variance, critic, obs, kind, actions, classes, old, advantages, returns, old_values, order, cuts,
-    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, bends,
+    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, bends, draws,
     where, lengths, counts, bounds, settings, etas,
 ):  # fmt: skip
     """Learn from the rows order[cuts[k] : cuts[k + 1]] of a batch, one minibatch after the other.
 
     kind: of the policy's outputs, -1 softmax, else as in seeds. variance: the second network of the actor, or one
     without layers. where [7, P], lengths, counts [P]: as for the step, by groups that begin and end at `bounds`;
-    settings [G, 5]: of every group lr, beta1, beta2, eps and delta. Fills etas [K, G].
+    settings [G, 5]: of every group lr, beta1, beta2, eps and delta. draws: None, or for Hutchinson's estimate in
+    place of the diagonal a seed and the number of draws; None is a type of its own, so that runs without it have
+    nothing of it compiled. Fills etas [K, G].
     Returns the last minibatch's two losses, the actor's outputs before its step, and how many were learned from;
     fewer than all where a loss is not finite: then nothing more is changed.
     """
@@ -162,10 +156,17 @@ def epoch(
         critic_loss = seeds.value(v, *targets, value_clip, value_coef, factor, gc, dc)
         if not math.isfinite(actor_loss + critic_loss):
             return actor_loss, critic_loss, z, k
-        _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, bends)
-        if two:
-            _back(variance, x, y2, dy2, ddy2, columns(g, half, 2 * half), columns(d, half, 2 * half), second, bends)
-        _back(critic, x, yc, dyc, ddyc, gc, dc, second, bends)
+        if draws is None:
+            _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, bends)
+            if two:
+                g2, d2 = columns(g, half, 2 * half), columns(d, half, 2 * half)
+                _back(variance, x, y2, dy2, ddy2, g2, d2, second, bends)
+            _back(critic, x, yc, dyc, ddyc, gc, dc, second, bends)
+        else:
+            hutchinson.back(
+                mean, variance, critic, x, (y, dy, ddy), (y2, dy2, ddy2), (yc, dyc, ddyc), z, g, gc, dc,
+                kind, actions, classes, mb, old, a, clip, entropy_coef, factor, draws, k,
+            )  # fmt: skip
         if limit > 0:
             _cut(where[1], lengths, limit)
         for i in range(len(settings)):

@@ -67,7 +67,7 @@ def value(z, returns, old, clip, coef, factor, g, d):
 
 
 @EXACT
-def _objective(logp, old, a, clip):
+def objective(logp, old, a, clip):
     """The policy loss of one sample and its first two derivatives in log pi; clip 0: the plain policy gradient."""
     if clip == 0:
         return -a * logp, -a, 0.0
@@ -89,7 +89,7 @@ def gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d
             x = (actions[n, i] - np.float64(z[n, i])) * math.exp(-s)
             logp -= 0.5 * x * x + s + HALF_LOG_2PI
             entropy += s + HALF_LOG_2PI + 0.5
-        f, df, d2f = _objective(logp, old[n], advantages[n] * factor, clip)
+        f, df, d2f = objective(logp, old[n], advantages[n] * factor, clip)
         value += f - c * entropy
         for i in range(m):
             p = np.float64(z[n, m + i])
@@ -119,7 +119,7 @@ def categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
         log_softmax(z[n], logq)
         for i in range(z.shape[1]):
             entropy -= math.exp(logq[i]) * logq[i]
-        f, df, d2f = _objective(logq[a], old[n], advantages[n] * factor, clip)
+        f, df, d2f = objective(logq[a], old[n], advantages[n] * factor, clip)
         value += f - c * entropy
         for i in range(z.shape[1]):
             q = math.exp(logq[i])

@@ -2,7 +2,7 @@
 
 A process that compiles a loop itself may run other machine code than one that finds it in the cache, and round
 otherwise: one seed would give two results, before and after the first run. So nobody compiles for themselves, unless
-no cache can be written, and then everybody does.
+no cache can be written, and then everybody does. What only `Hutchinson` needs waits until a run asks for it.
 """
 
 import fcntl
@@ -18,19 +18,19 @@ import numpy as np
 
 from . import kernels
 
-_ready = False
+COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
+_ready: set[str] = set()
 
 
-def ready() -> None:
+def ready(part: str = COMMON) -> None:
     """Return when the loops are in the cache; says so on stderr where that takes its time. Cheap from then on."""
-    global _ready
-    if _ready:
+    if part in _ready:
         return
-    _ready = True
+    _ready.add(part)
     folder = kernels.forward.stats.cache_path
     if folder is None:
         return
-    stamp = Path(folder) / f"warm-{_sources()}-{_machine()}"
+    stamp = Path(folder) / f"warm-{_sources()}-{_machine()}-{part}"
     if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
     with open(Path(folder) / "warm.lock", "w") as lock:
@@ -41,21 +41,22 @@ def ready() -> None:
             _say("waiting for another process that compiles the loops")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists():
-            _fill(Path(folder), stamp)
+            _fill(Path(folder), stamp, part)
 
 
 def _say(words: str) -> None:
     print(f"hesscale_rl: {words}", file=sys.stderr, flush=True)
 
 
-def _fill(folder: Path, stamp: Path) -> None:
-    _say("compiling its loops, once for this installation (about 30 s)")
+def _fill(folder: Path, stamp: Path, part: str) -> None:
+    what, seconds = ("its loops", 30) if part == COMMON else ("AdaHessian's loops", 20)
+    _say(f"compiling {what}, once for this installation (about {seconds} s)")
     if not any(folder.glob(f"warm-{_sources()}-*")):
         # numba looks at the age of one file, not at those of the loops that are called from it.
         for old in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("warm-*")):
             old.unlink(missing_ok=True)
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    command = [sys.executable, "-c", "from hesscale_rl.compiled import warm; warm.compile_all()"]
+    command = [sys.executable, "-c", f"from hesscale_rl.compiled import warm; warm.compile_{part}()"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         stamp.touch()
@@ -92,10 +93,9 @@ class _Still:
         return Step(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), over, over, over)
 
 
-def compile_all() -> None:
-    """Call every loop once, with every type of argument that it is called with."""
-    global _ready
-    _ready = True
+def compile_common() -> None:
+    """Call every loop once, with every type of argument that it is called with, but `Hutchinson`'s."""
+    _ready.update((COMMON, HUTCHINSON))
     import gymnasium as gym
     import torch
 
@@ -128,3 +128,23 @@ def compile_all() -> None:
         fast.learn(rows | {"actions": taken}, torch.arange(n), 1, Objective(True, 0.0, 0.5, 0.5, 0.2, 0.2))
         Rollout(_Still(), policy, np.random.SeedSequence(0)).collect(1, lambda *_: None)
         policy.see(np.zeros(3))
+
+
+def compile_hutchinson() -> None:
+    """Call the loops that only `Hutchinson` needs."""
+    _ready.update((COMMON, HUTCHINSON))
+    import gymnasium as gym
+    import torch
+
+    from .. import AdaHessian, Hutchinson
+    from ..networks import mlp
+    from ..policy import DISCRETE, Policy
+    from .learner import Objective, make_learner
+
+    n = 4
+    policy = Policy(3, gym.spaces.Discrete(2), mlp([3, 4, 2]), mlp([3, 4, 1]), DISCRETE, 0.99)
+    fast = make_learner(policy, AdaHessian(policy.parameters(), delta=1e-8), Hutchinson())
+    assert fast is not None
+    rows = {name: torch.randn(n) for name in ("logprob", "advantages", "returns", "values")}
+    rows |= {"obs": torch.randn(n, 3), "actions": torch.zeros(n, dtype=torch.long)}
+    fast.learn(rows, torch.arange(n), 1, Objective(True, 0.0, 0.5, 0.5, 0.2, 0.2))
