@@ -237,7 +237,8 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
 
     error = "one standard error" if args.error == "se" else "95 % bootstrap intervals"
     parts = [f"{args.statistic}, {error}", each(group.length for group in groups) + " steps"]
-    parts += [f"{each(len(g.runs) for g in groups)} runs a group, seeds {each(run.config['seed'] for run in runs)}"]
+    counts = each(len(g.runs) for g in groups)
+    parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
     if any(group.diverged for group in groups):
         whose = "its own curve had" if args.diverged == "own" else "any run on its environment had"
@@ -246,7 +247,8 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
     parts += [f"{name} {each(str(v.get(name, '?')) for v in versions)}" for name in ("torch", "gymnasium", "mujoco")]
     words = [os.path.basename(os.path.abspath(word)) if "/" in word else word for word in sys.argv[1:]]
     at = sys.argv.index(args.runs[0]) - 1
-    words[at + 3 : at + len(args.runs)] = ["..."] * (len(args.runs) > 3)
+    if len(args.runs) > 3:
+        words[at : at + len(args.runs)] = [f"({len(args.runs)} run directories)"]
     parts += [each(str(run.meta.get("cpu", "CPU ?")) for run in runs), time.strftime("%Y-%m-%d"), "hesscale-rl plot "]
     return "; ".join(parts) + " ".join(words)
 
