@@ -279,8 +279,8 @@ def test_agents_have_figures_optimizers_a_look_and_figures_a_caption(sweep, tmp_
     names = [f"curves_{agent}.{kind}" for agent in ("a2c", "ppo") for kind in ("png", "pdf", "csv")]
     assert (code, out.split()) == (DONE, names) and all((tmp_path / name).exists() for name in names)
     assert "1,000 steps; 3 runs a group, seeds 0, 1, 2; learning rates: the best of these runs; torch 2.9" in said[1]
-    runs = len(list(sweep.iterdir()))
-    assert "abacus" in said[1] and said[1].endswith(f"hesscale-rl plot curves ({runs} run directories) --statistic iqm")
+    runs = f"({len(list(sweep.iterdir()))} run directories)"
+    assert "abacus" in said[1] and said[1].endswith(f"hesscale-rl plot curves {runs} --statistic iqm")
     lines = [plot.Line("", (name, ""), [], np.empty(0), np.empty((3, 0))) for name in ("adam", "scaled-adam", "muon")]
     adam, scaled, muon = (plot.look(line, lines) for line in lines)
     assert adam["color"] == scaled["color"] == pytest.approx((0, 0x72 / 255, 0xB2 / 255)) != muon["color"]
