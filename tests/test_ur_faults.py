@@ -144,11 +144,11 @@ def test_a_bad_action_stops_the_arm(name, time_, robots):
     code = client.end()
     assert gone(client) and code == (1 if name == "exception" else 4)
     robot.wait(1.0)
-    # The fault is the last word to the robot: from there on, its reference only slows down.
+    # The fault is the last word to the robot: from there on, its reference slows down in every cycle.
     log = robot.log()
     speed = np.abs(log["qd_target"]).max(1)
-    falling = len(speed) - 1
-    while falling > 0 and speed[falling - 1] >= speed[falling]:
+    falling = int(np.flatnonzero(speed)[-1]) + 1
+    while falling > 0 and speed[falling - 1] > speed[falling]:
         falling -= 1
     judge(name, robot, log["stamp"][falling], BOUND[name])
 
