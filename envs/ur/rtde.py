@@ -5,6 +5,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -193,6 +194,10 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
             os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
     except (EOFError, OSError):  # the parent has closed the connection, or is gone
         pass
+    except Exception as error:
+        traceback.print_exc()
+        state["status"] = Status.EMERGENCY_STOP
+        _report(connection, RobotFault(f"the process that talks to the robot has a fault of its own: {error!r}"))
     finally:
         link.abandon()
         os._exit(0)  # the library takes a second to disconnect in good order, and nothing needs it
