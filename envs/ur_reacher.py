@@ -84,14 +84,19 @@ class URReacher(gym.Env):
         command = np.zeros(6)
         command[_JOINTS] = clipped * self.task.speed_max
         self._last = action if self.legacy_obs else clipped
+        # After a reset, an update or a slow policy, a step begins with its command and has its whole length.
+        late = 0.0 if isinstance(self.driver, InProcess) else self.driver.read().stamp - self._stamp
+        if late > self.task.dt / 2:
+            self._stamp += late
         self.driver.speedj(command)
         self._stamp += self.task.dt
         state = self.driver.wait(self._stamp)
         obs, distance = self._observe(state)
         info = self._info(state)
+        if late > self.task.dt / 2:
+            info["late"] = late
         if state.stamp - self._stamp > 1.5 * self.driver.bounds.period:
-            # Somebody was late: the next step begins now, and is not shortened.
-            info["late"], self._stamp = state.stamp - self._stamp, state.stamp
+            self._stamp = state.stamp
         reward = (math.exp(-distance * distance / 0.01) - distance) * (self.task.dt / 0.008)
         return obs, reward, False, False, info
 

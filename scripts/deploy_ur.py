@@ -63,7 +63,10 @@ def controller(robot_ip: str | None, series: str) -> Iterator[tuple[str, bool]]:
         return
     host = next(f"127.0.0.{n}" for n in range(2, 255) if not listens(f"127.0.0.{n}", RTDE))
     command = [sys.executable, "-m", "scripts.ursim", "--host", host, "--series", series]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as own:
+    pipe = subprocess.PIPE  # of its input, which also closes if this program is killed
+    with subprocess.Popen(
+        [*command, "--end-with-stdin"], stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    ) as own:
         try:
             assert own.stdout is not None
             if "Ctrl-C" not in own.stdout.readline():
@@ -86,7 +89,13 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     task = SETTINGS[args.task]
     args.log.mkdir(parents=True)
     with controller(args.robot_ip, args.series) as (host, simulated):
-        settings = Settings(host, task.bounds(PERIODS[args.series]), task.timeout, log=str(args.log / "cycles.bin"))
+        settings = Settings(
+            host,
+            task.bounds(PERIODS[args.series]),
+            task.timeout,
+            payload=args.payload,
+            log=str(args.log / "cycles.bin"),
+        )
         driver = UrRtdeDriver(settings)
         try:
             _write_config(args, driver, host, simulated)
@@ -250,6 +259,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
     robot.add_argument("--slow-episodes", type=int, default=3, help="first ones, at reduced speed (%(default)s)")
     robot.add_argument("--slow-speed", type=float, default=0.3, help="that speed, rad/s (%(default)s)")
+    robot.add_argument("--payload", type=float, default=0.0, help="kg, as set on the pendant (%(default)s)")
     robot.add_argument("--max-minutes", type=float, default=math.inf, help="after which no episode begins")
     robot.add_argument("--auto-unlock", action="store_true",
                        help="release protective stops without asking, at most 10 in ten minutes")  # fmt: skip
@@ -274,6 +284,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         args.log = args.log or Path("robot_logs") / time.strftime("%Y-%m-%d_%H-%M-%S")
         if args.log.exists():
             raise InputError(f"--log {args.log}: exists already")
+        for flag, ok, allowed in (
+            ("slow_speed", 0 < args.slow_speed <= math.pi, "a speed above 0 and up to pi, rad/s"),
+            ("slow_episodes", args.slow_episodes >= 0, "zero or more"),
+            ("max_minutes", args.max_minutes > 0, "a positive number"),
+            ("payload", 0 <= args.payload <= 5, "between 0 and 5 kg"),
+        ):
+            if not ok:
+                raise InputError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be {allowed}")
     return args, others
 
 

@@ -1,8 +1,10 @@
 """What a person at the robot must be able to rely on: consent before motion, and a full account of what happened."""
 
+import contextlib
 import json
 import signal
 import sys
+import termios
 import time
 from collections import deque
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 
 from envs.ur.link import ProtectiveStop
 from envs.ur.rtde import UrRtdeDriver
+from envs.ur.safety import RobotFault
 from envs.ur_reacher import URReacher
 from hesscale_rl.errors import InputError
 
@@ -24,6 +27,8 @@ def ask(question: str, answer: str) -> bool:
     if not sys.stdin.isatty():
         print(f"{question}\nnobody is at the terminal to type {answer!r}", file=sys.stderr)
         return False
+    with contextlib.suppress(OSError, ValueError, termios.error):
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question is no answer to it
     try:
         return input(f"{question}\ntype {answer} to go on: ").strip() == answer
     except EOFError:
@@ -77,6 +82,9 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
                 break
             except ProtectiveStop as stop:
                 self._release(stop)
+            except RobotFault as fault:
+                self._write("fault", text=str(fault))
+                raise
         self.episodes += 1
         inner: Any = self.env.unwrapped
         self._write("reset", episode=self.episodes, target=inner._target, obs=self._last, seed=seed, **info)
@@ -91,6 +99,9 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         except ProtectiveStop as stop:
             self._release(stop)
             return self._last, 0.0, False, True, {"fault": str(stop), "override": "", "executed": np.zeros(2)}
+        except RobotFault as fault:
+            self._write("fault", text=str(fault))
+            raise
         self._write("step", action=action, obs=self._last, reward=float(reward), **info)
         return self._last, float(reward), terminated, truncated or cut, info
 

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
@@ -49,6 +50,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--control-port", type=int, metavar="PORT", help="take commands there, one a line, on loopback only: pstop, "
         "safeguard, estop, clear, freeze S, drop, latency MEAN JITTER, shift MM, packet BYTES, threads on|off, state",
     )  # fmt: skip
+    parser.add_argument("--end-with-stdin", action="store_true", help="end when standard input is closed")
     parser.add_argument("--physics", action="store_true", help="links with mass, motors of limited torque, by MuJoCo")
     parser.add_argument("--packet-size", type=int, default=0, metavar="BYTES", help="of port 30003 [by the firmware]")
     parser.add_argument("--no-thread-rule", action="store_true", help="let two threads of a program move the arm")
@@ -92,6 +94,8 @@ def serve(args: argparse.Namespace) -> int:
     from envs.ur.tasks import Q_REF
 
     q, period = np.array(Q_REF if args.q is None else args.q), PERIODS[args.series]
+    if args.control_port is not None and not 0 < args.control_port < 65536:
+        raise InputError(f"--control-port {args.control_port}: must be between 1 and 65535")
     faults = [scheduled(text) for text in args.fault]
     if args.packet_size:
         Fault(f"packet {args.packet_size}")
@@ -130,6 +134,9 @@ def serve(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
+    if args.end_with_stdin:
+        # Whoever started it holds the other end, even one who is killed.
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), server.end()), daemon=True).start()
     name = {"cb3": "CB3", "e": "e-Series"}[args.series]
     say(
         f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "

@@ -5,7 +5,9 @@ exception, a kill, leaves the arm moving; and so that nothing which goes wrong i
 takes the policy's process along. If it dies itself, the robot's own watchdog stops the arm.
 """
 
+import contextlib
 import math
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +35,9 @@ CYCLE = np.dtype(
 VARIABLES = [
     "timestamp", "target_q", "target_qd", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_force",
     "joint_temperatures", "robot_mode", "safety_mode", "runtime_state", "robot_status_bits", "safety_status_bits",
-    "speed_scaling", "target_speed_fraction",
+    "speed_scaling", "target_speed_fraction", "payload",
 ]  # fmt: skip
+DASHBOARD = 29999
 ROBOT_RUNNING = 7
 NORMAL, REDUCED, PROTECTIVE = 1, 2, 3  # safety modes; above: only a person at the robot can help
 FRESH = 0.25  # s without a new stamp after which the robot is given up
@@ -57,6 +60,7 @@ class Settings:
     largest_lag: float = 0.1  # rad between a joint and its reference: more is taken for a collision
     largest_force: float = 150.0  # N at the tool
     largest_temperature: float = 70.0  # degrees Celsius of a joint
+    payload: float = 0.0  # kg, as it must be set on the pendant
     pose_tolerance: float = 0.002  # m between the robot's idea of where its tool is and ours
     log: str | None = None  # a file for every control cycle
 
@@ -100,8 +104,6 @@ class Link:
         self.stopped_at: float | None = None  # the robot's time of a protective stop
         self.last: Packet | None = None
         self._connect()
-
-    # --- the library
 
     def _connect(self) -> None:
         import dashboard_client
@@ -149,6 +151,9 @@ class Link:
         slider = self.receive.getTargetSpeedFraction() * self.receive.getSpeedScaling()
         if slider < 0.999:
             raise RobotFault(f"the speed slider is at {100 * slider:.0f} %: put it to 100 % on the pendant")
+        payload = self.receive.getPayload()
+        if abs(payload - self.settings.payload) > 0.05:
+            raise RobotFault(f"the pendant has a payload of {payload:g} kg, not {self.settings.payload:g} kg")
         packet = self._next()
         said, ours = np.array(self.receive.getActualTCPPose()), kinematics.tcp(packet.q)
         away = float(np.linalg.norm(said[:3] - ours))
@@ -159,13 +164,12 @@ class Link:
             )
         if problem := plausible(self.bounds, packet.q):
             raise RobotFault(f"the arm stands where it must not: {problem}; move it by hand first")
-        self._arm()
-        return {"version": version, "model": model, "serial": self.dashboard.getSerialNumber() if major >= 5 else ""}
-
-    def _arm(self) -> None:
-        """Have the robot stop by itself if we fall silent."""
         if not self.control.setWatchdog(WATCHDOG):
-            raise RobotFault("the robot did not take the watchdog")
+            raise RobotFault("the robot did not take the watchdog, which stops it if we fall silent")
+        serial = ""
+        with contextlib.suppress(RuntimeError):  # a CB3 of before 3.12 does not tell
+            serial = self.dashboard.getSerialNumber()
+        return {"version": version, "model": model, "serial": serial}
 
     def _check_standing(self) -> None:
         mode, safety = self.receive.getRobotMode(), self.receive.getSafetyMode()
@@ -183,6 +187,8 @@ class Link:
             stamp = self.receive.getTimestamp()
             if self.last is None or stamp != self.last.stamp:
                 break
+            if not self.receive.isConnected():
+                raise Silent("the robot has closed the connection")
             silent = time.monotonic() - began
             if silent > FRESH:
                 raise Silent(f"no news from the robot for {silent:.2f} s")
@@ -206,7 +212,7 @@ class Link:
             wanted = self._wanted()
             if self.following or wanted.any():
                 self.following = True
-                bounds = self.bounds._replace(speed=min(self.bounds.speed, float(self.command["speed"])))
+                bounds = self.bounds._replace(speed=self._fastest())
                 executed, did = admit(packet.q, packet.q_target, packet.qd_target, self.sent, wanted, bounds)
                 if not self._send(executed):
                     raise self._why()
@@ -219,7 +225,10 @@ class Link:
             if self.record is not None:
                 given = float(self.command["given"])
                 joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
-                self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
+                try:
+                    self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
+                except OSError as error:
+                    raise RobotFault(f"the log of the control cycles cannot be written: {error}") from None
         return packet
 
     def _wanted(self) -> np.ndarray:
@@ -231,6 +240,11 @@ class Link:
                 late = time.monotonic() - given > self.settings.timeout
                 return np.zeros(6) if late or given <= self.since or self.given_up() else wanted
         return np.zeros(6)
+
+    def _fastest(self) -> float:
+        """The greatest joint speed allowed now, rad/s; what is no positive number stops the arm."""
+        limit = float(self.command["speed"])
+        return min(self.bounds.speed, limit) if limit > 0 else 0.0
 
     def _send(self, qd: np.ndarray) -> bool:
         # With a time of one cycle: else the robot's speedj looks for no new command until it has reached this one.
@@ -286,7 +300,7 @@ class Link:
         deadline = self.since + 5.0
         while self.following:
             packet = self.cycle()
-            if not self.sent.any() and np.abs(packet.qd).max() < STILL and np.abs(packet.qd_target).max() < 1e-6:
+            if not self.sent.any() and _stands(packet):
                 if not self.control.speedStop(self.bounds.acceleration):
                     raise self._why()
                 self.following = False
@@ -297,27 +311,50 @@ class Link:
         """Go to q [6] on a straight line of joint space that stays inside the bounds, and stand there."""
         self.stop()
         s, start = self.settings, self.cycle().q
-        path = [
-            start + (q - start) * share for share in np.linspace(0, 1, 2 + math.ceil(np.abs(q - start).max() / 0.02))
-        ]
-        if min(clearance(pose, self.bounds) for pose in path) < min(0.0, clearance(start, self.bounds)):
+        shares = np.linspace(0, 1, 2 + math.ceil(np.abs(q - start).max() / 0.02))
+        path = [start + (q - start) * share for share in shares]
+        if min(clearance(pose, self.bounds) for pose in path) < min(
+            self.bounds.margin, clearance(start, self.bounds)
+        ):
             raise RobotFault("the straight way there leaves the bounds: move the arm by hand to near its start")
-        way = Move(start, np.asarray(q, dtype=np.float64), s.move_speed, s.move_acceleration)
-        if not self.control.moveJ(q.tolist(), s.move_speed, s.move_acceleration, True):
+        if np.abs(q - start).max() < ARRIVED:
+            return
+        speed = min(s.move_speed, self._fastest())
+        if speed == 0:
+            raise RobotFault("the arm may not move: its greatest speed is zero")
+        way = Move(start, np.asarray(q, dtype=np.float64), speed, s.move_acceleration)
+        if not self.control.moveJ(q.tolist(), speed, s.move_acceleration, True):
             raise self._why()
         begin = self.last.stamp if self.last else 0.0
         while True:
             packet = self.cycle()
-            still = np.abs(packet.qd).max() < STILL and np.abs(packet.qd_target).max() < 1e-3
-            if still and np.abs(packet.q - q).max() < ARRIVED:
+            near = np.abs(packet.q - q).max() < ARRIVED and _stands(packet)
+            if near and self.control.getAsyncOperationProgress() < 0:  # else the next speedJ would meet it
                 break
-            if self.given_up():
-                self.control.stopJ(s.stop_acceleration)
-                return
-            if packet.stamp - begin > 1.5 * way.duration + 1.0:
-                self.control.stopJ(s.stop_acceleration)
+            late = packet.stamp - begin > 1.5 * way.duration + 1.0
+            if late or self.given_up():
+                self._break_off()
+            if late:
                 raise RobotFault(f"the arm did not arrive: joint angles {np.round(packet.q, 3).tolist()}")
+            if self.given_up():
+                return
         self.since = time.monotonic()
+
+    def _break_off(self) -> None:
+        """End a moveJ before its end; not by a call that waits for the stand, too long for the watchdog."""
+        self.control.stopJ(self.settings.stop_acceleration, True)
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            if _stands(self.cycle()) and self.control.getAsyncOperationProgress() < 0:
+                break
+
+    def end_program(self) -> None:
+        """Have the controller end our program, by another way than through the program."""
+        with contextlib.suppress(OSError), socket.create_connection((self.settings.host, DASHBOARD), 0.3) as desk:
+            desk.settimeout(0.3)
+            desk.recv(200)
+            desk.sendall(b"stop\n")
+            desk.recv(200)
 
     def unlock(self) -> None:
         """Release a protective stop, load our program again, and check everything as at the beginning."""
@@ -355,3 +392,8 @@ class Link:
                 act()
             except Exception:  # noqa: BLE001,S112,RUF100 - nothing may keep the next one from being tried
                 continue
+
+
+def _stands(packet: Packet) -> bool:
+    """Whether the arm and its reference stand."""
+    return bool(np.abs(packet.qd).max() < STILL and np.abs(packet.qd_target).max() < 1e-3)

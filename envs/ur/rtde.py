@@ -41,14 +41,21 @@ class UrRtdeDriver:
         self._connection, theirs = spawn.Pipe()
         arguments = (theirs, shared, settings, os.getpid())
         self.process = spawn.Process(target=serve, args=arguments, name="ur-link", daemon=True)
-        self.process.start()
+        self._asked = 0  # requests are numbered: an answer may come after the one who asked was interrupted
+        # Ctrl-C reaches the process too, which takes its orders from here alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.robot: dict[str, Any] = self._answer(CONNECTING)
         self.wait(0.0)
 
     def _ask(self, seconds: float, name: str, *arguments: Any) -> Any:
         try:
-            self._connection.send((name, arguments))
+            self._asked += 1
+            self._connection.send((self._asked, name, arguments))
         except OSError:
             raise self._fault() from None
         return self._answer(seconds)
@@ -56,10 +63,12 @@ class UrRtdeDriver:
     def _answer(self, seconds: float) -> Any:
         """Wait for the process's answer; its faults are raised here."""
         try:
-            if not self._connection.poll(seconds):
-                self.close()
-                raise Silent(f"the process that talks to the robot gave no answer for {seconds:g} s")
-            kind, content = self._connection.recv()
+            number, kind, until = -1, "done", time.monotonic() + seconds
+            while number != self._asked and kind == "done":
+                if not self._connection.poll(max(0.0, until - time.monotonic())):
+                    self.close()
+                    raise Silent(f"the process that talks to the robot gave no answer for {seconds:g} s")
+                number, kind, content = self._connection.recv()
         except (EOFError, OSError):
             raise Silent(self._died()) from None
         if kind == "done":
@@ -83,11 +92,14 @@ class UrRtdeDriver:
 
     def read(self) -> State:
         """Return the newest state."""
+        since = time.monotonic()
         while True:
             before = int(self._state["sequence"])
             copy = self._state.copy()
             if before % 2 == 0 and before == int(self._state["sequence"]):
                 break
+            if time.monotonic() - since > HANGS:
+                raise self._hangs()
         counts = copy["overrides"]
         did = int(np.flatnonzero(counts > self._seen).max(initial=FREE))
         joints = (copy["q"], copy["qd"], copy["q_target"], copy["qd_target"])
@@ -110,11 +122,14 @@ class UrRtdeDriver:
             if self._state["sequence"] != sequence:
                 sequence, since = int(self._state["sequence"]), time.monotonic()
             elif time.monotonic() - since > HANGS:
-                self.process.kill()
-                raise Silent(
-                    "the process that talks to the robot hangs; it is ended, and the robot's watchdog stops the arm"
-                )
+                raise self._hangs()
             time.sleep(POLL)
+
+    def _hangs(self) -> RobotFault:
+        self.process.kill()
+        return Silent(
+            "the process that talks to the robot hangs: it is ended, and the robot's watchdog stops the arm"
+        )
 
     def speedj(self, qd: np.ndarray) -> None:
         """Move the joints with these speeds [6] for as long as the task's timeout, as far as the bounds allow."""
@@ -131,7 +146,9 @@ class UrRtdeDriver:
         self._command["sequence"] += 1
 
     def limit_speed(self, speed: float) -> None:
-        """Let no joint be faster than this, rad/s, nor than the bounds allow."""
+        """Let no joint be faster than this, rad/s, nor than the bounds allow; ValueError unless it is positive."""
+        if not speed > 0:
+            raise ValueError(f"a greatest speed of {speed} rad/s: must be a positive number")
         self._command["speed"] = speed
 
     def stop(self) -> State:
@@ -151,7 +168,7 @@ class UrRtdeDriver:
     def close(self) -> None:
         """Stop and let go; at most some seconds, after which the process is killed and the robot's watchdog acts."""
         with contextlib.suppress(OSError):
-            self._connection.send(("close", ()))
+            self._connection.send((0, "close", ()))
         self.process.join(8.0)
         if self.process.is_alive():
             self.process.kill()
@@ -164,7 +181,8 @@ class UrRtdeDriver:
 
 def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, parent: int) -> None:
     """Be the process: until the connection ends, the parent dies, or the robot cannot be trusted any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then tells us to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     with contextlib.suppress(OSError, AttributeError):
@@ -185,12 +203,14 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
         _report(connection, RobotFault("a robot needs ur_rtde: pip install -e '.[robot]'"))
         return
     try:
-        connection.send(("done", link.preflight()))
+        connection.send((0, "done", link.preflight()))
         _work(link, connection, orphaned)
     except RobotFault as fault:
         state["status"] = _status(fault)
         _report(connection, fault)
         if isinstance(fault, Silent):
+            # The library may be connecting again, and loading a program without a watchdog.
+            link.end_program()
             os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
     except (EOFError, OSError):  # the parent has closed the connection, or is gone
         pass
@@ -208,7 +228,7 @@ def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> N
     wrong: RobotFault | None = None
     while not orphaned():
         if connection.poll():
-            name, arguments = connection.recv()
+            number, name, arguments = connection.recv()
             if name == "close":
                 break
             try:
@@ -216,8 +236,10 @@ def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> N
                     raise wrong
                 getattr(link, name)(*arguments)
                 wrong, link.state["status"] = None, Status.RUNNING
-                connection.send(("done", None))
+                connection.send((number, "done", None))
             except (ProtectiveStop, Stopped) as fault:
+                if wrong is None:
+                    link.end_program()  # a person could else let it go on from the pendant
                 wrong = fault
                 link.state["status"] = _status(fault)
                 _report(connection, fault)
@@ -227,6 +249,7 @@ def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> N
             except ProtectiveStop as fault:
                 wrong = fault
                 link.state["status"] = _status(fault)
+                link.end_program()
         else:
             link._tell(link._next(), FREE, np.zeros(6))
     if wrong is None:
@@ -240,7 +263,7 @@ def _status(fault: RobotFault) -> Status:
 
 def _report(connection: Connection, fault: RobotFault) -> None:
     with contextlib.suppress(OSError):
-        connection.send((type(fault).__name__, str(fault)))
+        connection.send((-1, type(fault).__name__, str(fault)))
 
 
 def _compile_guard(bounds: Bounds) -> None:

@@ -109,10 +109,11 @@ def admit(q, q_target, qd_target, sent, wanted, bounds):
     robot had not followed when it said so. Where the joints lag behind the reference, the margin grows.
     """
     margin = bounds.margin
-    at, speed, command = q_target.copy(), qd_target.copy(), np.empty(6)
+    at, speed, command, asked = q_target.copy(), qd_target.copy(), np.empty(6), False
     for i in range(6):
         margin += abs(q[i] - q_target[i])
         command[i] = min(max(wanted[i], -bounds.speed), bounds.speed)
+        asked = asked or command[i] != 0.0
     for k in range(len(sent)):
         before = speed.copy()
         approach(speed, sent[k], bounds.acceleration, bounds.period)
@@ -130,8 +131,8 @@ def admit(q, q_target, qd_target, sent, wanted, bounds):
             else:
                 unsafe = share
         return (command * safe, SLOWED) if safe > 0.0 else (stop, STOPPED)
-    if np.abs(speed).max() > STANDING + RETURN_SPEED or clearance(at, bounds) >= margin:
-        return stop, STOPPED
+    if not asked or np.abs(speed).max() > STANDING + RETURN_SPEED or clearance(at, bounds) >= margin:
+        return stop, STOPPED  # nothing moves that nobody wants to move
     return way_back(at, bounds), RETURNING
 
 
