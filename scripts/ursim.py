@@ -136,7 +136,12 @@ def serve(args: argparse.Namespace) -> int:
         signal.signal(number, end)
     if args.end_with_stdin:
         # Whoever started it holds the other end, even one who is killed.
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), server.end()), daemon=True).start()
+        def watch() -> None:
+            while os.read(0, 1024):  # not sys.stdin, whose lock a thread must not hold when Python ends
+                pass
+            server.end()
+
+        threading.Thread(target=watch, daemon=True).start()
     name = {"cb3": "CB3", "e": "e-Series"}[args.series]
     say(
         f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
