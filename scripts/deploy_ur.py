@@ -37,15 +37,23 @@ def listens(host: str, port: int) -> bool:
     return False
 
 
-def is_simulated(host: str) -> bool:
-    """Return whether the controller says itself that it is ours: a tunnel to a real one would not."""
+def dashboard(host: str, *questions: str) -> list[str]:
+    """Return the controller's answers; none if it does not talk."""
     with contextlib.suppress(OSError), socket.create_connection((host, DASHBOARD), timeout=2.0) as desk:
         lines = desk.makefile("rw", encoding="latin-1", newline="\n")
         lines.readline()
-        lines.write("is simulated\n")
-        lines.flush()
-        return lines.readline().strip() == "true"
-    return False
+        answers = []
+        for question in questions:
+            lines.write(f"{question}\n")
+            lines.flush()
+            answers.append(lines.readline().strip())
+        return answers
+    return []
+
+
+def is_simulated(host: str) -> bool:
+    """Return whether the controller says itself that it is ours: a tunnel to a real one would not."""
+    return dashboard(host, "is simulated") == ["true"]
 
 
 @contextlib.contextmanager
@@ -96,13 +104,14 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
             payload=args.payload,
             log=str(args.log / "cycles.bin"),
         )
+        if not simulated:  # and before a program is loaded there, which would end the one that runs
+            about = dashboard(host, "get robot model", "get serial number", "PolyscopeVersion")
+            confirm(host, ", ".join(about), settings.bounds)
         driver = UrRtdeDriver(settings)
         try:
             _write_config(args, driver, host, simulated)
             what = "simulated controller" if simulated else "REAL ROBOT"
             print(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
-            if not simulated:
-                confirm(host, driver)
             arm = Operated(
                 URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
                 args.slow_speed, rollout, args.auto_unlock, args.max_minutes,

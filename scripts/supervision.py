@@ -15,7 +15,7 @@ import numpy as np
 
 from envs.ur.link import ProtectiveStop
 from envs.ur.rtde import UrRtdeDriver
-from envs.ur.safety import RobotFault
+from envs.ur.safety import Bounds, RobotFault
 from envs.ur_reacher import URReacher
 from hesscale_rl.errors import InputError
 
@@ -131,15 +131,14 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def confirm(host: str, driver: UrRtdeDriver) -> None:
+def confirm(host: str, about: str, bounds: Bounds) -> None:
     """Ask whether this robot may move; InputError if not."""
-    robot, b = driver.robot, driver.bounds
-    low, high = b.tcp_low.tolist(), b.tcp_high.tolist()
+    low, high = bounds.tcp_low.tolist(), bounds.tcp_high.tolist()
     question = (
-        f"\nThis is a real robot: {robot['model']} at {host}, {robot['version']} {robot['serial']}\n"
-        f"joints up to {b.speed:g} rad/s; tool between {low} and {high} m of its base\n"
+        f"\nThis is a real robot: {about} at {host}\n"
+        f"joints up to {bounds.speed:g} rad/s; tool between {low} and {high} m of its base\n"
         "Safety planes, joint limits and force limits on the pendant are at least as tight as these; nobody is in\n"
-        "its reach; a hand is on the emergency stop."
+        "its reach; a hand is on the emergency stop. A program that runs on it is ended."
     )
     if not ask(question, host):
         raise InputError(f"--robot-ip {host}: not confirmed, and nothing has moved")
