@@ -187,10 +187,13 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
     from hesscale_rl.compiled.warm import ready
 
     ready()
-    with operated(args, own.num_steps) as arm:
-        del gym.registry[own.env_id]
-        gym.register(own.env_id, lambda **_: arm, max_episode_steps=100)  # in this process, the name is the arm's
-        return ppo.main(own)
+    model = gym.registry.pop(own.env_id)
+    try:
+        with operated(args, own.num_steps) as arm:
+            gym.register(own.env_id, lambda **_: arm, max_episode_steps=100)  # here the name is the arm's
+            return ppo.main(own)
+    finally:
+        gym.registry[own.env_id] = model
 
 
 def replay(args: argparse.Namespace, others: list[str]) -> int:

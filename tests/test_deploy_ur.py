@@ -2,12 +2,14 @@ import io
 import json
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 pytest.importorskip("rtde_control")
 from ursim import Ursim
 
+from envs.ur.drivers import KinematicDriver
 from envs.ur.link import ProtectiveStop
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, InputError
 from scripts import cli, deploy_ur, supervision
@@ -72,6 +74,7 @@ def test_training_goes_on_where_it_stopped_with_the_arm_at_its_start(monkeypatch
     # While it learned, after the 50th step, the arm stood at its start: the rollout's end had ended the episode.
     events = [json.loads(line)["kind"] for line in (tmp_path / "a" / "steps.jsonl").read_text().splitlines()]
     assert events == ["reset", *["step"] * 50, "reset"]
+    assert isinstance(gym.make("URReacher-v0").unwrapped.driver, KinematicDriver)  # the name is the model's again
 
 
 def test_a_real_robot_needs_an_answer(monkeypatch, capsys, tmp_path, learned, robot):
@@ -134,8 +137,6 @@ def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
 
         def unlock(self):
             self.unlocked += 1
-
-    import gymnasium as gym
 
     driver = Driver()
     arm = supervision.Operated(gym.make("CartPole-v1"), driver, tmp_path / "log", auto_unlock=True)
