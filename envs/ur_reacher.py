@@ -86,17 +86,19 @@ class URReacher(gym.Env):
         self._last = action if self.legacy_obs else clipped
         # After a reset, an update or a slow policy, a step begins with its command and has its whole length.
         late = 0.0 if isinstance(self.driver, InProcess) else self.driver.read().stamp - self._stamp
-        if late > self.task.dt / 2:
-            self._stamp += late
+        late = late if late > self.task.dt / 2 else 0.0
+        self._stamp += late
         self.driver.speedj(command)
         self._stamp += self.task.dt
         state = self.driver.wait(self._stamp)
         obs, distance = self._observe(state)
         info = self._info(state)
-        if late > self.task.dt / 2:
-            info["late"] = late
-        if state.stamp - self._stamp > 1.5 * self.driver.bounds.period:
+        over = state.stamp - self._stamp  # a step may also end late; the next one then begins there
+        if over > 1.5 * self.driver.bounds.period:
             self._stamp = state.stamp
+            late += over
+        if late:
+            info["late"] = late
         reward = (math.exp(-distance * distance / 0.01) - distance) * (self.task.dt / 0.008)
         return obs, reward, False, False, info
 

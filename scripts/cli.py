@@ -41,9 +41,6 @@ def main() -> int:
     if command == "--version":
         print(f"hesscale-rl {_version()}")
         return 0
-    if command == "ur" and rest[:1] == ["sim"]:
-        sys.argv[1:] = rest[1:]
-        return importlib.import_module("scripts.ursim").main()
     if command in COMMANDS:
         sys.argv[1:] = rest
         return importlib.import_module(COMMANDS[command]).main()

@@ -95,7 +95,6 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     from scripts.supervision import Operated, confirm
 
     task = SETTINGS[args.task]
-    args.log.mkdir(parents=True)
     with controller(args.robot_ip, args.series) as (host, simulated):
         settings = Settings(
             host,
@@ -107,7 +106,9 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
         if not simulated:  # and before a program is loaded there, which would end the one that runs
             about = dashboard(host, "get robot model", "get serial number", "PolyscopeVersion")
             confirm(host, ", ".join(about), settings.bounds)
+        args.log.mkdir(parents=True)
         driver = UrRtdeDriver(settings)
+        arm = None
         try:
             _write_config(args, driver, host, simulated)
             what = "simulated controller" if simulated else "REAL ROBOT"
@@ -118,6 +119,10 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
             )  # fmt: skip
             with contextlib.closing(arm):
                 yield arm
+        except RuntimeError as fault:
+            if arm is not None:  # before that, nothing could move
+                fault.add_note("the arm has been stopped")
+            raise
         finally:
             driver.close()
             print(f"log   {args.log}")
@@ -136,6 +141,14 @@ def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: b
         "commit": commit(Path(__file__)),
     }
     write_json(args.log / "config.json", {"arguments": own, "command": sys.argv, "time": time.time(), **about})
+
+
+def sim(args: argparse.Namespace, others: list[str]) -> int:
+    """Be a simulated controller."""
+    from scripts import ursim
+
+    sys.argv[1:] = others
+    return ursim.main()
 
 
 def run(args: argparse.Namespace, others: list[str]) -> int:
@@ -265,7 +278,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return our arguments, and those left for the agent."""
     whole = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="hesscale-rl ur", description=__doc__, formatter_class=whole)
-    commands = parser.add_subparsers(required=True, metavar="run|train|replay")
+    commands = parser.add_subparsers(required=True, metavar="sim|run|train|replay")
     robot = argparse.ArgumentParser(add_help=False)
     robot.add_argument("--robot-ip", help="a real robot; without it, a simulated controller")
     robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
@@ -276,6 +289,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     robot.add_argument("--auto-unlock", action="store_true",
                        help="release protective stops without asking, at most 10 in ten minutes")  # fmt: skip
     robot.add_argument("--log", type=Path, help="directory for the account (robot_logs/TIME)")
+    zero = commands.add_parser("sim", add_help=False, help="be a simulated controller (hesscale-rl ur sim --help)")
+    zero.set_defaults(act=sim)
     one = commands.add_parser("run", parents=[robot], help="play episodes with what a run has learned")
     one.add_argument("run", type=Path, help="a run directory")
     one.add_argument("--episodes", type=int, default=10, help="how many (%(default)s)")
@@ -292,7 +307,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     three.add_argument("--video", action="store_true", help="write LOG/replay.mp4")
     three.set_defaults(act=replay)
     args, others = parser.parse_known_args(argv)
-    if args.act is not replay:
+    if args.act in (run, train):
         args.log = args.log or Path("robot_logs") / time.strftime("%Y-%m-%d_%H-%M-%S")
         if args.log.exists():
             raise InputError(f"--log {args.log}: exists already")
@@ -321,7 +336,7 @@ def main() -> int:
     except RuntimeError as error:
         if type(error).__module__ not in ("envs.ur.link", "envs.ur.safety"):
             raise
-        print(f"{error}\nthe arm has been stopped", file=sys.stderr)
+        print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         return FAULT
 
 

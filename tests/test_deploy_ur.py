@@ -56,7 +56,8 @@ def test_a_dry_run_gets_the_return_of_the_model(monkeypatch, capsys, tmp_path, l
     steps = [json.loads(line) for line in (tmp_path / "log" / "steps.jsonl").read_text().splitlines()]
     assert [event["kind"] for event in steps].count("step") == 200
     stamps = [event["stamp"] for event in steps[:101]]
-    assert stamps[-1] - stamps[0] == pytest.approx(4.0, abs=0.041)  # one step may be late on a busy host
+    late = sum(event.get("late", 0.0) for event in steps[:101])  # on a busy host
+    assert stamps[-1] - stamps[0] == pytest.approx(4.0 + late, abs=0.0121)
     assert ur(monkeypatch, "replay", tmp_path / "log") == DONE
     told = capsys.readouterr().out
     assert f"episode 1  return {returns[0]:.1f}" in told and "cycles in" in told

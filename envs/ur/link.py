@@ -31,11 +31,11 @@ CYCLE = np.dtype(
     + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "wanted", "executed")]
 )  # one record of the log
 
-# RTDE's names of what is read in every cycle.
+# RTDE's names of what is read in every cycle; the library takes them in one by one, so a new stamp comes last.
 VARIABLES = [
-    "timestamp", "target_q", "target_qd", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_force",
+    "target_q", "target_qd", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_force",
     "joint_temperatures", "robot_mode", "safety_mode", "runtime_state", "robot_status_bits", "safety_status_bits",
-    "speed_scaling", "target_speed_fraction", "payload",
+    "speed_scaling", "target_speed_fraction", "payload", "timestamp",
 ]  # fmt: skip
 DASHBOARD = 29999
 ROBOT_RUNNING = 7
@@ -135,9 +135,7 @@ class Link:
     def preflight(self) -> dict[str, Any]:
         """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
         version = self.dashboard.polyscopeVersion()
-        major = int(
-            next(part for part in version.replace("URSoftware", " ").split() if part[0].isdigit()).split(".")[0]
-        )
+        major = int("".join(c if c.isdigit() else " " for c in version).split()[0])
         period = PERIODS["e" if major >= 5 else "cb3"]
         if period != self.bounds.period:
             raise RobotFault(
@@ -197,9 +195,12 @@ class Link:
                 self._send(np.zeros(6))
                 held = True
             time.sleep(self.bounds.period / 16)
-        r = self.receive
-        joints = (r.getActualQ(), r.getActualQd(), r.getTargetQ(), r.getTargetQd())
-        packet = Packet(stamp, *map(np.array, joints), r.getSafetyMode())  # type: ignore[call-arg]
+        r, before = self.receive, math.nan
+        while stamp != before:  # until no new state came while this one was being read
+            before = stamp
+            joints = (r.getActualQ(), r.getActualQd(), r.getTargetQ(), r.getTargetQd())
+            packet = Packet(stamp, *map(np.array, joints), r.getSafetyMode())  # type: ignore[call-arg]
+            stamp = r.getTimestamp()
         self.last = packet
         return packet
 
