@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import losses, networks, optim, rules
+    from .backpropagation import HBP, KFRA
     from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
-    from .optim import AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD, make_optimizer
+    from .gauss_newton import GGN, GGNMC, KFAC, SquaredGradient
+    from .optim import AdaHesScale, AdaHessian, KFACOptimizer, ScaledAdam, ScaledSGD, make_optimizer
     from .optim.base import CurvatureError
     from .rules import UnsupportedLayerError, register
     from .stochastic import Hutchinson
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BL89",
+    "GGN",
+    "GGNMC",
+    "HBP",
+    "KFAC",
+    "KFRA",
     "AdaHesScale",
     "AdaHessian",
     "Curvature",
@@ -26,9 +33,11 @@ __all__ = [
     "HesScale",
     "HesScaleGN",
     "Hutchinson",
+    "KFACOptimizer",
     "Result",
     "ScaledAdam",
     "ScaledSGD",
+    "SquaredGradient",
     "UnsupportedLayerError",
     "backward",
     "losses",
@@ -41,8 +50,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "backpropagation": ["HBP", "KFRA"],
     "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
-    "optim": ["AdaHesScale", "AdaHessian", "ScaledAdam", "ScaledSGD", "make_optimizer"],
+    "gauss_newton": ["GGN", "GGNMC", "KFAC", "SquaredGradient"],
+    "optim": ["AdaHesScale", "AdaHessian", "KFACOptimizer", "ScaledAdam", "ScaledSGD", "make_optimizer"],
     "optim.base": ["CurvatureError"],
     "rules": ["UnsupportedLayerError", "register"],
     "stochastic": ["Hutchinson"],

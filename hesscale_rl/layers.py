@@ -1,19 +1,21 @@
 """The rules of convolutions, normalisations, pooling and dropout; rules.py says what a rule is."""
 
 import math
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rules import RULES, Refusal, Rule
+from .rules import RULES, Affine, Layout, Refusal, Rule
 
 
-class Conv(Rule):
+class Conv(Affine):
     """Convolutions and transposed convolutions of one to three dimensions, with groups, stride, dilation.
 
-    Every product is one call of torch's convolution backward, with W*W and x*x for the squares.
+    Every product is one call of torch's convolution backward, with W*W and x*x for the squares: nothing is unfolded
+    but for the methods that ask for `rows`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,11 +66,34 @@ class Conv(Rule):
         """The correlation of x*x and d, and the sum of d."""
         return self._to_weight(d, self.x.square())
 
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """As the layer has its groups and its axes."""
+        return Layout(self.p["weight"].shape, self.layer.groups, self.layer.transposed)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The patches under the kernel: what the same convolution gives with one-hot kernels."""
+        layout, w = self.layout, self.p["weight"]
+        r = layout.pack(w).shape[-1]
+        one_hot = torch.eye(r).to(w).expand(layout.groups, r, r)
+        shape = torch.Size((w.shape[0], r, *w.shape[2:]) if layout.transposed else (layout.groups * r, *w.shape[1:]))
+        return self.cols(torch.convolution(self.x, Layout(shape, *layout[1:]).unpack(one_hot), None, *self.geometry))
+
+    def cols(self, v: Tensor) -> Tensor:
+        """The channels of every group last, the positions as one axis."""
+        return v.reshape(len(v), self.layer.groups, v.shape[1] // self.layer.groups, -1).mT
+
 
 class Scale(Rule):
     """y = w h + b entry by entry, w and b shared by the samples: the affine end of the normalisations."""
 
     h: Tensor  # what w multiplies
+
+    @property
+    def one_use(self) -> bool:  # type: ignore[override]
+        """Where w varies along all axes but the samples'."""
+        return len(self.axes()) == 1
 
     def axes(self) -> list[int]:
         """Return the axes of y along which w does not vary."""
@@ -81,6 +106,12 @@ class Scale(Rule):
     def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
         """The sums of d h*h and of d over those axes."""
         return {k: (d * self.h.square() if k == "weight" else d).sum(self.axes()) for k in self.p}
+
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """The sums over those axes but the samples'."""
+        axes = self.axes()[1:]
+        each = {k: v * self.h if k == "weight" else v for k in self.p}
+        return {k: e.sum(axes) for k, e in each.items()} if axes else each
 
 
 class LayerNorm(Scale):
@@ -127,6 +158,19 @@ class LayerNorm(Scale):
         own = (1 - (1 + self.h * self.h) / self.n) / self.s  # J_ii
         gh = self._sum(self._times_w(g) * self.h)
         return -(2 * self.h * self.vjp(g) + gh * own) / (self.n * self.s)
+
+    def hessian(self, g: Tensor) -> Tensor:
+        """-((J'g) h' + h (J'g)' + (g h) J)/(n s), J symmetric and g times w; zero between two positions."""
+        v, h = self.vjp(g).flatten(-len(self.over)), self.h.flatten(-len(self.over))  # [N, Q.., n]
+        gh, s = (t.flatten(-len(self.over)) for t in (self._sum(self._times_w(g) * self.h), self.s))
+        v, h, gh, s = (t.reshape(len(t), -1, t.shape[-1]) for t in (v, h, gh, s))  # [N, Q, n] and [N, Q, 1]
+        outer = h[..., :, None] * h[..., None, :]
+        j = (torch.eye(self.n).to(h) - (1 + outer) / self.n) / s[..., None]
+        cross = v[..., :, None] * h[..., None, :]
+        blocks = -(cross + cross.mT + gh[..., None] * j) / (self.n * s[..., None])  # [N, Q, n, n]
+        q = blocks.shape[1]
+        whole = torch.einsum("nqij,qp->nqipj", blocks, torch.eye(q).to(h))
+        return whole.reshape(len(v), q * self.n, q * self.n)
 
 
 class BatchNorm(Scale):

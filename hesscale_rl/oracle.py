@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vjp, vmap
+from torch.overrides import TorchFunctionMode
 
 Params = dict[str, Tensor]
 
@@ -27,9 +29,28 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
 
     def value(params: Params) -> Tensor:
         every = {name: params[source] for name, source in name_of.items()}
-        return loss.value(functional_call(net, every, (x,), tie_weights=False))
+        with _Elementary():
+            return loss.value(functional_call(net, every, (x,), tie_weights=False))
 
     return value
+
+
+class _Elementary(TorchFunctionMode):
+    """Layer normalisation by its definition: torch 2.13's own has a second derivative that fails under vmap."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do as asked, but for that one function."""
+        if func is not F.layer_norm:
+            return func(*args, **(kwargs or {}))
+        return _layer_norm(*args, **(kwargs or {}))
+
+
+def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    over = list(range(-len(normalized_shape), 0))
+    centred = x - x.mean(over, keepdim=True)
+    y = centred / (centred.square().mean(over, keepdim=True) + eps).sqrt()
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:

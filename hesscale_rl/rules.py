@@ -8,6 +8,13 @@ A Rule is one layer y = f(x; p) in one forward pass, with the samples on axis 0,
     grad(v)     J_p'v, summed over the samples, and
     grad_sq(d)  (J_p*J_p)'d, likewise; J_p = dy/dp, y linear in p
 
+These are enough for gradients and diagonals. The methods that keep more (gauss_newton.py, blocks.py) also take
+
+    grad_each(v)   J_p'v of every sample
+    rows, cols(v)  of an Affine layer, y = W rows at every position: dL/dW = sum cols(g) rows'
+    hessian(g)     the whole of sum_k g_k Hess_x y_k, per sample
+    sandwich(h)    J'hJ per sample, made of vjp unless a rule knows better
+
 Two facts give most of them. Where y is linear in x with coefficients w, `vjp_sq` is `vjp` with w*w; where it is
 linear in its parameters with coefficients x, `grad_sq` is `grad` with x*x. For a convolution the squares are again
 a convolution, so nothing is ever unfolded. Where J holds only zeros and ones (reshape, max-pooling), J*J = J.
@@ -16,13 +23,14 @@ A new layer is one row of RULES (or a call of `register`) and one test case.
 Letters, here and everywhere: N samples, C outputs, I/O inputs and outputs of a layer.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vmap
 
 from . import networks
 
@@ -44,6 +52,14 @@ class Refusal(Exception):
     """Why a rule cannot treat its layer as it is configured; `record` adds where the layer stands."""
 
 
+class Lacking(Exception):
+    """A primitive that a curvature needs and a rule does not define; the tape adds the curvature's name."""
+
+    def __init__(self, rule: "Rule", primitive: str):
+        super().__init__(f"{type(rule).__name__} defines no {primitive}")
+        self.rule, self.primitive = rule, primitive
+
+
 def has_hooks(layer: Any) -> bool:
     """Whether a layer has hooks, which no pass here would run: reparametrisations, or a user's own."""
     return bool(
@@ -56,6 +72,7 @@ class Rule:
 
     parameters = frozenset({"weight", "bias"})  # the names that the rule knows in a layer
     path = ""  # where the layer stands in the network, "2.body.0."; set by the tape
+    one_use = False  # whether a parameter acts on one entry of a sample's output at most: (J_p'v)^2 = (J_p*J_p)'v^2
     branches: Sequence[list["Rule"]] = ()  # tapes that run side by side; only in a Branching rule
 
     def __init__(self, layer: Any, p: dict[str, Tensor], x: Tensor):
@@ -68,7 +85,7 @@ class Rule:
 
     def vjp(self, v: Tensor) -> Tensor:
         """J'v: v has y's shape, the result x's."""
-        raise NotImplementedError(f"{type(self).__name__} defines no vjp")
+        raise Lacking(self, "vjp")
 
     def vjp_sq(self, d: Tensor) -> Tensor:
         """(J*J)'d; as it stands where J holds only zeros and ones."""
@@ -86,126 +103,89 @@ class Rule:
         """(J_p*J_p)'d summed over the samples, by parameter name."""
         return {}
 
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """J_p'v of every sample, [N, *] by parameter name."""
+        if self.p:
+            raise Lacking(self, "grad_each")
+        return {}
 
-# --- element-wise functions
+    def hessian(self, g: Tensor) -> Tensor | None:
+        """sum_k g_k Hess y_k per sample, [N, d, d] with d the entries of x; None where f is piecewise linear."""
+        if self.second(g) is not None:
+            raise Lacking(self, "hessian")
+        return None
 
+    def left(self, h: Tensor) -> Tensor:
+        """J'h per sample: h is [N, entries of y, k], the result [N, entries of x, k]."""
+        return columns(self.vjp, h, self.y.shape[1:])
 
-class Elementwise(Rule):
-    """y = f(x) entry by entry, from f, its slope f' and its bend f''; made by `elementwise`."""
-
-    f: Callable[[Any, Tensor], Tensor]
-    slope: Callable[[Any, Tensor, Tensor], Tensor]
-    bend: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return f(x), never by the module itself: it may work in place and destroy x."""
-        y = type(self).f(self.layer, x)
-        self.dy = type(self).slope(self.layer, x, y)
-        return y
-
-    def vjp(self, v: Tensor) -> Tensor:
-        """f'(x) v."""
-        return self.dy * v
-
-    def vjp_sq(self, d: Tensor) -> Tensor:
-        """f'(x)^2 d."""
-        return self.dy * (self.dy * d)
-
-    def second(self, g: Tensor) -> Tensor | None:
-        """f''(x) g."""
-        bend = type(self).bend
-        return None if bend is None else bend(self.layer, self.x, self.y, self.dy) * g
+    def sandwich(self, h: Tensor) -> Tensor:
+        """J'hJ per sample: h [N, d, d] is symmetric over the entries of y, the result over those of x."""
+        return self.left(self.left(h).mT)
 
 
-def elementwise(f: Callable, slope: Callable, bend: Callable | None = None) -> type[Elementwise]:
-    """Return the rule of an element-wise layer m.
-
-    f(m, x); slope(m, x, y) = f'(x); bend(m, x, y, dy) = f''(x) with dy = f'(x), None for a piecewise linear f.
-    """
-    return type("Elementwise", (Elementwise,), {"f": f, "slope": slope, "bend": bend})
-
-
-def _phi(x: Tensor) -> Tensor:
-    """The standard normal density."""
-    return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-
-
-def _gelu_slope(m: nn.GELU, x: Tensor, y: Tensor) -> Tensor:
-    if m.approximate == "none":
-        return torch.special.ndtr(x) + x * _phi(x)
-    t, du, _ = _gelu_tanh(x)
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
-
-
-def _gelu_bend(m: nn.GELU, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-    if m.approximate == "none":
-        return _phi(x) * (2 - x * x)
-    t, du, d2u = _gelu_tanh(x)
-    return (1 - t * t) * (du + 0.5 * x * (d2u - 2 * t * du * du))
-
-
-def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """tanh u, u' and u'' for GELU's approximation y = x (1 + tanh u)/2, u = k (x + c x^3)."""
-    k, c = math.sqrt(2 / math.pi), 0.044715
-    return torch.tanh(k * (x + c * x**3)), k * (1 + 3 * c * x * x), 6 * k * c * x
-
-
-def _softplus_slope(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
-    # Above the threshold torch returns x itself: slope one, no bend.
-    return torch.where(m.beta * x > m.threshold, 1.0, torch.sigmoid(m.beta * x))
-
-
-def _exp_below_zero(x: Tensor, a: float) -> Tensor:
-    """a e^x for x <= 0, else 0; the exponent is held at 0 above so that it cannot overflow."""
-    return torch.where(x > 0, 0.0, a * torch.exp(x.clamp(max=0)))
-
-
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
-
-_RELU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtype))
-_LEAKY_RELU = elementwise(
-    lambda m, x: F.leaky_relu(x, m.negative_slope),
-    lambda m, x, y: torch.where(x > 0, torch.ones_like(x), m.negative_slope),
-)
-_ELU = elementwise(
-    lambda m, x: F.elu(x, m.alpha),
-    lambda m, x, y: (x > 0) + _exp_below_zero(x, m.alpha),
-    lambda m, x, y, dy: _exp_below_zero(x, m.alpha),
-)
-_SELU = elementwise(
-    lambda m, x: F.selu(x),
-    lambda m, x, y: _SELU_SCALE * ((x > 0) + _exp_below_zero(x, _SELU_ALPHA)),
-    lambda m, x, y, dy: _SELU_SCALE * _exp_below_zero(x, _SELU_ALPHA),
-)
-_GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
-_TANH = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
-_SIGMOID = elementwise(
-    lambda m, x: torch.sigmoid(x), lambda m, x, y: y * (1 - y), lambda m, x, y, dy: dy * (1 - 2 * y)
-)
-_LOG_SIGMOID = elementwise(
-    lambda m, x: F.logsigmoid(x), lambda m, x, y: torch.sigmoid(-x), lambda m, x, y, dy: -dy * (1 - dy)
-)
-_SOFTPLUS = elementwise(
-    lambda m, x: F.softplus(x, m.beta, m.threshold),
-    _softplus_slope,
-    lambda m, x, y, dy: m.beta * dy * (1 - dy),
-)
-_EXP = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
-
-
-class SiLU(Elementwise):
-    """y = x s with s the sigmoid of x; f' = s + y (1 - s), f'' = s (1 - s) (2 + x (1 - 2 s))."""
-
-    f = staticmethod(lambda m, x: F.silu(x))
-    slope = staticmethod(lambda m, x, y: (s := torch.sigmoid(x)) + y * (1 - s))
-    bend = staticmethod(lambda m, x, y, dy: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)))
+def columns(f: Callable[[Tensor], Tensor], h: Tensor, shape: Sequence[int]) -> Tensor:
+    """Apply f to every column of h [N, d, k], the d entries in `shape`; return [N, entries of the result, k]."""
+    stacked = h.permute(2, 0, 1).reshape(h.shape[2], len(h), *shape)
+    return vmap(f)(stacked).flatten(2).permute(1, 2, 0)
 
 
 # --- linear layers, and what agents put around them
 
 
-class Linear(Rule):
+class Layout(NamedTuple):
+    """How a weight's entries are those of G matrices [O, R], one for each group: y = W rows at every position."""
+
+    shape: torch.Size
+    groups: int = 1
+    transposed: bool = False  # [I, O, *kernel] instead of [O, I, *kernel], as transposed convolutions have it
+
+    def pack(self, w: Tensor) -> Tensor:
+        """Return [*, G, O, R] of a weight, or of several, [*, *shape]."""
+        lead, g = w.shape[: w.ndim - len(self.shape)], self.groups
+        if not self.transposed:
+            return w.reshape(*lead, g, self.shape[0] // g, -1)
+        split = w.reshape(*lead, g, self.shape[0] // g, self.shape[1], -1)
+        return split.transpose(-3, -2).flatten(-2)
+
+    def unpack(self, m: Tensor) -> Tensor:
+        """Return [*, *shape] of m [*, G, O, R]."""
+        if self.transposed:
+            inputs = self.shape[0] // self.groups
+            m = m.unflatten(-1, (inputs, -1)).transpose(-3, -2)
+        return m.reshape(*m.shape[: m.ndim - 3 - self.transposed], *self.shape)
+
+
+class Affine(Rule):
+    """y = W rows + b at each of Q positions; the base of Linear and of convolutions."""
+
+    layout: Layout
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """What the weights multiply, [N, G, Q, R]."""
+        raise NotImplementedError
+
+    def cols(self, v: Tensor) -> Tensor:
+        """v, in the shape of y, as [N, G, Q, O]."""
+        raise NotImplementedError
+
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """cols rows' and the columns' sum over the positions, of every sample."""
+        cols = self.cols(v)
+        out = {"weight": self.layout.unpack(torch.einsum("ngqo,ngqr->ngor", cols, self.rows))}
+        if "bias" in self.p:
+            out["bias"] = cols.sum(2).flatten(1)
+        return out
+
+
+class Linear(Affine):
     """y = x W' + b on the last axis; axes between the samples and it are positions that share W."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x W' + b."""
+        self.one_use = x.ndim == 2
+        return F.linear(x, self.p["weight"], self.p.get("bias"))
 
     def vjp(self, v: Tensor) -> Tensor:
         """V W."""
@@ -214,10 +194,6 @@ class Linear(Rule):
     def vjp_sq(self, d: Tensor) -> Tensor:
         """D (W*W)."""
         return d @ self.p["weight"].square()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x W' + b."""
-        return F.linear(x, self.p["weight"], self.p.get("bias"))
 
     def _read(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         if v.ndim > 2:
@@ -235,11 +211,31 @@ class Linear(Rule):
         """D'(X*X) and the sum of D."""
         return self._read(d, self.x.square())
 
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """One group."""
+        return Layout(self.p["weight"].shape)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The inputs at every position."""
+        return self.cols(self.x)
+
+    def cols(self, v: Tensor) -> Tensor:
+        """The axes between the samples and the last as one."""
+        return v.reshape(len(v), 1, -1, v.shape[-1])
+
+    def sandwich(self, h: Tensor) -> Tensor:
+        """W'hW."""
+        w = self.p["weight"]
+        return w.mT @ h @ w if self.one_use else super().sandwich(h)
+
 
 class GaussianHead(Rule):
     """y = [x, log_std]: the first half passes, the second is the parameter itself."""
 
     parameters = frozenset({"log_std"})
+    one_use = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, 2 n]."""
@@ -259,6 +255,10 @@ class GaussianHead(Rule):
         """The same."""
         return self.grad(d)
 
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """The second half of v."""
+        return {"log_std": v[:, self.x.shape[1] :]}
+
 
 class Reshape(Rule):
     """Flatten, Unflatten and Identity: the same entries in another shape."""
@@ -266,6 +266,10 @@ class Reshape(Rule):
     def vjp(self, v: Tensor) -> Tensor:
         """v in x's shape."""
         return v.reshape(self.x.shape)
+
+    def sandwich(self, h: Tensor) -> Tensor:
+        """h as it is: the entries keep their order."""
+        return h
 
 
 # --- compositions
@@ -293,6 +297,18 @@ class Branching(Rule):
     def split(self, v: Tensor) -> list[Tensor]:
         """Return what of v (in y's shape) belongs to each branch's output."""
         raise NotImplementedError
+
+    def branch_vjp(self, i: int, v: Tensor) -> Tensor:
+        """J_i'v of branch i alone, J_i = dy/dx through it."""
+        v = self.split(v)[i]
+        for rule in reversed(self.branches[i]):
+            v = rule.vjp(v)
+        return v
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """The sum over the branches."""
+        ends = [self.branch_vjp(i, v) for i in range(len(self.branches))]
+        return sum(ends[1:], ends[0])
 
 
 class Skip(Branching):
@@ -340,18 +356,7 @@ RULES: dict[type[nn.Module], type[Rule]] = {
     nn.Flatten: Reshape,
     nn.Unflatten: Reshape,
     nn.Identity: Reshape,
-    nn.ReLU: _RELU,
-    nn.LeakyReLU: _LEAKY_RELU,
-    nn.ELU: _ELU,
-    nn.SELU: _SELU,
-    nn.GELU: _GELU,
-    nn.SiLU: SiLU,
-    nn.Tanh: _TANH,
-    nn.Sigmoid: _SIGMOID,
-    nn.LogSigmoid: _LOG_SIGMOID,
-    nn.Softplus: _SOFTPLUS,
-    networks.Exp: _EXP,
-}  # and the rows of layers.py: convolutions, normalisations, pooling
+}  # and the rows of activations.py and of layers.py: convolutions, normalisations, pooling
 
 
 def register(layer: type[nn.Module], rule: type[Rule]) -> None:
@@ -363,4 +368,5 @@ def register(layer: type[nn.Module], rule: type[Rule]) -> None:
     RULES[layer] = rule
 
 
-from . import layers as _layers  # noqa: E402, F401 - its rows complete RULES, and it needs the names above
+from . import activations as _activations  # noqa: E402, F401 - these complete RULES, and need the names above
+from . import layers as _layers  # noqa: E402, F401

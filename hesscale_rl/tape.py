@@ -6,15 +6,16 @@ over K networks and for torch.compile. No hooks, no autograd graph, no global st
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import compiled
+from .blocks import Block
 from .curvature import Curvature, Nothing
 from .losses import Loss, as_loss
-from .rules import RULES, Branching, Refusal, Rule, UnsupportedLayerError, has_hooks
+from .rules import RULES, Branching, Lacking, Refusal, Rule, UnsupportedLayerError, has_hooks
 
 
 class Result(NamedTuple):
@@ -23,7 +24,7 @@ class Result(NamedTuple):
     value: Tensor  # 0-d
     output: Tensor  # [N, ...]
     grad: dict[str, Tensor]
-    curvature: dict[str, Tensor]
+    curvature: dict[str, Any]  # tensors in the parameters' shapes; of KFAC, KFRA and HBP blocks (blocks.py)
 
 
 def record(
@@ -98,7 +99,12 @@ def _pass(net, x, params, loss, curvature):
     value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
     g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
     reads: list = []
-    _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
+    try:
+        _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
+    except Lacking as lack:
+        raise UnsupportedLayerError(
+            lack.rule.path, lack.rule.layer, f"{type(curvature).__name__} cannot pass it, because {lack}"
+        ) from None
     return value, y, reads
 
 
@@ -126,7 +132,7 @@ def _by_name(net, params, x, loss, curvature):
     """One pass forward and back as a Result: what torch.compile is given."""
     value, y, reads = _pass(net, x, params, loss, curvature)
     grad: dict[str, Tensor] = {}
-    curv: dict[str, Tensor] = {}
+    curv: dict[str, Any] = {}
     for rule, grads, curvs in reads:
         grad.update({rule.path + name: v for name, v in grads.items()})
         curv.update({rule.path + name: v for name, v in curvs.items()})
@@ -147,6 +153,7 @@ def backward(
 ) -> Result:
     """Add the loss's gradient to `p.grad` and its curvature to `p.hess_diag` of every parameter p of `net`.
 
+    A curvature that gives blocks (KFAC, KFRA, HBP) adds to `p.hess_block` instead.
     `x` [N, ...] is data: nothing flows back into it. `loss`: one of hesscale_rl.losses, or any callable outputs ->
     scalar (slower: its second derivatives come from autodiff). Like autograd, it sums into what is there, and it
     leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, in the
@@ -196,8 +203,10 @@ def _accumulate(p, grad, curvature):
     that a step has used, is of the past. It remembers which version of the parameter it belongs to.
     """
     if curvature is not None:
-        old = getattr(p, "hess_diag", None)
+        name = "hess_block" if isinstance(curvature, Block) else "hess_diag"
+        old = getattr(p, name, None)
         stale = old is None or p.grad is None or hasattr(old, "used_at_version")
-        p.hess_diag = curvature if stale else old + curvature
-        p.hess_diag.of_version = p._version
+        total = curvature if stale else old + curvature
+        total.of_version = p._version
+        setattr(p, name, total)
     p.grad = grad if p.grad is None else p.grad.detach() + grad

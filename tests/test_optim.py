@@ -257,3 +257,55 @@ def test_names_of_the_command_line():
         hs.make_optimizer("scaled-adam", parameters(), delta=None)
     with pytest.raises(ValueError, match="adamw.*scaled-adahesscale"):
         hs.make_optimizer("adamw", parameters())
+
+
+@pytest.mark.parametrize("delta", [None, 1e-3])
+def test_kfac_equals_its_literal_twin_with_whole_matrices(delta):
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2), hs.networks.GaussianHead(2)]
+    net = nn.Sequential(*layers).double()
+    slow, state = [p.detach().clone() for p in net.parameters()], {}
+    optimizer, etas = hs.KFACOptimizer(net.named_parameters(), lr=0.1, delta=delta), []
+    for _ in range(25):
+        x, a = torch.randn(16, 4, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
+        loss = hs.losses.GaussianPPO(torch.randn(16, 2, dtype=torch.float64), -3 + 0.1 * a, a)
+        optimizer.zero_grad()
+        hs.backward(net, x, loss, hs.KFAC(3, fisher=True))
+        blocks = [p.hess_block for p in net.parameters()]
+        factors = [(b.a[0], b.b[0]) if hasattr(b, "a") else b.dense() for b in blocks]
+        eta = reference.kfac(slow, [p.grad for p in net.parameters()], factors, state, lr=0.1, delta=delta)
+        optimizer.step()
+        etas.append(float(optimizer.eta[0]))
+        assert etas[-1] == pytest.approx(eta, rel=1e-8)
+    for p, q in zip(net.parameters(), slow, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-8, atol=1e-10)
+    assert (min(etas) < 1) == (delta is not None)
+
+
+def test_kfac_learns_faster_than_its_gradient_and_says_what_it_needs():
+    def final(optimize):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(20, 10), nn.Tanh(), nn.Linear(10, 3))
+        x = torch.randn(256, 20) * torch.logspace(-1, 1, 20)  # badly scaled
+        loss = hs.losses.CrossEntropy(nn.Sequential(nn.Linear(20, 5), nn.Tanh(), nn.Linear(5, 3))(x).argmax(1))
+        optimizer, curvature = optimize(net.parameters())
+        for _ in range(60):
+            optimizer.zero_grad()
+            value = hs.backward(net, x, loss, curvature).value
+            optimizer.step()
+        return float(value)
+
+    descent = min(final(lambda p, lr=lr: hs.make_optimizer("sgd", p, lr=lr)) for lr in (0.01, 0.1, 1.0))
+    assert final(lambda p: hs.make_optimizer("kfac", p, lr=0.3)) < 0.5 * descent
+    assert final(lambda p: hs.make_optimizer("scaled-kfac", p, lr=1.0, delta=1e-2)) < 0.5 * descent
+    net, x = nn.Linear(3, 2), torch.randn(4, 3)
+    optimizer = hs.KFACOptimizer(nn.Sequential(net).parameters())
+    hs.backward(nn.Sequential(net), x, hs.losses.MeanSquaredError(torch.zeros(4, 2)), hs.HesScale())
+    with pytest.raises(hs.CurvatureError, match=r"p\.hess_block of 2 of 2 .*KFAC\(fisher=True\)"):
+        optimizer.step()
+    hs.backward(nn.Sequential(net), x, hs.losses.MeanSquaredError(torch.zeros(4, 2)), hs.HBP())
+    with pytest.raises(hs.CurvatureError, match="PerSample.*KFAC"):
+        optimizer.step()
+    for settings in ({"damping": 0.0}, {"inverse_every": 0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            hs.KFACOptimizer(net.parameters(), **settings)

@@ -87,9 +87,13 @@ def test_the_primitives_equal_the_dense_derivatives(name):
         torch.testing.assert_close(y, layer(x), rtol=1e-10, atol=1e-10)
         second, grads, grads_sq = rule.second(v), rule.grad(v), rule.grad_sq(v)
         back, back_sq = rule.vjp(v), rule.vjp_sq(v)
+        each, bends = rule.grad_each(v), rule.hessian(v)
     dense, dense_sq, bend = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     dense_p = {k: torch.zeros_like(p) for k, p in params.items()}
     dense_p_sq = {k: torch.zeros_like(p) for k, p in params.items()}
+    h_y = torch.randn(N, y[0].numel(), y[0].numel(), dtype=torch.float64)
+    h_y, dense_h = h_y + h_y.mT, []
+    read_h = {k: torch.zeros(p.numel(), p.numel()).to(x) for k, p in params.items()}
     for n in range(N):
 
         def f(a, p=params):
@@ -98,12 +102,18 @@ def test_the_primitives_equal_the_dense_derivatives(name):
         w = v[n].flatten()
         j = jacrev(f)(x[n]).flatten(1)
         dense[n], dense_sq[n] = (w @ j).view(shape), (w @ j.square()).view(shape)
+        dense_h.append(j.flatten(1).mT @ h_y[n] @ j.flatten(1))
         h = jacrev(grad(lambda a, f=f, w=w: f(a) @ w))(x[n]) if second is not None else None
         if h is not None:
             bend[n] = h.reshape(x[n].numel(), -1).diagonal().view(shape)
+            torch.testing.assert_close(bends[n], h.reshape(bends[n].shape), rtol=1e-10, atol=1e-10)
         for k, jp in (jacrev(lambda p, f=f, n=n: f(x[n], p))(params) if params else {}).items():
             dense_p[k] += (w @ jp.flatten(1)).view_as(params[k])
             dense_p_sq[k] += (w @ jp.flatten(1).square()).view_as(params[k])
+            torch.testing.assert_close(each[k][n].flatten(), w @ jp.flatten(1), rtol=1e-10, atol=1e-10)
+            if rule.one_use:
+                torch.testing.assert_close(jp.flatten(1).square().sum(0), jp.flatten(1).sum(0).square())
+            read_h[k] += jp.flatten(1).mT @ h_y[n] @ jp.flatten(1)
     assert dense.abs().max() > 1e-3
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(back, dense, **close)
@@ -111,6 +121,14 @@ def test_the_primitives_equal_the_dense_derivatives(name):
     if second is not None:
         assert bend.abs().max() > 1e-3
         torch.testing.assert_close(second, bend, **close)
+    torch.testing.assert_close(rule.sandwich(h_y), torch.stack(dense_h), **close)
+    blocks = hs.HBP().read(rule, h_y)
+    assert (bends is None) == (second is None) and each.keys() == blocks.keys() == params.keys()
+    for k, block in blocks.items():
+        u = torch.randn_like(params[k])
+        torch.testing.assert_close(block.dense(), read_h[k], **close)
+        torch.testing.assert_close(block.diagonal(), read_h[k].diagonal().view_as(u), **close)
+        torch.testing.assert_close(block.matmul(u), (read_h[k] @ u.flatten()).view_as(u), **close)
     assert grads.keys() == grads_sq.keys() == params.keys()
     for k in params:
         assert dense_p[k].abs().max() > 1e-3

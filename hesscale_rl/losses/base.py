@@ -17,6 +17,8 @@ Terms = tuple[Tensor, Tensor, Tensor]  # value (0-d), gradient [N, C], diagonal 
 class Loss:
     """The base of the closed-form losses; `reduction`: "mean" or "sum" over the N samples."""
 
+    score_gives_hessian = False  # whether the mean of score score' is the Hessian at the outputs
+
     def __init__(self, reduction: str = "mean"):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction={reduction!r}: allowed are 'mean' and 'sum'")
@@ -64,6 +66,18 @@ class Loss:
         product = vjp(slope, outputs)[1]
         columns = vmap(lambda e: product(e.expand_as(outputs))[0])(basis)  # [C, N, C]
         return columns.movedim(0, 2)
+
+    def factors(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return vectors s [V, N, C] and signs [V, N] with sum_v sign s s' the Hessian; None: all are positive."""
+        values, vectors = torch.linalg.eigh(self.hessian(outputs))
+        return (vectors * values.abs().sqrt()[:, None]).permute(2, 0, 1), values.sign().mT
+
+    def score(self, outputs: Tensor) -> Tensor:
+        """Return the gradient of -log p at a label drawn from the model p that the outputs describe, in their shape.
+
+        Times the root of `factor`: the scores' outer products add up to the Fisher matrix of the reduced loss.
+        """
+        raise ValueError(f"{type(self).__name__} says nothing of a distribution: there is no label to draw from it")
 
 
 class Autodiff(Loss):

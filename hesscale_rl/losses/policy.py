@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import Loss, Terms
 from .checks import check_classes, classes, finite, pick, real, shaped, vector
+from .supervised import softmax_score
 
 
 class _Gaussian:
@@ -60,6 +61,11 @@ class _Gaussian:
             s1, s2 = 0.5 * (z2 - 1) / p, (0.5 - z2) / (p * p)
         return logp, torch.cat([z * inverse, s1], 1), torch.cat([-inverse * inverse, s2], 1)
 
+    def score(self, outputs: Tensor) -> Tensor:
+        mean, p = outputs.chunk(2, 1)
+        drawn = mean + self._log_std(p).exp() * torch.randn_like(mean)
+        return -self.log_prob(outputs, drawn)[1]
+
     def entropy(self, outputs: Tensor) -> Terms:
         mean, p = outputs.chunk(2, 1)
         value = (self._log_std(p) + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
@@ -84,6 +90,9 @@ class _Categorical:
         logq = outputs.log_softmax(1)
         q, column = logq.exp(), actions[:, None]
         return pick("actions", actions, logq)[:, 0], torch.scatter_add(-q, 1, column, torch.ones_like(q)), q * q - q
+
+    def score(self, outputs: Tensor) -> Tensor:
+        return softmax_score(outputs)
 
     def entropy(self, outputs: Tensor) -> Terms:
         logq = outputs.log_softmax(1)
@@ -138,6 +147,11 @@ class _PolicyLoss(Loss):
             c = self.entropy_coef * factor
             value, g, d = value - c * h.sum(), g - c * h1, d - c * h2
         return value, g, d
+
+    def score(self, outputs: Tensor) -> Tensor:
+        """The slope of -log pi at an action that the policy draws, whatever advantages, ratio and entropy are."""
+        self.check(outputs)
+        return self.distribution.score(outputs) * self.factor(len(outputs)) ** 0.5
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """With a softmax as element-wise, q_i' = q_i - q_i^2 and q_i'' = q_i' (1 - 2 q_i) for every class alone."""

@@ -7,11 +7,21 @@ from .base import Loss, Terms
 from .checks import check_classes, classes, finite, pick, real, shaped, vector
 
 
+def softmax_score(outputs: Tensor) -> Tensor:
+    """Return q - e [N, C] of a class drawn from the softmax q of each row of outputs."""
+    q = outputs.softmax(1)
+    # The first of C exponential clocks that run at the speeds q rings; unlike multinomial, this goes through vmap.
+    first = (-torch.log1p(-torch.rand_like(q)) / q).argmin(1, keepdim=True)
+    return torch.scatter_add(q, 1, first, torch.full_like(first, -1, dtype=q.dtype))
+
+
 class MeanSquaredError(Loss):
     """Per sample the mean over its m outputs of (y - t)^2, as in torch; gradient 2 (y - t)/m, second derivative 2/m.
 
-    `target` has the outputs' shape [N, ...].
+    `target` has the outputs' shape [N, ...]. Its model is normal, of variance m/2.
     """
+
+    score_gives_hessian = True
 
     def __init__(self, target: Tensor, reduction: str = "mean"):
         super().__init__(reduction)
@@ -31,9 +41,22 @@ class MeanSquaredError(Loss):
         error = outputs - self.target
         return error.square().sum() * c, error * (2 * c), torch.full_like(outputs, 2 * c)
 
+    def factors(self, outputs: Tensor) -> tuple[Tensor, None]:
+        """The root of 2/m for every output alone."""
+        m = outputs[0].numel()
+        root = (2 * self.factor(len(outputs)) / m) ** 0.5
+        eye = torch.eye(m).to(outputs) * root
+        return eye[:, None].expand(m, len(outputs), m).reshape(m, *outputs.shape), None
+
+    def score(self, outputs: Tensor) -> Tensor:
+        """Normal numbers of the variance 2/m."""
+        return torch.randn_like(outputs) * (2 * self.factor(len(outputs)) / outputs[0].numel()) ** 0.5
+
 
 class CrossEntropy(Loss):
     """-log softmax(outputs)[target]; gradient q - e, second derivatives q - q^2. `target` [N]: classes, integers."""
+
+    score_gives_hessian = True
 
     def __init__(self, target: Tensor, reduction: str = "mean"):
         super().__init__(reduction)
@@ -56,6 +79,18 @@ class CrossEntropy(Loss):
         g = torch.scatter_add(p, 1, column, torch.full_like(column, -factor, dtype=p.dtype))
         return value, g, torch.addcmul(p, p, q, value=-1)
 
+    def factors(self, outputs: Tensor) -> tuple[Tensor, None]:
+        """sqrt(q_c) (e_c - q) for every class c: sum_c q_c (e_c - q)(e_c - q)' = diag(q) - qq'."""
+        self.check(outputs)
+        q = outputs.softmax(1)
+        away = torch.eye(q.shape[1]).to(q)[:, None] - q  # [C, N, C]
+        return away * (self.factor(len(q)) * q.mT).sqrt()[:, :, None], None
+
+    def score(self, outputs: Tensor) -> Tensor:
+        """Return q - e of a class drawn from q."""
+        self.check(outputs)
+        return softmax_score(outputs) * self.factor(len(outputs)) ** 0.5
+
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """q_y - q_y^2 for the target y, 0 elsewhere."""
         d = super().bl89_diagonal(outputs)
@@ -66,8 +101,10 @@ class ValueLoss(Loss):
     """(v - R)^2/2, or with `clip` PPO's max((v - R)^2, (w - R)^2)/2 with w = v held within `clip` of the old value.
 
     `returns` R and `old_values` [N], outputs v [N, 1]. `coef` multiplies the loss. Gradient v - R, second derivative
-    1; both are 0 where the clipped branch is the larger one.
+    1; both are 0 where the clipped branch is the larger one. Its model is normal, of variance one.
     """
+
+    score_gives_hessian = True
 
     def __init__(
         self,
@@ -85,6 +122,8 @@ class ValueLoss(Loss):
         if self.old_values is not None:
             shaped("old_values", self.old_values, returns.shape, "one old value for each return")
         self.clip, self.coef = clip, real("coef", coef)
+        if coef < 0:
+            raise ValueError(f"coef={coef}: must not be negative")
 
     def check(self, outputs: Tensor) -> None:
         """The outputs must be [N, 1]."""
@@ -115,3 +154,12 @@ class ValueLoss(Loss):
         held = (v - self.old_values).abs() > self.clip
         on = torch.where(held & (other > square), 0.0, torch.full_like(v, c))
         return torch.maximum(square, other).sum() * (0.5 * c), (on * error)[:, None], on[:, None]
+
+    def factors(self, outputs: Tensor) -> tuple[Tensor, None]:
+        """The root of the second derivative."""
+        self.check(outputs)
+        return self.terms(outputs, self.factor(len(outputs)))[2].sqrt()[None], None
+
+    def score(self, outputs: Tensor) -> Tensor:
+        """Normal numbers with the second derivative as variance."""
+        return self.factors(outputs)[0][0] * torch.randn_like(outputs)

@@ -1,25 +1,30 @@
 """Optimizers that use curvature, and `make_optimizer` for the names of the command line."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN
+from ..gauss_newton import GGNMC, KFAC
 from ..stochastic import Hutchinson
 from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
 from .base import CurvatureOptimizer
+from .kfac import KFACOptimizer
 from .sgd import ScaledSGD
 
 # name -> the optimizer's class and the curvature that it, or only its scaled version, reads
-OPTIMIZERS: dict[str, tuple[Callable[..., CurvatureOptimizer], type[Curvature]]] = {
+OPTIMIZERS: dict[str, tuple[Callable[..., CurvatureOptimizer], Callable[[], Curvature]]] = {
     "sgd": (ScaledSGD, HesScale),
     "adam": (ScaledAdam, HesScale),
     "adahesscale": (AdaHesScale, HesScale),
     "adahesscale-gn": (AdaHesScale, HesScaleGN),
     "adabl89": (AdaHesScale, BL89),
+    "adaggn-mc": (AdaHesScale, GGNMC),
     "adahessian": (AdaHessian, Hutchinson),
+    "kfac": (KFACOptimizer, partial(KFAC, fisher=True)),
 }
 SCALED = "scaled-"
 OPTIMIZER_NAMES = (*OPTIMIZERS, *(SCALED + name for name in OPTIMIZERS))
@@ -33,10 +38,12 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     delta: float | None = 1e-8,
+    damping: float = 1e-2,
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
-    `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps.
+    `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps. `eps`
+    is for Adam and its like, `damping` for K-FAC.
     """
     if name not in OPTIMIZER_NAMES:
         raise ValueError(f"unknown optimizer {name!r}: allowed are {', '.join(OPTIMIZER_NAMES)}")
@@ -45,7 +52,9 @@ def make_optimizer(
         raise ValueError(f"optimizer {name!r} with delta=None: give a trust-region radius, or take {name[7:]!r}")
     kind, curvature = OPTIMIZERS[name.removeprefix(SCALED)]
     settings: dict[str, Any] = {"lr": lr, "betas": betas, "delta": delta if scaled else None}
-    if kind is not ScaledSGD:
+    if kind is KFACOptimizer:
+        settings["damping"] = damping
+    elif kind is not ScaledSGD:
         settings["eps"] = eps
     optimizer = kind(params, **settings)
     return optimizer, curvature() if optimizer.reads_curvature else None
@@ -72,6 +81,7 @@ __all__ = [
     "AdaHesScale",
     "AdaHessian",
     "CurvatureOptimizer",
+    "KFACOptimizer",
     "ScaledAdam",
     "ScaledSGD",
     "curvature_figures",

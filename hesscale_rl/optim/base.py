@@ -1,4 +1,4 @@
-"""What the curvature optimizers share: the torch.optim contract, the check of `p.hess_diag`, step-size scaling."""
+"""What the curvature optimizers share: the torch.optim contract, the check of the curvature, step-size scaling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..blocks import Block
 from ..compiled import steps as compiled_steps
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
 
 
 class CurvatureError(RuntimeError):
-    """`p.hess_diag` is missing, from an older step, or of another shape."""
+    """`p.hess_diag` or `p.hess_block` is missing, from an older step, of another shape or kind."""
 
 
 class CurvatureOptimizer(Optimizer):
@@ -25,6 +26,8 @@ class CurvatureOptimizer(Optimizer):
     """
 
     always_reads_curvature = True  # False: only groups with delta do
+    curvature_name = "hess_diag"  # the parameters' attribute that is read
+    usual_curvature = "HesScale()"  # what fills it, for messages
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         super().__init__(params, defaults)
@@ -59,7 +62,7 @@ class CurvatureOptimizer(Optimizer):
         return self.always_reads_curvature or group["delta"] is not None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear `p.grad` and `p.hess_diag` of every parameter."""
+        """Clear `p.grad`, `p.hess_diag` and `p.hess_block` of every parameter."""
         for group in self.param_groups:
             for p in group["params"]:
                 # A new tensor, not zeros in place: whoever kept the old one may still read it.
@@ -68,6 +71,8 @@ class CurvatureOptimizer(Optimizer):
                 curvature = getattr(p, "hess_diag", None)
                 if curvature is not None:
                     p.hess_diag = None if set_to_none else torch.zeros_like(curvature)
+                if hasattr(p, "hess_block"):
+                    p.hess_block = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; return what the closure returns.
@@ -97,7 +102,7 @@ class CurvatureOptimizer(Optimizer):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if not self._group_reads(group):
             return params, grads, []
-        curvatures: list[Any] = [getattr(p, "hess_diag", None) for p in params]
+        curvatures: list[Any] = [getattr(p, self.curvature_name, None) for p in params]
         fresh = [_is_fresh(h, p) for h, p in zip(curvatures, params, strict=True)]
         if not all(fresh):
             names = group.get("param_names") or [f"number {i} {list(p.shape)}" for i, p in enumerate(group["params"])]
@@ -105,10 +110,10 @@ class CurvatureOptimizer(Optimizer):
             bad = [place[id(p)] for p, good in zip(params, fresh, strict=True) if not good]
             shown = ", ".join(bad[:3] + ["..."] * (len(bad) > 3))
             raise CurvatureError(
-                f"{type(self).__name__}.step(): the curvature p.hess_diag of {len(bad)} of {len(params)} parameters "
-                f"is missing, from an older step or of another shape: {shown}. "
-                "Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.HesScale()) before each step() in "
-                "place of loss.backward(), or set a new tensor p.hess_diag yourself"
+                f"{type(self).__name__}.step(): the curvature p.{self.curvature_name} of {len(bad)} of {len(params)} "
+                f"parameters is missing, from an older step or of another shape: {shown}. "
+                f"Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.{self.usual_curvature}) before each "
+                f"step() in place of loss.backward(), or set a new p.{self.curvature_name} yourself"
             )
         return params, grads, curvatures
 
@@ -198,12 +203,12 @@ def scale_and_apply(
     return eta
 
 
-def _version(h: Tensor) -> int | None:
-    """How often h was changed in place; tensors of inference mode do not count."""
-    return None if h.is_inference() else h._version
+def _version(h: Tensor | Block) -> int | None:
+    """How often h was changed in place; blocks and tensors of inference mode do not count."""
+    return h._version if isinstance(h, Tensor) and not h.is_inference() else None
 
 
-def _is_fresh(h: Tensor | None, p: Tensor) -> bool:
+def _is_fresh(h: Tensor | Block | None, p: Tensor) -> bool:
     """Whether h fits p, no step has used it as it is now, and p is what it was when h was computed."""
     if h is None or h.shape != p.shape or getattr(h, "used_at_version", -1) == _version(h):
         return False
@@ -212,11 +217,13 @@ def _is_fresh(h: Tensor | None, p: Tensor) -> bool:
 
 def _check(name: str, group: dict[str, Any]) -> None:
     """Raise ValueError for settings out of range; comparisons are so that NaN fails them too."""
-    lr, delta, eps = group["lr"], group["delta"], group.get("eps", 0.0)
+    lr, delta, eps, damping = group["lr"], group["delta"], group.get("eps", 0.0), group.get("damping", 1.0)
     if not lr >= 0:
         raise ValueError(f"{name}: lr={lr}, must be >= 0")
     if not eps >= 0:
         raise ValueError(f"{name}: eps={eps}, must be >= 0")
+    if not damping > 0:
+        raise ValueError(f"{name}: damping={damping}, must be > 0")
     if not all(0 <= b < 1 for b in group["betas"]) or len(group["betas"]) != 2:
         raise ValueError(f"{name}: betas={group['betas']}, must be two numbers in [0, 1)")
     if delta is not None and not delta > 0:

@@ -76,6 +76,43 @@ def scaled_sgd(
     return _apply(params, [lr * g for g in grads], roots, delta)
 
 
+def kfac(
+    params: list[Tensor],
+    grads: list[Tensor],
+    factors: list[tuple[Tensor, Tensor] | Tensor],
+    state: State,
+    lr: float = 1e-2,
+    betas: tuple[float, float] = (0.9, 0.95),
+    damping: float = 1e-2,
+    delta: float | None = None,
+    inverse_every: int = 10,
+) -> float:
+    """K-FAC with whole matrices: (a [I, I], b [O, O]) for a weight [O, I], the block [n, n] for other parameters."""
+    (b1, b2), t, updates, h = betas, _next(state), [], 0.0
+    keep = min(1 - 1 / t, b2)
+    for i, (g, new) in enumerate(zip(grads, factors, strict=True)):
+        pair = new if isinstance(new, tuple) else (new,)
+        old = state.get(f"f{i}", [torch.zeros_like(f) for f in pair])
+        f = state[f"f{i}"] = [keep * x + (1 - keep) * y for x, y in zip(old, pair, strict=True)]
+        if (t - 1) % inverse_every == 0:
+            extra = [damping]
+            if len(f) == 2:
+                pi = sqrt(float(f[0].trace() / len(f[0])) / float(f[1].trace() / len(f[1])))
+                extra = [sqrt(damping) * pi, sqrt(damping) / pi]
+            damped = [m + x * torch.eye(len(m)).to(m) for m, x in zip(f, extra, strict=True)]
+            state[f"damped{i}"] = damped[0] if len(f) == 1 else torch.kron(damped[1], damped[0])
+        d = torch.linalg.solve(state[f"damped{i}"], g.flatten()).view_as(g)
+        m = state[f"m{i}"] = b1 * state.get(f"m{i}", torch.zeros_like(g)) + (1 - b1) * d
+        u = lr * m / (1 - b1**t)
+        whole = f[0] if len(f) == 1 else torch.kron(f[1], f[0])
+        h += float(u.flatten() @ whole @ u.flatten())
+        updates.append(u)
+    eta = min(1.0, sqrt(2 * delta / h)) if delta is not None and h > 0 else 1.0
+    for p, u in zip(params, updates, strict=True):
+        p.sub_(eta * u)
+    return eta
+
+
 def _next(state: State) -> int:
     state["t"] = state.get("t", 0) + 1
     return state["t"]
