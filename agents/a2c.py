@@ -37,7 +37,7 @@ class Args:
     seed: int = 1
     """decides everything random: weights, noise, environment"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adahessian, each also as scaled-..."""
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, each also as scaled-..."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
     """step size"""
     delta: float = 1e-8
@@ -46,6 +46,8 @@ class Args:
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
     """what the optimizer adds to its denominator"""
+    damping: float = 0.01
+    """what kfac adds to its curvature"""
     anneal_lr: bool = True
     """let the step size fall linearly to zero"""
     num_steps: int = 5
@@ -148,7 +150,7 @@ def check(args: Args) -> None:
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
     for flag in ("num_envs", "num_steps", "checkpoint_interval", "log_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("learning_rate", "delta"):
+    for flag in ("learning_rate", "delta", "damping"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
     for flag in ("eps", "max_grad_norm", "vf_coef", "ent_coef"):
         need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
@@ -297,9 +299,8 @@ def train(args: Args) -> int:
     [rollout_seed] = np.random.SeedSequence(args.seed).spawn(1)
     policy = make_policy(env.observation_space, env.action_space, args)
     policy.place(args.device)
-    optimizer, curvature = hs.make_optimizer(
-        args.optimizer, policy.groups(), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
-    )
+    settings = dict(lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta, damping=args.damping)
+    optimizer, curvature = hs.make_optimizer(args.optimizer, policy.groups(), **settings)
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
         restore(policy, optimizer, saved, args.num_envs)

@@ -37,7 +37,7 @@ class Args:
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adahessian, each also as scaled-..."""
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, each also as scaled-..."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
     """step size"""
     delta: float = 1e-8
@@ -46,6 +46,8 @@ class Args:
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
     """what the optimizer adds to its denominator"""
+    damping: float = 0.01
+    """what kfac adds to its curvature"""
     anneal_lr: bool = True
     """let the step size fall linearly to zero"""
     num_steps: int = 2048
@@ -148,7 +150,7 @@ def check(args: Args) -> None:
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
     for flag in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "checkpoint_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("learning_rate", "delta", "clip_coef"):
+    for flag in ("learning_rate", "delta", "damping", "clip_coef"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
     for flag in ("eps", "max_grad_norm", "vf_coef", "ent_coef"):
         need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
@@ -263,14 +265,13 @@ def update(
     shuffle: torch.Generator,
 ) -> dict[str, float]:
     """Learn from one rollout in minibatches, by `learn` or by `fast`, its compiled twin; return what is logged."""
-    weights = (args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm)
-    objective = Objective(*weights, args.clip_coef, args.value_clip)
+    weights = (args.norm_adv, args.ent_coef, args.vf_coef, args.max_grad_norm, args.clip_coef, args.value_clip)
     etas: list[list[float]] = []
     minibatches = min(args.num_minibatches, len(batch["obs"]))  # rows that are no transitions were left out
     for _ in range(args.update_epochs):
         order = torch.randperm(len(batch["obs"]), generator=shuffle)
         if fast is not None:
-            actor, critic, outputs, factors = fast.learn(batch, order, minibatches, objective)
+            actor, critic, outputs, factors = fast.learn(batch, order, minibatches, Objective(*weights))
             etas += factors
         else:
             for part in order.tensor_split(minibatches):
@@ -323,9 +324,8 @@ def train(args: Args) -> int:
     shuffle = torch.Generator().manual_seed(int(shuffle_seed.generate_state(1)[0]))
     policy = make_policy(env.observation_space, env.action_space, args)
     policy.place(args.device)
-    optimizer, curvature = hs.make_optimizer(
-        args.optimizer, policy.groups(), lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta
-    )
+    settings = dict(lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta, damping=args.damping)
+    optimizer, curvature = hs.make_optimizer(args.optimizer, policy.groups(), **settings)
     size = args.num_steps * args.num_envs
     iterations, done = args.total_timesteps // size, 0
     recent: deque[float] = deque(maxlen=20)

@@ -60,7 +60,19 @@ _HOMES = {
     "tape": ["Result", "backward", "value_grad_curvature"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("compiled", "curvature", "layers", "losses", "networks", "optim", "oracle", "rules", "stochastic", "tape")
+_MODULES = [
+    "blocks",
+    "compiled",
+    "curvature",
+    "layers",
+    "losses",
+    "networks",
+    "optim",
+    "oracle",
+    "rules",
+    "stochastic",
+    "tape",
+]
 
 
 def __getattr__(name: str) -> Any:

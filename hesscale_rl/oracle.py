@@ -36,13 +36,11 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
 
 
 class _Elementary(TorchFunctionMode):
-    """Layer normalisation by its definition: torch 2.13's own has a second derivative that fails under vmap."""
+    """Normalisations by their definitions: the second derivatives of torch 2.13's own fail under vmap."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do as asked, but for that one function."""
-        if func is not F.layer_norm:
-            return func(*args, **(kwargs or {}))
-        return _layer_norm(*args, **(kwargs or {}))
+        """Do as asked, but for those functions."""
+        return _DEFINITIONS.get(func, func)(*args, **(kwargs or {}))
 
 
 def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -51,6 +49,18 @@ def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     y = centred / (centred.square().mean(over, keepdim=True) + eps).sqrt()
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if training or mean is None:
+        return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+    mean, var, *affine = (None if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (mean, var, weight, bias))
+    y = (x - mean) * (var + eps).rsqrt()
+    y = y if affine[0] is None else y * affine[0]
+    return y if affine[1] is None else y + affine[1]
+
+
+_DEFINITIONS = {F.layer_norm: _layer_norm, F.batch_norm: _batch_norm}
 
 
 def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:

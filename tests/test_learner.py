@@ -19,8 +19,9 @@ from hesscale_rl.optim import OPTIMIZER_NAMES
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (11,))
 KINDS = [*ppo.STDS, "discrete"]
-# AdaHessian's two ways draw other signs: test_hutchinson_compiled.py.
-COVERED = [name for name in OPTIMIZER_NAMES if "bl89" not in name and "hessian" not in name]
+# AdaHessian's two ways draw other signs: test_hutchinson_compiled.py. The others have one way only.
+ELSEWHERE = ("adabl89", "adaggn-mc", "adahessian", "kfac")
+COVERED = [name for name in OPTIMIZER_NAMES if name.removeprefix("scaled-") not in ELSEWHERE]
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 SIZES = (1, 5, 64, 257)
 

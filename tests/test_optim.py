@@ -67,10 +67,10 @@ def test_without_delta_they_are_torchs_own_and_need_no_curvature(ours, theirs):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
-def learner(seed=0):
+def learner(seed=0, kind=hs.AdaHesScale):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-    optimizer = hs.AdaHesScale(net.named_parameters(), lr=1e-2, delta=1e-6)
+    optimizer = kind(net.named_parameters(), lr=1e-2, delta=1e-6)
     return net, optimizer
 
 
@@ -79,17 +79,19 @@ def learn(net, optimizer, steps, seed=1):
     for _ in range(steps):
         x, target = torch.randn(8, 4, generator=g), torch.randint(0, 3, (8,), generator=g)
         optimizer.zero_grad()
-        hs.backward(net, x, hs.losses.CrossEntropy(target), hs.HesScale())
+        kfac = isinstance(optimizer, hs.KFACOptimizer)
+        hs.backward(net, x, hs.losses.CrossEntropy(target), hs.KFAC(None) if kfac else hs.HesScale())
         optimizer.step()
     return [p.detach().clone() for p in net.parameters()]
 
 
-def test_a_state_dict_goes_on_to_the_last_bit_through_a_safe_file(tmp_path):
-    net, optimizer = learner()
+@pytest.mark.parametrize("kind", [hs.AdaHesScale, hs.KFACOptimizer])
+def test_a_state_dict_goes_on_to_the_last_bit_through_a_safe_file(tmp_path, kind):
+    net, optimizer = learner(kind=kind)
     learn(net, optimizer, 5)
     torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x.pt")
     expected = learn(net, optimizer, 5, seed=2)
-    other, again = learner(seed=3)
+    other, again = learner(seed=3, kind=kind)
     saved = torch.load(tmp_path / "x.pt", weights_only=True)
     other.load_state_dict(saved["net"])
     again.load_state_dict(saved["optimizer"])

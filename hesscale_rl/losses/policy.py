@@ -1,7 +1,8 @@
 """The policy losses: policy gradient and PPO's clipped ratio, for normal and softmax policies.
 
-A distribution gives log pi(a) and its first and second derivatives s1, s2 with respect to the outputs; both losses
-follow by the chain rule: -A s1 and -A s2 for -A log pi, -A r s1 and -A r (s1^2 + s2) for -A r with r = pi/pi_old.
+A distribution gives log pi(a) and its first and second derivatives s1, s2 with respect to the outputs (`bends`: the
+second ones as a whole, by vectors b and signs, sum sign bb'); both losses follow by the chain rule: -A s1 and -A s2
+for -A log pi, -A r s1 and -A r (s1^2 + s2) for -A r with r = pi/pi_old.
 Source: Elsayed et al. 2024, appendices B and C, here for losses that are minimised.
 A: advantage, r: probability ratio, q: softmax probabilities, e: one-hot action, z = (action - mean)/sigma.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .base import Loss, Terms
 from .checks import check_classes, classes, finite, pick, real, shaped, vector
-from .supervised import softmax_score
+from .supervised import softmax_factors, softmax_score
 
 
 class _Gaussian:
@@ -61,6 +62,22 @@ class _Gaussian:
             s1, s2 = 0.5 * (z2 - 1) / p, (0.5 - z2) / (p * p)
         return logp, torch.cat([z * inverse, s1], 1), torch.cat([-inverse * inverse, s2], 1)
 
+    def bends(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        mean, p = outputs.chunk(2, 1)
+        inverse = torch.exp(-self._log_std(p))
+        z = (actions - mean) * inverse
+        # For each action alone: -uu' + vv', u = [1/sigma, du], v = [0, dv].
+        if self.parametrization == "log_std":
+            du, dv = 2 * z, 2**0.5 * z
+        elif self.parametrization == "log_var":
+            du, dv = z, 0.5**0.5 * z
+        else:
+            du, dv = z / p, 0.5**0.5 / p
+        one = torch.eye(z.shape[1]).to(z)[:, None]  # [A, 1, A]
+        u, v = torch.cat([one * inverse, one * du], 2), torch.cat([one * torch.zeros_like(z), one * dv], 2)
+        sign = torch.ones_like(u[:, :1, 0])
+        return torch.cat([u, v]), torch.cat([-sign, sign])
+
     def score(self, outputs: Tensor) -> Tensor:
         mean, p = outputs.chunk(2, 1)
         drawn = mean + self._log_std(p).exp() * torch.randn_like(mean)
@@ -90,6 +107,10 @@ class _Categorical:
         logq = outputs.log_softmax(1)
         q, column = logq.exp(), actions[:, None]
         return pick("actions", actions, logq)[:, 0], torch.scatter_add(-q, 1, column, torch.ones_like(q)), q * q - q
+
+    def bends(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        s = softmax_factors(outputs)
+        return s, -torch.ones_like(s[:, :1, 0])
 
     def score(self, outputs: Tensor) -> Tensor:
         return softmax_score(outputs)
@@ -147,6 +168,17 @@ class _PolicyLoss(Loss):
             c = self.entropy_coef * factor
             value, g, d = value - c * h.sum(), g - c * h1, d - c * h2
         return value, g, d
+
+    def factors(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """By the chain rule: the factors of the second derivatives of log pi times f', and s1 s1' times f''."""
+        if self.entropy_coef:
+            return super().factors(outputs)
+        self.check(outputs)
+        logp, s1, _ = self.distribution.log_prob(outputs, self.actions)
+        _, df, d2f = self.slopes(logp, self.advantages * self.factor(len(outputs)))
+        s, sign = self.distribution.bends(outputs, self.actions)  # [V, N, C], [V, 1]
+        own = (s1 * d2f.abs().sqrt()[:, None])[None]
+        return torch.cat([s * df.abs().sqrt()[:, None], own]), torch.cat([sign * df.sign(), d2f.sign()[None]])
 
     def score(self, outputs: Tensor) -> Tensor:
         """The slope of -log pi at an action that the policy draws, whatever advantages, ratio and entropy are."""

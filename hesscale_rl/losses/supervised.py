@@ -7,6 +7,12 @@ from .base import Loss, Terms
 from .checks import check_classes, classes, finite, pick, real, shaped, vector
 
 
+def softmax_factors(outputs: Tensor) -> Tensor:
+    """Return s_c = sqrt(q_c) (e_c - q) for every class c, [C, N, C], q the softmax: sum_c s s' = diag(q) - qq'."""
+    q = outputs.softmax(1)
+    return (torch.eye(q.shape[1]).to(q)[:, None] - q) * q.mT.sqrt()[:, :, None]
+
+
 def softmax_score(outputs: Tensor) -> Tensor:
     """Return q - e [N, C] of a class drawn from the softmax q of each row of outputs."""
     q = outputs.softmax(1)
@@ -80,11 +86,9 @@ class CrossEntropy(Loss):
         return value, g, torch.addcmul(p, p, q, value=-1)
 
     def factors(self, outputs: Tensor) -> tuple[Tensor, None]:
-        """sqrt(q_c) (e_c - q) for every class c: sum_c q_c (e_c - q)(e_c - q)' = diag(q) - qq'."""
+        """Those of the softmax, for every class one."""
         self.check(outputs)
-        q = outputs.softmax(1)
-        away = torch.eye(q.shape[1]).to(q)[:, None] - q  # [C, N, C]
-        return away * (self.factor(len(q)) * q.mT).sqrt()[:, :, None], None
+        return softmax_factors(outputs) * self.factor(len(outputs)) ** 0.5, None
 
     def score(self, outputs: Tensor) -> Tensor:
         """Return q - e of a class drawn from q."""
