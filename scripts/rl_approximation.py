@@ -204,7 +204,8 @@ def save(rows: list[tuple[Any, ...]], output: str, caption: str) -> None:
 
     with matplotlib.rc_context(FONTS):
         draw(rows, caption).savefig(image := io.BytesIO(), format="png", dpi=130)
-    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([COLUMNS, *rows])
+    short = [(*row[:-2], *(f"{value:.6g}" for value in row[-2:])) for row in rows]
+    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([COLUMNS, *short])
     write({Path(f"{output}.png"): image.getvalue(), Path(f"{output}.csv"): table.getvalue().encode()})
 
 
