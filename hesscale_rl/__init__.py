@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .backpropagation import HBP, KFRA
     from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
     from .gauss_newton import GGN, GGNMC, KFAC, SquaredGradient
-    from .optim import AdaHesScale, AdaHessian, KFACOptimizer, ScaledAdam, ScaledSGD, make_optimizer
+    from .optim import AdaHesScale, AdaHessian, KFACOptimizer, NewtonCG, ScaledAdam, ScaledSGD, make_optimizer
     from .optim.base import CurvatureError
     from .rules import UnsupportedLayerError, register
     from .stochastic import Hutchinson
@@ -34,6 +34,7 @@ __all__ = [
     "HesScaleGN",
     "Hutchinson",
     "KFACOptimizer",
+    "NewtonCG",
     "Result",
     "ScaledAdam",
     "ScaledSGD",
@@ -53,7 +54,7 @@ _HOMES = {
     "backpropagation": ["HBP", "KFRA"],
     "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
     "gauss_newton": ["GGN", "GGNMC", "KFAC", "SquaredGradient"],
-    "optim": ["AdaHesScale", "AdaHessian", "KFACOptimizer", "ScaledAdam", "ScaledSGD", "make_optimizer"],
+    "optim": ["AdaHesScale", "AdaHessian", "KFACOptimizer", "NewtonCG", "ScaledAdam", "ScaledSGD", "make_optimizer"],
     "optim.base": ["CurvatureError"],
     "rules": ["UnsupportedLayerError", "register"],
     "stochastic": ["Hutchinson"],

@@ -48,6 +48,11 @@ class Elementwise(Rule):
         dy = self.dy.flatten(1)
         return dy[:, :, None] * h * dy[:, None]
 
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """h times the mean of f' f'', or the means' product, entry by entry."""
+        dy = self.dy.flatten(1)
+        return h * (torch.outer(dy.mean(0), dy.mean(0)) if jacobian else dy.mT @ dy / len(dy))
+
 
 def elementwise(f: Callable, slope: Callable, bend: Callable | None = None) -> type[Elementwise]:
     """Return the rule of an element-wise layer m.

@@ -1,7 +1,8 @@
 """Modular Hessian backpropagation (Dangel et al. 2020): the Hessian of the loss over every activation, sent back.
 
 The message is a matrix for each sample, H [N, d, d] over the d entries of an activation: J'HJ plus the layer's own
-second derivatives. It costs d times what a gradient costs, so it is for small networks and for comparing others with.
+second derivatives (equations 4). Its cost grows with d times that of a gradient; averaged over the batch, [1, d, d],
+with d alone (equations 6 and 7).
 """
 
 from functools import partial
@@ -11,111 +12,131 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from .activations import Elementwise
 from .blocks import Block, Dense, Kronecker, PerSample
 from .curvature import Curvature
 from .gauss_newton import grad_of, second_moment
 from .rules import Affine, Branching, Rule, columns
 
+VARIANTS = ("hessian", "ggn", "pch-clip", "pch-abs", "fisher")
+AVERAGES = ("none", "hessian", "jacobian")
+
 
 class HBP(Curvature):
-    """The exact Hessian block of every parameter, also through Skip and Heads (equations 4 of Dangel et al. 2020).
+    """Every parameter's own block of a curvature matrix, also through Skip and Heads.
 
+    `variant`: "hessian", exact; "ggn" leaves out the layers' second derivatives; "pch-clip" and "pch-abs" (the
+    positive-curvature Hessian of Chen et al. 2018) take their eigenvalues, and those of the loss's Hessian, as zero
+    or positive where they are negative; "fisher" is "ggn" of the model's Fisher matrix.
+    `average`: "none" keeps every sample's message; "hessian" sends their average (equation 6), "jacobian" takes the
+    average of the samples' Jacobians as well (equation 7), the cheapest. With PCH the average is made positive.
     A module that stands twice gets the sum over its places, without their cross terms.
     """
 
+    def __init__(self, variant: str = "hessian", average: str = "none"):
+        for name, value, known in (("variant", variant, VARIANTS), ("average", average, AVERAGES)):
+            if value not in known:
+                raise ValueError(f"{type(self).__name__}({name}={value!r}): allowed are {', '.join(known)}")
+        self.variant, self.average = variant, average
+
     def seed(self, loss: Any, y: Tensor, diagonal: Tensor | None) -> Tensor:
-        """The loss's Hessian at the outputs."""
-        return loss.hessian(y)
+        """The loss's Hessian at the outputs, or the model's Fisher matrix; averaged, their sum over the samples."""
+        h = loss.fisher(y) if self.variant == "fisher" else loss.hessian(y)
+        return self._positive(h if self.average == "none" else h.sum(0, keepdim=True))
 
     def pull(self, rule: Rule, g: Tensor, message: Tensor) -> Tensor:
         """J'HJ + sum_k g_k Hess f_k."""
-        bend = rule.hessian(g)
-        message = rule.sandwich(message)
-        return message if bend is None else message + bend
+        averaged, jacobian = self.average != "none", self.average == "jacobian"
+        message = rule.mean_sandwich(message, jacobian) if averaged else rule.sandwich(message)
+        if self.variant in ("ggn", "fisher"):
+            return message
+        if isinstance(rule, Elementwise):  # the second derivatives are a diagonal: no eigenvalues are sought
+            bend = rule.second(g)
+            if bend is None:
+                return message
+            bend = bend.flatten(1).sum(0, keepdim=True) if averaged else bend.flatten(1)
+            bend = {"pch-clip": bend.clamp(min=0), "pch-abs": bend.abs()}.get(self.variant, bend)
+            return message + bend.diag_embed()
+        whole = rule.hessian(g)
+        return (
+            message if whole is None else message + self._positive(whole.sum(0, keepdim=True) if averaged else whole)
+        )
+
+    def _positive(self, h: Tensor) -> Tensor:
+        """h [*, d, d] without its negative curvature, for the variants that have none."""
+        if not self.variant.startswith("pch"):
+            return h
+        values, vectors = torch.linalg.eigh(h)
+        values = values.clamp(min=0) if self.variant == "pch-clip" else values.abs()
+        return (vectors * values[..., None, :]) @ vectors.mT
 
     def read(self, rule: Rule, message: Tensor) -> dict[str, Block]:  # type: ignore[override]
-        """J_p'HJ_p, summed over the samples."""
-        blocks: dict[str, Block] = {}
-        names = list(rule.p)
-        if isinstance(rule, Affine):
-            h = over_positions(rule, message)
-            blocks["weight"] = PerSample(h, rule.rows, rule.layout)
-            names.remove("weight")
-            if "bias" in names:
-                o = rule.p["bias"].numel()
-                blocks["bias"] = Dense(h.sum((0, 2, 5)).reshape(o, o), rule.p["bias"].shape)
-                names.remove("bias")
-        return blocks | {name: _whole(rule, name, message) for name in names}
+        """J_p'HJ_p, summed over the samples or averaged."""
+        if not isinstance(rule, Affine):
+            return {name: self._whole(rule, name, message) for name in rule.p}
+        h = _over_positions(rule, message)
+        blocks: dict[str, Block] = {"weight": self._weight(rule, h)}
+        if "bias" in rule.p:
+            o = rule.p["bias"].numel()
+            blocks["bias"] = Dense(h.sum((0, 2, 5)).reshape(o, o), rule.p["bias"].shape)
+        return blocks
+
+    def _weight(self, rule: Affine, h: Tensor) -> Block:
+        rows = rule.rows
+        if self.average == "none":
+            return PerSample(h, rows, rule.layout)
+        rows = rows.mean(0, keepdim=True) if self.average == "jacobian" else rows
+        if rows.shape[1] == rows.shape[2] == 1:  # one group, one position
+            return Kronecker(second_moment(rows), h[0, 0, 0, :, 0, 0][None], rule.layout)
+        return PerSample((h / len(rows)).expand(len(rows), *h.shape[1:]), rows, rule.layout)
+
+    def _whole(self, rule: Rule, name: str, message: Tensor) -> Dense:
+        """The block of a parameter by each sample's own Jacobian."""
+        back, shape = partial(grad_of, rule, name), rule.y.shape[1:]
+        half = columns(back, self._for_all(rule, message), shape)
+        if self.average == "jacobian":
+            half = self._for_all(rule, half.mean(0, keepdim=True))
+        each = columns(back, half.mT, shape)
+        return Dense(each.sum(0) if self.average == "none" else each.mean(0), rule.p[name].shape)
+
+    def _for_all(self, rule: Rule, message: Tensor) -> Tensor:
+        return message.expand(len(rule.x), -1, -1)
 
     def split(self, rule: Branching, message: Tensor) -> list[Tensor]:
         """H over each branch's own outputs."""
-        half = _split(rule, message)
-        return [_split(rule, part.mT)[i] for i, part in enumerate(half)]
+        return [_split(rule, part.mT)[i] for i, part in enumerate(_split(rule, message))]
 
     def merge(self, rule: Branching, message: Tensor, ends: list[Tensor]) -> Tensor:
         """Their sum, and the cross terms J_i'HJ_j of every two branches."""
-        total, shape = sum(ends[1:], ends[0]), rule.y.shape[1:]
+        total, shape, message = sum(ends[1:], ends[0]), rule.y.shape[1:], self._for_all(rule, message)
         for i in range(len(ends)):
             one = columns(partial(rule.branch_vjp, i), message, shape).mT  # (J_i'H)'
+            if self.average == "jacobian":
+                one = self._for_all(rule, one.mean(0, keepdim=True))
             for j in range(i + 1, len(ends)):
                 cross = columns(partial(rule.branch_vjp, j), one, shape)
+                cross = cross if self.average == "none" else cross.mean(0, keepdim=True)
                 total = total + cross + cross.mT
         return total
 
 
 class KFRA(HBP):
-    """One matrix for the whole batch, averaged on the way, without second derivatives (Botev et al. 2017).
+    """Equation 6 without second derivatives (Botev et al. 2017): a Kronecker product for every weight of a Linear.
 
-    Blocks are Kronecker products of the rows' second moment and that matrix. Exact for one sample on piecewise linear
-    networks, and for linear networks with squared error. For convolutions the matrix is averaged over the positions,
-    as in KFAC; through Skip and Heads the cross terms are averaged likewise.
+    Exact for one sample on piecewise linear networks, and for linear networks with squared error.
     """
 
-    def seed(self, loss: Any, y: Tensor, diagonal: Tensor | None) -> Tensor:
-        """The sum of the samples' Hessians, [1, C, C]; its mean for a loss that is a mean."""
-        return loss.hessian(y).sum(0, keepdim=True)
-
-    def pull(self, rule: Rule, g: Tensor, message: Tensor) -> Tensor:
-        """The samples' mean of J'HJ."""
-        # A linear layer's Jacobian is that of every sample.
-        one = isinstance(rule, Affine) and rule.one_use
-        return rule.sandwich(message if one else _for_all(rule, message)).mean(0, keepdim=True)
-
-    def read(self, rule: Rule, message: Tensor) -> dict[str, Block]:  # type: ignore[override]
-        """A Kronecker block for a weight, the mean of J_p'HJ_p for everything else."""
-        if not isinstance(rule, Affine):
-            return {name: _whole(rule, name, _for_all(rule, message) / len(rule.x)) for name in rule.p}
-        h = over_positions(rule, message)[0]  # [G, Q, O, G, Q, O]
-        b = torch.einsum("gqogqs->gos", h) / h.shape[1]
-        blocks: dict[str, Block] = {"weight": Kronecker(second_moment(rule.rows), b, rule.layout)}
-        if "bias" in rule.p:
-            o = rule.p["bias"].numel()
-            blocks["bias"] = Dense(h.sum((1, 4)).reshape(o, o), rule.p["bias"].shape)
-        return blocks
-
-    def merge(self, rule: Branching, message: Tensor, ends: list[Tensor]) -> Tensor:
-        """As in HBP, averaged."""
-        return super().merge(rule, _for_all(rule, message), ends).mean(0, keepdim=True)
+    def __init__(self) -> None:
+        super().__init__("ggn", "hessian")
 
 
-def over_positions(rule: Affine, h: Tensor) -> Tensor:
+def _over_positions(rule: Affine, h: Tensor) -> Tensor:
     """h [N, d, d] over the outputs of an affine layer as [N, G, Q, O, G, Q, O]."""
     shape, sizes = rule.y.shape[1:], rule.cols(rule.y[:1]).shape[1:]
     return columns(rule.cols, columns(rule.cols, h, shape).mT, shape).reshape(len(h), *sizes, *sizes)
-
-
-def _whole(rule: Rule, name: str, h: Tensor) -> Dense:
-    """The block of a parameter by each sample's own Jacobian."""
-    back, shape = partial(grad_of, rule, name), rule.y.shape[1:]
-    each = columns(back, columns(back, h, shape).mT, shape)
-    return Dense(each.sum(0), rule.p[name].shape)
 
 
 def _split(rule: Branching, h: Tensor) -> list[Tensor]:
     """The rows of h [N, d, k] that belong to each branch's output."""
     parts = vmap(rule.split)(h.permute(2, 0, 1).reshape(h.shape[2], len(h), *rule.y.shape[1:]))
     return [part.flatten(2).permute(1, 2, 0) for part in parts]
-
-
-def _for_all(rule: Rule, message: Tensor) -> Tensor:
-    return message.expand(len(rule.x), -1, -1)

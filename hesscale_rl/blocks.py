@@ -30,6 +30,15 @@ class Block:
         """Return the matrix [n, n]."""
         raise NotImplementedError
 
+    def owners(self, k: int) -> Tensor:
+        """Return which of k groups of rows, about equal and in order, each entry of the parameter belongs to."""
+        n = self.shape[0]
+        return (torch.arange(n) * k // n).view(-1, *[1] * (len(self.shape) - 1)).expand(self.shape)
+
+    def split(self, k: int) -> "Block":
+        """Return the block without what couples two groups of rows."""
+        raise NotImplementedError
+
     def __add__(self, other: "Block") -> "Sum":
         parts = [block.parts if isinstance(block, Sum) else [block] for block in (self, other)]
         return Sum(parts[0] + parts[1])
@@ -52,6 +61,14 @@ class Sum(Block):
     def dense(self) -> Tensor:
         """The sum of the matrices."""
         return reduce(add, (part.dense() for part in self.parts))
+
+    def owners(self, k: int) -> Tensor:
+        """Those of each part."""
+        return self.parts[0].owners(k)
+
+    def split(self, k: int) -> "Sum":
+        """The sum of the split parts."""
+        return Sum([part.split(k) for part in self.parts])
 
 
 class Dense(Block):
@@ -78,12 +95,27 @@ class Dense(Block):
         """The matrix."""
         return self.matrix
 
+    def split(self, k: int) -> "Dense":
+        """Zeros between the groups."""
+        own = self.owners(k).flatten().to(self.matrix.device)
+        return self if k == 1 else Dense(self.matrix * (own[:, None] == own), self.shape)
+
 
 class _Weight(Block):
     """A block of a weight [G, O, R], rows of each group multiplied by its outputs (rules.Affine)."""
 
     def __init__(self, layout: Layout):
         self.layout, self.shape = layout, layout.shape
+
+    def _outputs(self, k: int) -> Tensor:
+        """The group of every output, [G, O]: what makes one output is a row."""
+        groups, outputs, _ = self.layout.pack(torch.empty(self.shape, device="meta")).shape
+        return (torch.arange(groups * outputs) * k // (groups * outputs)).view(groups, outputs)
+
+    def owners(self, k: int) -> Tensor:
+        """The group of the output that an entry is for."""
+        packed = self.layout.pack(torch.empty(self.shape, device="meta")).shape
+        return self.layout.unpack(self._outputs(k)[:, :, None].expand(packed))
 
     def _whole(self, m: Tensor) -> Tensor:
         """The matrix from m [G, O, R, G, O, R], its axes in the order of the weight's own."""
@@ -113,6 +145,11 @@ class Kronecker(_Weight):
         """B V a."""
         return self.layout.unpack(self.b @ self.layout.pack(v) @ self.a)
 
+    def split(self, k: int) -> "Kronecker":
+        """b with zeros between the groups."""
+        own = self._outputs(k).to(self.b.device)
+        return self if k == 1 else self.replaced(self.a, self.b * (own[:, :, None] == own[:, None]))
+
     def dense(self) -> Tensor:
         """The Kronecker products."""
         return self._whole(torch.einsum("gos,gij,gh->goihsj", self.b, self.a, torch.eye(len(self.a)).to(self.a)))
@@ -131,6 +168,12 @@ class PerSample(_Weight):
     def diagonal(self) -> Tensor:
         """Per position and pair of positions."""
         return self.layout.unpack(torch.einsum("ngqogpo,ngqi,ngpi->goi", self.h, self.rows, self.rows))
+
+    def split(self, k: int) -> "PerSample":
+        """h with zeros between the groups."""
+        own = self._outputs(k).to(self.h.device)
+        same = own[:, None, :, None, None, None] == own[None, None, None, :, None, :]  # [G, 1, O, G, 1, O]
+        return self if k == 1 else PerSample(self.h * same, self.rows, self.layout)
 
     def matmul(self, v: Tensor) -> Tensor:
         """From the change of the outputs, never holding the block."""

@@ -137,17 +137,19 @@ class KFAC(_Sampled):
 
     def read(self, rule: Rule, message: Factors) -> dict[str, Block]:  # type: ignore[override]
         """A Kronecker block for a weight, a dense one for everything else."""
-        blocks: dict[str, Block] = {}
-        names = list(rule.p)
-        if isinstance(rule, Affine):
-            cols = each(rule.cols, message.s)  # [V, N, G, Q, O]
-            b = _gram(Factors(cols.movedim(3, 2), message.sign), "vnqgo,vnqgs->gos") / cols.shape[3]
-            blocks["weight"] = Kronecker(second_moment(rule.rows), b, rule.layout)
-            names.remove("weight")
-        for name in names:
-            s = each(partial(grad_of, rule, name), message.s).flatten(2)
-            blocks[name] = Dense(_gram(message._replace(s=s), "vni,vnj->ij"), rule.p[name].shape)
+        if not isinstance(rule, Affine):
+            each_grad = {name: each(partial(grad_of, rule, name), message.s) for name in rule.p}
+            return {name: self._dense(message._replace(s=s), rule.p[name]) for name, s in each_grad.items()}
+        cols = each(rule.cols, message.s)  # [V, N, G, Q, O]
+        b = _gram(message._replace(s=cols.movedim(3, 2)), "vnqgo,vnqgs->gos") / cols.shape[3]
+        blocks: dict[str, Block] = {"weight": Kronecker(second_moment(rule.rows), b, rule.layout)}
+        if "bias" in rule.p:
+            blocks["bias"] = self._dense(message._replace(s=cols.sum(3)), rule.p["bias"])
         return blocks
+
+    def _dense(self, message: Factors, p: Tensor) -> Dense:
+        """The block of p whose gradients by sample are message.s [V, N, *]."""
+        return Dense(_gram(message._replace(s=message.s.flatten(2)), "vni,vnj->ij"), p.shape)
 
 
 class SquaredGradient(GGN):

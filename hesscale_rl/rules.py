@@ -123,6 +123,14 @@ class Rule:
         """J'hJ per sample: h [N, d, d] is symmetric over the entries of y, the result over those of x."""
         return self.left(self.left(h).mT)
 
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """The samples' mean of J'hJ for one h [1, d, d]; with `jacobian`, J'hJ for the samples' mean of J."""
+        n = len(self.x)
+        if not jacobian:
+            return self.sandwich(h.expand(n, -1, -1)).mean(0, keepdim=True)
+        half = self.left(h.expand(n, -1, -1)).mean(0, keepdim=True)
+        return self.left(half.mT.expand(n, -1, -1)).mean(0, keepdim=True)
+
 
 def columns(f: Callable[[Tensor], Tensor], h: Tensor, shape: Sequence[int]) -> Tensor:
     """Apply f to every column of h [N, d, k], the d entries in `shape`; return [N, entries of the result, k]."""
@@ -230,6 +238,10 @@ class Linear(Affine):
         w = self.p["weight"]
         return w.mT @ h @ w if self.one_use else super().sandwich(h)
 
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """The same: J is that of every sample."""
+        return self.sandwich(h) if self.one_use else super().mean_sandwich(h, jacobian)
+
 
 class GaussianHead(Rule):
     """y = [x, log_std]: the first half passes, the second is the parameter itself."""
@@ -269,6 +281,10 @@ class Reshape(Rule):
 
     def sandwich(self, h: Tensor) -> Tensor:
         """h as it is: the entries keep their order."""
+        return h
+
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """The same."""
         return h
 
 

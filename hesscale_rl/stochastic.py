@@ -33,5 +33,5 @@ class Hutchinson(Curvature):
         for _ in range(self.samples):
             signs = {name: 2.0 * torch.randint_like(p, 2) - 1.0 for name, p in params.items()}
             for name, v in product(signs).items():
-                total[name] += signs[name] * v
+                total[name] = total[name] + signs[name] * v  # not in place: under vmap v may be many
         return {name: t / self.samples for name, t in total.items()}

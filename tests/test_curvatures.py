@@ -86,6 +86,26 @@ def test_hbp_is_the_hessians_blocks_and_ggn_the_gauss_newton_diagonal(net, loss)
         torch.testing.assert_close(diagonal[name] / scale, gauss[name].diagonal().view_as(p) / scale, **CLOSE)
 
 
+def test_the_value_loss_too_where_it_is_clipped_and_where_not():
+    torch.manual_seed(0)
+    net, x = tanh_net(5, 4, 1), torch.randn(N, 5, dtype=F64)
+    old = net(x)[:, 0].detach() + torch.tensor([0.0, 1.0, -1.0] * 2)
+    loss = hs.losses.ValueLoss(torch.randn(N, dtype=F64), old, clip=0.2, coef=0.7)
+    params = dict(net.named_parameters())
+    curvature = loss.value_grad_curvature(net(x).detach())[2]
+    assert bool((curvature == 0).any()) and bool((curvature > 0).any())
+    gauss = oracle.ggn(net, params, x, loss)
+    exact = hs.value_grad_curvature(net, params, x, loss, hs.ExactDiagonal()).curvature
+    diagonal, blocks, drawn = (
+        hs.value_grad_curvature(net, params, x, loss, m).curvature for m in (hs.GGN(), hs.HBP(), hs.GGNMC(20_000))
+    )
+    for name, p in params.items():
+        expected = gauss[name].diagonal().view_as(p)
+        torch.testing.assert_close(diagonal[name], expected, **CLOSE)
+        torch.testing.assert_close(blocks[name].diagonal(), exact[name], **CLOSE)
+        assert float((drawn[name] - expected).abs().max()) < 0.02 * float(expected.max())
+
+
 class Unsigned(hs.GGN):
     """With |H| in place of H."""
 
@@ -126,7 +146,7 @@ def test_kfac_is_exact_for_one_sample(loss):
     for name, g in gauss.items():
         torch.testing.assert_close(blocks[name].dense(), g, **CLOSE)
         torch.testing.assert_close(blocks[name].diagonal().flatten(), g.diagonal(), **CLOSE)
-        assert float((drawn[name].dense() - g).abs().max()) < 0.03 * float(g.abs().max())
+        assert float((drawn[name].dense() - g).abs().max()) < 0.02 * float(g.abs().max())
         torch.testing.assert_close(kfra[name].dense(), relu[name], **CLOSE)
 
 
@@ -158,7 +178,7 @@ def test_kfac_and_kfra_are_exact_for_linear_networks_with_squared_error(reductio
             torch.testing.assert_close(blocks[name].matmul(v).flatten(), g @ v.flatten(), **CLOSE)
 
 
-def test_kfac_and_kfra_of_convolutions_are_their_definitions():
+def test_kfac_of_convolutions_is_its_definition():
     """Grosse and Martens 2016: patches summed, derivatives averaged over the positions; here without `rows`."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 2, 3, stride=2, groups=2).double()
@@ -166,15 +186,13 @@ def test_kfac_and_kfra_of_convolutions_are_their_definitions():
     x, loss = torch.randn(N, 4, 5, 5, dtype=F64), hs.losses.CrossEntropy(torch.arange(N) % 3)
     params = dict(net.named_parameters())
     kfac = hs.value_grad_curvature(net, params, x, loss, hs.KFAC(None)).curvature["0.weight"]
-    kfra = hs.value_grad_curvature(net, params, x, loss, hs.KFRA()).curvature["0.weight"]
     hessians = [net[2].weight.mT @ h @ net[2].weight for h in loss.hessian(net(x))]  # over conv's outputs (o, q)
     patches = nn.functional.unfold(x, 3, stride=2).view(N, 2, 18, 4)
     for g in range(2):
         a = sum(patches[n, g] @ patches[n, g].mT for n in range(N)) / N
         b = sum(h[4 * g + q, 4 * g + q] for h in hessians for q in range(4)) / 4
-        for block in (kfac, kfra):
-            torch.testing.assert_close(block.a[g], a, **CLOSE)
-            torch.testing.assert_close(block.b[g, 0, 0], b.detach(), **CLOSE)
+        torch.testing.assert_close(kfac.a[g], a, **CLOSE)
+        torch.testing.assert_close(kfac.b[g, 0, 0], b.detach(), **CLOSE)
         whole = kfac.dense().view(2, 18, 2, 18)[g, :, g]
         torch.testing.assert_close(whole, b.detach() * a, **CLOSE)
 

@@ -219,16 +219,17 @@ def test_what_is_no_batch_no_curvature_and_no_data_is_named():
 
 def test_hutchinson_is_unbiased_and_exact_where_the_hessian_is_diagonal():
     torch.manual_seed(0)
-    net = tanh_net(3, 4, 2)
-    x, loss = torch.randn(N, 3, dtype=F64), hs.losses.MeanSquaredError(torch.randn(N, 2, dtype=F64))
+    net = tanh_net(2, 2, 1)
+    x, loss = torch.randn(N, 2, dtype=F64), hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
     exact = hs.backward(net, x, loss, hs.ExactDiagonal()).curvature
     params = dict(net.named_parameters())
-    draws = [hs.Hutchinson(100).estimate(net, params, x, loss) for _ in range(50)]
+    draws = [hs.Hutchinson(400).estimate(net, params, x, loss) for _ in range(50)]  # 20,000
+    largest = max(float(d.abs().max()) for d in exact.values())
     for name, d in exact.items():
         estimates = torch.stack([draw[name] for draw in draws])
-        # Five standard errors of the mean.
+        # Five standard errors of the mean, and 2 % of the largest entry.
         assert bool(((estimates.mean(0) - d).abs() < 5 * estimates.std(0) / 50**0.5 + 1e-12).all())
-        assert float((estimates.mean(0) - d).abs().max()) < 0.1 < float(exact["2.weight"].abs().max())
+        assert float((estimates.mean(0) - d).abs().max()) < 0.02 * largest
     one = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh()).double()
     y = hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
     exact, once = (hs.backward(one, x[:, :1], y, c).curvature for c in (hs.ExactDiagonal(), hs.Hutchinson()))

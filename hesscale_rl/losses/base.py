@@ -79,6 +79,12 @@ class Loss:
         """
         raise ValueError(f"{type(self).__name__} says nothing of a distribution: there is no label to draw from it")
 
+    def fisher(self, outputs: Tensor) -> Tensor:
+        """Return the Fisher matrix of the model that the outputs describe, the mean of score score', [N, C, C]."""
+        if self.score_gives_hessian:
+            return self.hessian(outputs)
+        raise ValueError(f"{type(self).__name__} says nothing of a distribution: it has no Fisher matrix")
+
 
 class Autodiff(Loss):
     """Any loss: `fn` maps the outputs [N, C] to a scalar, or to [N] values that `reduction` then joins.

@@ -78,6 +78,11 @@ class _Gaussian:
         sign = torch.ones_like(u[:, :1, 0])
         return torch.cat([u, v]), torch.cat([-sign, sign])
 
+    def fisher(self, outputs: Tensor) -> Tensor:
+        mean, p = outputs.chunk(2, 1)
+        own = {"log_std": 2 + 0 * p, "log_var": 0.5 + 0 * p, "var": 0.5 / (p * p)}[self.parametrization]
+        return torch.cat([torch.exp(-2 * self._log_std(p)), own], 1).diag_embed()
+
     def score(self, outputs: Tensor) -> Tensor:
         mean, p = outputs.chunk(2, 1)
         drawn = mean + self._log_std(p).exp() * torch.randn_like(mean)
@@ -111,6 +116,10 @@ class _Categorical:
     def bends(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         s = softmax_factors(outputs)
         return s, -torch.ones_like(s[:, :1, 0])
+
+    def fisher(self, outputs: Tensor) -> Tensor:
+        q = outputs.softmax(1)
+        return q.diag_embed() - q[:, :, None] * q[:, None]
 
     def score(self, outputs: Tensor) -> Tensor:
         return softmax_score(outputs)
@@ -184,6 +193,11 @@ class _PolicyLoss(Loss):
         """The slope of -log pi at an action that the policy draws, whatever advantages, ratio and entropy are."""
         self.check(outputs)
         return self.distribution.score(outputs) * self.factor(len(outputs)) ** 0.5
+
+    def fisher(self, outputs: Tensor) -> Tensor:
+        """The Fisher matrix of the policy."""
+        self.check(outputs)
+        return self.distribution.fisher(outputs) * self.factor(len(outputs))
 
     def bl89_diagonal(self, outputs: Tensor) -> Tensor:
         """With a softmax as element-wise, q_i' = q_i - q_i^2 and q_i'' = q_i' (1 - 2 q_i) for every class alone."""

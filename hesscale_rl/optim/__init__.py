@@ -13,6 +13,7 @@ from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
 from .base import CurvatureOptimizer
 from .kfac import KFACOptimizer
+from .newton_cg import NewtonCG
 from .sgd import ScaledSGD
 
 # name -> the optimizer's class and the curvature that it, or only its scaled version, reads
@@ -82,6 +83,7 @@ __all__ = [
     "AdaHessian",
     "CurvatureOptimizer",
     "KFACOptimizer",
+    "NewtonCG",
     "ScaledAdam",
     "ScaledSGD",
     "curvature_figures",
