@@ -11,11 +11,21 @@ if TYPE_CHECKING:
     from .backpropagation import HBP, KFRA
     from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
     from .gauss_newton import GGN, GGNMC, KFAC, SquaredGradient
-    from .optim import AdaHesScale, AdaHessian, KFACOptimizer, NewtonCG, ScaledAdam, ScaledSGD, make_optimizer
+    from .optim import (
+        AdaHesScale,
+        AdaHessian,
+        HessianFree,
+        KFACOptimizer,
+        NewtonCG,
+        ScaledAdam,
+        ScaledSGD,
+        make_optimizer,
+    )
     from .optim.base import CurvatureError
+    from .products import GaussNewton
     from .rules import UnsupportedLayerError, register
     from .stochastic import Hutchinson
-    from .tape import Result, backward, value_grad_curvature
+    from .tape import Result, backward, measure_curvature, value_grad_curvature
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,8 +40,10 @@ __all__ = [
     "Curvature",
     "CurvatureError",
     "ExactDiagonal",
+    "GaussNewton",
     "HesScale",
     "HesScaleGN",
+    "HessianFree",
     "Hutchinson",
     "KFACOptimizer",
     "NewtonCG",
@@ -43,6 +55,7 @@ __all__ = [
     "backward",
     "losses",
     "make_optimizer",
+    "measure_curvature",
     "networks",
     "optim",
     "register",
@@ -54,11 +67,21 @@ _HOMES = {
     "backpropagation": ["HBP", "KFRA"],
     "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
     "gauss_newton": ["GGN", "GGNMC", "KFAC", "SquaredGradient"],
-    "optim": ["AdaHesScale", "AdaHessian", "KFACOptimizer", "NewtonCG", "ScaledAdam", "ScaledSGD", "make_optimizer"],
+    "optim": [
+        "AdaHesScale",
+        "AdaHessian",
+        "HessianFree",
+        "KFACOptimizer",
+        "NewtonCG",
+        "ScaledAdam",
+        "ScaledSGD",
+        "make_optimizer",
+    ],
     "optim.base": ["CurvatureError"],
+    "products": ["GaussNewton"],
     "rules": ["UnsupportedLayerError", "register"],
     "stochastic": ["Hutchinson"],
-    "tape": ["Result", "backward", "value_grad_curvature"],
+    "tape": ["Result", "backward", "measure_curvature", "value_grad_curvature"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = [

@@ -56,6 +56,33 @@ class GaussianHead(nn.Module):
         return str(self.log_std.numel())
 
 
+class PeepholeLSTM(nn.Module):
+    """A layer of LSTM cells whose gates see the cells' states (Gers et al. 2002): x [N, T, I] -> [N, T, units].
+
+    Of elementary operations, so that it has second derivatives of every kind; no rule covers it: train it by
+    autograd, with hesscale_rl.measure_curvature for GaussNewton's products.
+    """
+
+    def __init__(self, inputs: int, units: int):
+        super().__init__()
+        self.from_input = nn.Linear(inputs, 4 * units)  # input, forget and output gate, and what is put in
+        self.from_output = nn.Linear(units, 4 * units, bias=False)
+        self.peephole = nn.Parameter(torch.empty(3, units).uniform_(-(units**-0.5), units**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs after every step; the states begin at zero."""
+        given = self.from_input(x)
+        h = c = x.new_zeros(len(x), self.peephole.shape[1])
+        outputs = []
+        for t in range(x.shape[1]):
+            i, f, o, g = (given[:, t] + self.from_output(h)).chunk(4, 1)
+            i, f = torch.sigmoid(i + self.peephole[0] * c), torch.sigmoid(f + self.peephole[1] * c)
+            c = f * c + i * torch.tanh(g)
+            h = torch.sigmoid(o + self.peephole[2] * c) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
 class Exp(nn.Module):
     """The element-wise exponential, for outputs that are variances."""
 

@@ -196,6 +196,24 @@ def backward(
     return result
 
 
+def measure_curvature(
+    net: nn.Module, x: Tensor, loss: Loss | Callable[[Tensor], Tensor], curvature: Curvature
+) -> dict[str, Any]:
+    """Set the curvature alone, `p.hess_diag` or `p.hess_block`, for a network of any modules that autograd trains.
+
+    For the methods that need no rules: GaussNewton, Hutchinson, ExactDiagonal; TypeError for others. Returns the
+    curvature by name. Call it after `loss.value(net(x)).backward()`, before the step.
+    """
+    if not isinstance(curvature, Curvature) or curvature.on_tape:
+        raise TypeError(f"measure_curvature: {curvature!r} needs hesscale_rl.backward, and a rule for every layer")
+    params: dict[str, Tensor] = dict(net.named_parameters())
+    found: dict[str, Any] = curvature.estimate(net, params, x, as_loss(loss))
+    for name, value in found.items():
+        value.of_version = params[name]._version
+        setattr(params[name], "hess_block" if isinstance(value, Block) else "hess_diag", value)
+    return found
+
+
 def _accumulate(p, grad, curvature):
     """Sum out of place, so that an earlier result keeps its values.
 

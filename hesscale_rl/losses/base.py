@@ -5,6 +5,7 @@ the outputs [N, C]. Each loss states itself twice: `per_sample`, the definition 
 and `terms`, the closed forms that training uses; the tests hold one to the other. `reduction` acts on the samples.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,12 @@ class Loss:
 
     def check(self, outputs: Tensor) -> None:
         """Raise ValueError, with the shapes, if the outputs do not fit the loss's data."""
+
+    def part(self, rows: slice) -> "Loss":
+        """Return the loss of some of the samples: every tensor that it holds has the samples on axis 0."""
+        own = copy.copy(self)
+        vars(own).update({name: data[rows] for name, data in vars(self).items() if isinstance(data, Tensor)})
+        return own
 
     def factor(self, samples: int) -> float:
         """Return what the reduction multiplies the sum over the samples by."""
@@ -98,6 +105,10 @@ class Autodiff(Loss):
         if not callable(fn):
             raise TypeError(f"a loss must be of hesscale_rl.losses or a callable outputs -> scalar, got {fn!r}")
         self.fn = fn
+
+    def part(self, rows: slice) -> Loss:
+        """ValueError: what `fn` holds is not known."""
+        raise ValueError("a callable cannot be cut to some of its samples; take a loss of hesscale_rl.losses")
 
     def value(self, outputs: Tensor) -> Tensor:
         """Return fn(outputs), reduced."""

@@ -12,6 +12,7 @@ from ..stochastic import Hutchinson
 from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
 from .base import CurvatureOptimizer
+from .hessian_free import HessianFree
 from .kfac import KFACOptimizer
 from .newton_cg import NewtonCG
 from .sgd import ScaledSGD
@@ -82,6 +83,7 @@ __all__ = [
     "AdaHesScale",
     "AdaHessian",
     "CurvatureOptimizer",
+    "HessianFree",
     "KFACOptimizer",
     "NewtonCG",
     "ScaledAdam",

@@ -88,11 +88,15 @@ class CurvatureOptimizer(Optimizer):
         for _, _, curvatures in batches:  # only now that no group lacks any
             for h in curvatures:
                 h.used_at_version = _version(h)  # type: ignore[attr-defined]
-        self._eta = [
+        self._eta = self._step_all(batches)
+        return loss
+
+    def _step_all(self, batches: list[Any]) -> list[Tensor | float]:
+        """Step every group with its parameters, gradients and curvatures; return eta of each."""
+        return [
             self._step_group(group, *batch) if batch[0] else 1.0
             for group, batch in zip(self.param_groups, batches, strict=True)
         ]
-        return loss
 
     def _gather(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """The group's parameters that have a gradient, their gradients and, if read, their curvatures."""
@@ -217,13 +221,13 @@ def _is_fresh(h: Tensor | Block | None, p: Tensor) -> bool:
 
 def _check(name: str, group: dict[str, Any]) -> None:
     """Raise ValueError for settings out of range; comparisons are so that NaN fails them too."""
-    lr, delta, eps, damping = group["lr"], group["delta"], group.get("eps", 0.0), group.get("damping", 1.0)
+    lr, delta, eps, damping = group["lr"], group["delta"], group.get("eps", 0.0), group.get("damping", 0.0)
     if not lr >= 0:
         raise ValueError(f"{name}: lr={lr}, must be >= 0")
     if not eps >= 0:
         raise ValueError(f"{name}: eps={eps}, must be >= 0")
-    if not damping > 0:
-        raise ValueError(f"{name}: damping={damping}, must be > 0")
+    if not damping >= 0:
+        raise ValueError(f"{name}: damping={damping}, must be >= 0")
     if not all(0 <= b < 1 for b in group["betas"]) or len(group["betas"]) != 2:
         raise ValueError(f"{name}: betas={group['betas']}, must be two numbers in [0, 1)")
     if delta is not None and not delta > 0:

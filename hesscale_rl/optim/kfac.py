@@ -32,6 +32,8 @@ class KFACOptimizer(CurvatureOptimizer):
         delta: float | None = None,
         inverse_every: int = 10,
     ):
+        if not damping > 0:
+            raise ValueError(f"KFACOptimizer: damping={damping}, must be > 0")
         if inverse_every < 1:
             raise ValueError(f"KFACOptimizer: inverse_every={inverse_every}, must be at least 1")
         super().__init__(

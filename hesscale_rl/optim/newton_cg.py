@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..blocks import Block
 from .base import CurvatureOptimizer
+from .conjugate import Systems, conjugate_gradients
 
 
 class NewtonCG(CurvatureOptimizer):
@@ -54,40 +55,15 @@ def solve(
     blocks: list[Block], b: list[Tensor], alpha: float, tolerance: float, iterations: int, splits: int = 1
 ) -> list[Tensor]:
     """Return x with [alpha I + (1 - alpha) H] x = b for every block, or sub-block, H by itself, to `tolerance`."""
-    counts = [min(splits, t.shape[0]) for t in b]
-    owners = [block.owners(k).flatten().to(t.device) for block, k, t in zip(blocks, counts, b, strict=True)]
-    blocks = [block.split(k) for block, k in zip(blocks, counts, strict=True)]
+    owners: list[Tensor | int] = []
+    parts, count = [], 0
+    for block, t in zip(blocks, b, strict=True):
+        k = min(splits, t.shape[0])
+        owners.append(count if k == 1 else count + block.owners(k).flatten().to(t.device))
+        parts.append(block.split(k))
+        count += k
 
-    def dot(u: list[Tensor], v: list[Tensor]) -> Tensor:
-        """The products of all sub-blocks, one after the other."""
-        each = [
-            (x * y).sum()[None] if k == 1 else x.new_zeros(k).index_add_(0, own, (x * y).flatten())
-            for x, y, own, k in zip(u, v, owners, counts, strict=True)
-        ]
-        return torch.cat(each)
+    def product(v: list[Tensor], alive: Tensor) -> list[Tensor]:
+        return [alpha * d + (1 - alpha) * part.matmul(d) for part, d in zip(parts, v, strict=True)]
 
-    def times(c: Tensor, v: list[Tensor]) -> list[Tensor]:
-        """Every entry times its sub-block's factor."""
-        parts = zip(v, c.split(counts), owners, strict=True)
-        return [x * own if len(own) == 1 else x * own[at].view_as(x) for x, own, at in parts]
-
-    x = [torch.zeros_like(t) for t in b]
-    r = p = b
-    squares = dot(r, r)
-    goal, alive = squares * tolerance**2, torch.ones_like(squares, dtype=torch.bool)
-    for i in range(iterations):
-        alive = alive & (squares > goal)
-        if not bool(alive.any()):
-            break
-        ap = [alpha * d + (1 - alpha) * block.matmul(d) for block, d in zip(blocks, p, strict=True)]
-        bend = dot(p, ap)
-        if i == 0:
-            x = times((bend <= 0).to(bend), b)
-        alive = alive & (bend > 0)
-        step = torch.where(alive, squares / bend, 0.0)
-        x = [old + change for old, change in zip(x, times(step, p), strict=True)]
-        r = [old - change for old, change in zip(r, times(step, ap), strict=True)]
-        before, squares = squares, torch.where(alive, dot(r, r), squares)
-        turned = times(torch.where(alive, squares / before, 0.0), p)
-        p = [rest + old for rest, old in zip(r, turned, strict=True)]
-    return x
+    return conjugate_gradients(product, b, Systems(owners, count), tolerance, iterations)
