@@ -17,6 +17,8 @@ from .blocks import Block, Dense, Kronecker
 from .curvature import Curvature
 from .rules import Affine, Branching, Rule
 
+LARGEST = 2**22  # numbers that the gradients of all samples may take at once
+
 
 class Factors(NamedTuple):
     """Vectors S [V, N, *] and their signs [V, N], None where all are positive."""
@@ -55,11 +57,12 @@ class GGN(Curvature):
         if rule.one_use:
             return rule.grad_sq(message.weigh(message.s.square()))
         total: dict[str, Tensor] = {}
-        for v in range(len(message.s)):  # one after the other: a gradient for each sample is large enough
-            sign = None if message.sign is None else message.sign[v]
-            for name, g in rule.grad_each(message.s[v]).items():
-                square = g.square() if sign is None else g.square() * sign.view(-1, *[1] * (g.ndim - 1))
-                total[name] = total.get(name, 0) + square.sum(0)
+        # A gradient of every sample for every vector is a lot: as many vectors at once as fit.
+        step = max(1, LARGEST // (len(rule.x) * max((p.numel() for p in rule.p.values()), default=1)))
+        for i in range(0, len(message.s), step):
+            part = Factors(message.s[i : i + step], None if message.sign is None else message.sign[i : i + step])
+            for name, g in vmap(rule.grad_each)(part.s).items():
+                total[name] = total.get(name, 0) + part.weigh(g.square()).sum(0)
         return total
 
     def split(self, rule: Branching, message: Factors) -> list[Factors]:

@@ -200,8 +200,9 @@ def test_kfac_of_convolutions_is_its_definition():
 def test_the_fisher_matrix_of_a_policy_is_that_of_its_distribution():
     """E[score score'] is the Hessian of KL(old, new) at new = old, whatever the advantages are."""
     torch.manual_seed(0)
+    rows = 500  # all the same: 100,000 draws in 200
     z = torch.randn(1, 4, dtype=F64)
-    a, old = torch.tensor([-3.0], dtype=F64), torch.tensor([-1.0], dtype=F64)
+    a, old = torch.full((rows,), -3.0, dtype=F64), torch.full((rows,), -1.0, dtype=F64)
 
     def normal(outputs):
         return torch.distributions.Normal(outputs[:, :2], outputs[:, 2:].exp())
@@ -210,17 +211,19 @@ def test_the_fisher_matrix_of_a_policy_is_that_of_its_distribution():
         return torch.distributions.Categorical(logits=outputs)
 
     kinds = [
-        (hs.losses.GaussianPPO(torch.randn(1, 2, dtype=F64), old, a), normal),
-        (hs.losses.CategoricalPolicyGradient(torch.tensor([1]), a), softmax),
+        (hs.losses.GaussianPPO(torch.randn(rows, 2, dtype=F64), old, a), normal),
+        (hs.losses.CategoricalPolicyGradient(torch.ones(rows, dtype=torch.int64), a), softmax),
     ]
     for loss, distribution in kinds:
         p = distribution(z)
         fisher = torch.autograd.functional.hessian(
             lambda y, p=p, d=distribution: torch.distributions.kl_divergence(p, d(y)).sum(), z
         )[0, :, 0]
-        factors = hs.KFAC(100_000, fisher=True).seed(loss, z, None)
+        outputs = z.expand(rows, 4).clone()
+        factors = hs.KFAC(200, fisher=True).seed(loss, outputs, None)
         assert factors.sign is None
-        estimate = torch.einsum("vi,vj->ij", factors.s[:, 0], factors.s[:, 0])
+        torch.testing.assert_close(loss.fisher(outputs).sum(0), fisher, **CLOSE)
+        estimate = torch.einsum("vni,vnj->ij", factors.s, factors.s)
         assert float((estimate - fisher).abs().max()) < 0.02 * float(fisher.abs().max())
     with pytest.raises(ValueError, match="Autodiff says nothing of a distribution"):
         hs.backward(tanh_net(4, 4), z, lambda y: y.square().sum(), hs.KFAC(fisher=True))
