@@ -116,12 +116,19 @@ class ExactDiagonal(Curvature):
     on_tape = False
 
     def __init__(self, chunk: int = 256):
-        self.chunk = chunk
+        self.chunk = whole("ExactDiagonal", "chunk", chunk)
 
     def estimate(self, net: nn.Module, params: dict[str, Tensor], x: Tensor, loss: Any) -> dict[str, Tensor]:
         """Return the diagonal, by autodiff through `net` itself; ValueError if it draws other numbers every time."""
         refuse_dropout("ExactDiagonal", net)
         return oracle.hessian_diagonal(net, params, x, loss, self.chunk)
+
+
+def whole(method: str, name: str, value: Any) -> int:
+    """Return the value of a setting if it is a whole number, at least 1; ValueError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{method}({name}={value!r}): must be at least 1, a whole number")
+    return value
 
 
 def refuse_dropout(method: str, net: nn.Module) -> None:

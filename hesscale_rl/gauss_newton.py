@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .blocks import Block, Dense, Kronecker
-from .curvature import Curvature
+from .curvature import Curvature, whole
 from .rules import Affine, Branching, Rule
 
 LARGEST = 2**22  # numbers that the gradients of all samples may take at once
@@ -41,7 +41,8 @@ def each(f: Callable[[Tensor], Any], s: Tensor) -> Any:
 class GGN(Curvature):
     """The exact diagonal of the generalised Gauss-Newton matrix, also through Skip and Heads: C vectors go back.
 
-    Where the loss is not convex in the outputs (policy losses), H is taken as it is, with its negative part.
+    Where the loss is not convex in the outputs (policy losses), H is taken as it is, with its negative part. A module
+    that stands twice gets the sum over its places, without their cross terms.
     """
 
     def seed(self, loss: Any, y: Tensor, diagonal: Tensor | None) -> Factors:
@@ -78,9 +79,7 @@ class _Sampled(GGN):
     """What draws its vectors; `samples` of them."""
 
     def __init__(self, samples: int | None = 1):
-        if samples is not None and samples < 1:
-            raise ValueError(f"{type(self).__name__}(samples={samples}): must be at least 1")
-        self.samples = samples
+        self.samples = samples if samples is None else whole(type(self).__name__, "samples", samples)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.samples})"
@@ -112,7 +111,7 @@ class GGNMC(_Sampled):
     samples: int
 
     def __init__(self, samples: int = 1):
-        super().__init__(samples)
+        super().__init__(whole("GGNMC", "samples", samples))
 
 
 class KFAC(_Sampled):
@@ -121,8 +120,8 @@ class KFAC(_Sampled):
     For convolutions as Grosse and Martens 2016: rows summed, S S' averaged over the positions. Parameters that
     multiply no rows (biases, norms, GaussianHead) get their whole block. `samples`: vectors drawn as for GGNMC; None:
     the exact factors, which is KFLR. `fisher`: the Fisher matrix of the policy or model in place of the loss's
-    Gauss-Newton matrix: positive semi-definite, labels drawn from the model for every loss that has one. Exact for
-    one sample, and for linear networks with squared error.
+    Gauss-Newton matrix: positive semi-definite, labels drawn from the model for every loss that has one. KFLR is
+    exact for one sample, and for linear networks with squared error, in Linear layers with one position (x [N, I]).
     """
 
     def __init__(self, samples: int | None = 1, fisher: bool = False):

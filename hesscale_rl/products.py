@@ -8,7 +8,7 @@ from torch.autograd import grad
 from torch.func import functional_call
 
 from .blocks import Block
-from .curvature import Curvature, refuse_dropout
+from .curvature import Curvature, refuse_dropout, whole
 
 Named = dict[str, Tensor]
 
@@ -24,9 +24,7 @@ class GaussNewton(Curvature):
     on_tape = False
 
     def __init__(self, rows: int | None = None):
-        if rows is not None and rows < 1:
-            raise ValueError(f"GaussNewton(rows={rows}): must be at least 1, or None for all")
-        self.rows = rows
+        self.rows = None if rows is None else whole("GaussNewton", "rows", rows)
 
     def estimate(self, net: nn.Module, params: Named, x: Tensor, loss: Any) -> dict[str, Any]:
         """Return a block of every parameter, by name; all share one Products."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import oracle
-from .curvature import Curvature, refuse_dropout
+from .curvature import Curvature, refuse_dropout, whole
 from .losses.checks import is_traced
 
 
@@ -19,9 +19,7 @@ class Hutchinson(Curvature):
     on_tape = False
 
     def __init__(self, samples: int = 1):
-        if samples < 1:
-            raise ValueError(f"Hutchinson(samples={samples}): must be at least 1")
-        self.samples = samples
+        self.samples = whole("Hutchinson", "samples", samples)
 
     def estimate(self, net: nn.Module, params: dict[str, Tensor], x: Tensor, loss: Any) -> dict[str, Tensor]:
         """Return the estimate by name, from `samples` Hessian-vector products by autodiff."""

@@ -156,8 +156,8 @@ def backward(
     A curvature that gives blocks (KFAC, KFRA, HBP) adds to `p.hess_block` instead.
     `x` [N, ...] is data: nothing flows back into it. `loss`: one of hesscale_rl.losses, or any callable outputs ->
     scalar (slower: its second derivatives come from autodiff). Like autograd, it sums into what is there, and it
-    leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, in the
-    curvature without their cross terms.
+    leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, with the
+    methods on the tape without their cross terms.
     `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding; "torch" always takes the tape; "compile" the tape by torch.compile, which
     takes half a minute for each new network, loss or batch size, and a C++ compiler (on CUDA: Triton).

@@ -26,7 +26,7 @@ import numpy as np
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 from scripts import curves, data
 from scripts.curves import Array, say
-from scripts.plot import FONTS, target, write
+from scripts.plot import FONTS, check_output, target, write
 from scripts.sweep import duration, tell
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
@@ -173,6 +173,8 @@ def measure(args: argparse.Namespace) -> Study:
     began, before = time.monotonic(), stack(nets)
     params = {"before": before}
     params["after"] = sgd(nets[0], before, x, labels, args.step_size, args.epochs, args.seed)
+    if not all(bool(p.isfinite().all()) for p in params["after"].values()):
+        raise InputError(f"--step-size {args.step_size:g}: training diverged; take a smaller one")
     loss, accuracy = {}, {}
     for phase, p in params.items():
         y = outputs(nets[0], p, x)
@@ -185,7 +187,8 @@ def measure(args: argparse.Namespace) -> Study:
         for phase, p in params.items():
             torch.manual_seed(args.seed + k)
             found[phase].append(errors(nets[0], {name: t[k] for name, t in p.items()}, x, labels))
-            if not all(np.isfinite(values).all() for values in found[phase][-1].values()):
+            now = found[phase][-1]
+            if not all(np.isfinite(values).all() for values in now.values()) or not now[BASE].any():
                 raise InputError(f"--step-size {args.step_size:g}: training diverged; take a smaller one")
         left = (time.monotonic() - began) / (k + 1) * (len(nets) - k - 1)
         say(f"measured {k + 1} of {len(nets)} initialisations; {duration(left)} left")
@@ -334,15 +337,8 @@ def check_common(args: argparse.Namespace, name: str) -> str:
     from hesscale_rl.arguments import needs
 
     needs(args)(0 <= args.seed < 2**31, "seed", "from 0 to 2147483647")
-    try:
-        import matplotlib  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError:
-        raise InputError("needs matplotlib and scipy, pip install -e '.[plot]'") from None
     output = target(args.output, name)
-    folder = next(path for path in Path(output).absolute().parents if path.exists())
-    if not folder.is_dir():
-        raise InputError(f"-o {output}: {folder} is no directory")
+    check_output(output)
     return output
 
 

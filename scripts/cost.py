@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import hesscale_rl as hs
-from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 from scripts import cost_figure
 from scripts.cost_figure import BASELINE, Row
 from scripts.cost_memory import Measure, fresh_processes
@@ -244,6 +244,8 @@ def measure_all(args: argparse.Namespace) -> int:
     """Print the tables and, with -o, write the figure and its numbers; return the exit code."""
     if args.rounds < 2 or min(args.batch) < 1:
         raise InputError("--rounds must be at least 2, to have quartiles, and --batch at least 1")
+    if args.batch != BATCHES and not set(args.experiment) - {"usual"}:
+        raise InputError("--batch: is of --experiment outputs and layers")
     experiments = chosen(args)
     if args.output is not None:
         cost_figure.check(args.output, experiments)
@@ -296,6 +298,9 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; no figure is written", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import InputError
-from scripts.plot import FONTS, LOOKS, PAPER, target, write
+from scripts.plot import FONTS, LOOKS, PAPER, check_output, target, write
 
 BASELINE = "Adam + autograd"
 HIGHEST = 12.0  # ratio that is drawn
@@ -216,15 +216,7 @@ def check(output: str, experiments: Iterable[str]) -> None:
     """Raise InputError, before anything is measured, where the figure could not be made or written."""
     if not set(experiments) & TITLES.keys():
         raise InputError(f"-o {output}: there is no figure of the usual networks; add --experiment outputs or layers")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("-o: needs matplotlib, pip install -e '.[plot]'") from None
-    folder = Path(target(output, "cost")).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"-o {output}: {folder} cannot be written to")
+    check_output(target(output, "cost"))
 
 
 def save(rows: list[Row], output: str) -> None:

@@ -14,6 +14,7 @@ import csv
 import io
 import os
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable
@@ -287,6 +288,20 @@ def write(contents: dict[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
+def check_output(name: str) -> None:
+    """Raise InputError if -o NAME could not be written at the end, or no figure drawn: before any work is done."""
+    try:
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+    except ImportError:
+        raise InputError("a figure needs matplotlib and scipy, pip install -e '.[plot]'") from None
+    folder = next(path for path in Path(name).absolute().parents if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"-o {name}: cannot be written ({folder}: {error.strerror})") from None
+
+
 def target(output: str | None, kind: str) -> str:
     """Return the name of the files, without what they end in, for what -o says."""
     if output is None:
@@ -303,11 +318,9 @@ def plot(args: argparse.Namespace) -> int:
         raise InputError(f"--bins {args.bins}: must be at least 1")
     if (args.statistic, args.error) == ("iqm", "se"):
         raise InputError("--error se: is the mean's; leave --statistic iqm out, or take --error bootstrap")
-    try:
-        import matplotlib
-        import scipy  # noqa: F401
-    except ImportError:
-        raise InputError("plot: needs matplotlib and scipy, pip install -e '.[plot]'") from None
+    check_output(target(args.output, args.kind))
+    import matplotlib
+
     agents, contents = collect(curves.read(args.runs, args.unfinished), lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):
         if not (lines := KINDS[args.kind][0](runs, args)):

@@ -219,9 +219,14 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=8, help="moments that are looked at (%(default)s)")
     parser.add_argument("-o", "--output", default="rl_approximation", help="OUTPUT.png, OUTPUT.csv (%(default)s)")
     args = parser.parse_args()
-    if args.points < 2:
-        parser.error(f"--points {args.points}: must be at least 2")
     try:
+        if args.points < 2:
+            raise InputError(f"--points {args.points}: must be at least 2")
+        if len(set(args.seeds)) < len(args.seeds):
+            raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: one of them is there twice")
+        from scripts.plot import check_output
+
+        check_output(args.output)
         import time
 
         import torch
@@ -241,6 +246,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
+        print("interrupted; nothing is written", file=sys.stderr)
         return INTERRUPTED
     return DONE
 

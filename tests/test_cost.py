@@ -137,7 +137,7 @@ def test_the_usual_networks_have_no_memory_column(monkeypatch, capsys):
         (["--rounds", "1"], "at least 2"),
         (["--batch", "0"], "at least 1"),
         (["-o", "x"], "--experiment outputs or layers"),
-        (["--experiment", "layers", "-o", f"{__file__}/x"], "cannot be written to"),
+        (["--experiment", "layers", "-o", f"{__file__}/x"], "cannot be written"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(monkeypatch, capsys, arguments, words):

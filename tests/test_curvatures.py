@@ -343,5 +343,25 @@ def test_a_method_that_cannot_pass_a_layer_names_both():
 
 @pytest.mark.parametrize("make", [hs.GGNMC, hs.KFAC, hs.Hutchinson])
 def test_no_samples_are_refused(make):
-    with pytest.raises(ValueError, match=r"samples=0\): must be at least 1"):
-        make(0)
+    for samples in (0, 1.5, True, "a"):
+        with pytest.raises(ValueError, match=rf"samples={samples!r}\): must be at least 1"):
+            make(samples)
+
+
+def test_a_loss_that_couples_the_samples_is_refused_where_it_would_be_a_wrong_number():
+    torch.manual_seed(0)
+    net, x = tanh_net(2, 3, 2), torch.randn(4, 2, dtype=F64)
+    params = dict(net.named_parameters())
+
+    def spread(y):
+        return y.var(0).sum()
+
+    for method in (hs.HesScale(), hs.GGN(), hs.HBP(), hs.KFAC(None)):
+        with pytest.raises(ValueError, match=r"couples the samples.*ExactDiagonal\(\)"):
+            hs.backward(net, x, spread, method)
+    exact = hs.backward(net, x, spread, hs.ExactDiagonal()).curvature
+    assert float(exact["2.bias"].abs().max()) < 1e-12  # a shift of all outputs changes no variance
+    hs.measure_curvature(net, x, spread, hs.GaussNewton())
+    assert float(net[2].bias.hess_block.dense().abs().max()) < 1e-12
+    alone = hs.value_grad_curvature(net, params, x, lambda y: y.pow(4).sum(), hs.HBP()).curvature
+    assert float(alone["2.bias"].diagonal().min()) > 0

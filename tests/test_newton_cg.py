@@ -108,9 +108,9 @@ def test_it_leaves_the_plateau_of_a_deep_sigmoid_network_where_momentum_does_not
     assert newton < 0.5 < 1.0 < momentum
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 2.0}, {"tolerance": -1.0}, {"iterations": 0}, {"splits": 0}])
+@pytest.mark.parametrize("settings", [{"alpha": 2.0}, {"tolerance": -1.0}, {"iterations": 0}, {"splits": 1.5}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match=f"NewtonCG: {next(iter(settings))}="):
+    with pytest.raises(ValueError, match=rf"NewtonCG(: |\(){next(iter(settings))}="):
         NewtonCG([nn.Parameter(torch.ones(2))], **settings)
 
 

@@ -214,7 +214,7 @@ REFUSED = {
     ("--step-size", "nan"): "--step-size nan: must be positive",
     ("--data", "mnist"): "say with --data-dir DIR",
     ("--speed", "1"): "unrecognized arguments",
-    ("-o", "FILE/x"): "is no directory",
+    ("-o", "FILE/x"): "Not a directory",
 }
 OWN = {
     "approximation_quality": {

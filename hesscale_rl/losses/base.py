@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
+from .checks import is_traced
+
 Terms = tuple[Tensor, Tensor, Tensor]  # value (0-d), gradient [N, C], diagonal of the Hessian [N, C]
 
 
@@ -96,8 +98,9 @@ class Loss:
 class Autodiff(Loss):
     """Any loss: `fn` maps the outputs [N, C] to a scalar, or to [N] values that `reduction` then joins.
 
-    Gradient and diagonal come from torch.func, exact also where `fn` couples the samples; a pass per entry of the
-    outputs, so it is for small batches and for trying out. `fn` must be vmap-safe (gather, not indexing by a tensor).
+    Gradient and second derivatives come from torch.func; a pass per entry of the outputs, so it is for small batches
+    and for trying out. `fn` must be vmap-safe (gather, not indexing by a tensor). One that couples the samples has a
+    gradient, but no curvature by sample, which is what the methods on the tape send back: ValueError.
     """
 
     def __init__(self, fn: Callable[[Tensor], Tensor], reduction: str = "mean"):
@@ -124,7 +127,16 @@ class Autodiff(Loss):
         slope = grad(self.value)
         basis = torch.eye(outputs.numel()).to(outputs).view(-1, *outputs.shape)
         product = vjp(slope, outputs)[1]
-        return vmap(lambda e: product(e)[0], chunk_size=256)(basis)
+        rows = vmap(lambda e: product(e)[0], chunk_size=256)(basis)
+        if not is_traced(rows):
+            n = len(outputs)
+            other = rows.view(n, -1, n, rows[0, 0].numel()) * (1 - torch.eye(n).to(rows))[:, None, :, None]
+            if bool(other.abs().max() > 1e-6 * rows.abs().max()):
+                raise ValueError(
+                    "the loss couples the samples of a batch, so it has no curvature by sample; take "
+                    "hesscale_rl.ExactDiagonal(), Hutchinson() or GaussNewton(), which see the batch as a whole"
+                )
+        return rows
 
     def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the loss, its gradient and, if asked for, its exact diagonal."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..curvature import whole
 from ..products import Implicit, Products
 from .base import CurvatureError, CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
@@ -38,14 +39,14 @@ class HessianFree(CurvatureOptimizer):
         together: bool = False,
     ):
         for name, ok, allowed in (
-            ("blocks", blocks >= 1, "at least 1"),
             ("damping", damping >= 0, "zero or positive"),
-            ("iterations", iterations >= 1, "at least 1"),
             ("tolerance", tolerance >= 0, "zero or positive"),
             ("warm_start", 0 <= warm_start <= 1, "between 0 and 1"),
         ):
             if not ok:
                 raise ValueError(f"HessianFree: {name}={locals()[name]}, must be {allowed}")
+        whole("HessianFree", "blocks", blocks)
+        whole("HessianFree", "iterations", iterations)
         own = {"damping": damping, "iterations": iterations, "tolerance": tolerance, "warm_start": warm_start}
         params = list(params)
         if blocks > 1:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, Dense, Kronecker, Sum
+from ..curvature import whole
 from .base import CurvatureError, CurvatureOptimizer
 
 
@@ -34,8 +35,7 @@ class KFACOptimizer(CurvatureOptimizer):
     ):
         if not damping > 0:
             raise ValueError(f"KFACOptimizer: damping={damping}, must be > 0")
-        if inverse_every < 1:
-            raise ValueError(f"KFACOptimizer: inverse_every={inverse_every}, must be at least 1")
+        whole("KFACOptimizer", "inverse_every", inverse_every)
         super().__init__(
             params, {"lr": lr, "betas": betas, "damping": damping, "delta": delta, "inverse_every": inverse_every}
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block
+from ..curvature import whole
 from .base import CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
 
@@ -34,11 +35,11 @@ class NewtonCG(CurvatureOptimizer):
         for name, ok, allowed in (
             ("alpha", 0 <= alpha <= 1, "between 0 and 1"),
             ("tolerance", tolerance >= 0, "zero or positive"),
-            ("iterations", iterations >= 1, "at least 1"),
-            ("splits", splits >= 1, "at least 1"),
         ):
             if not ok:
                 raise ValueError(f"NewtonCG: {name}={locals()[name]}, must be {allowed}")
+        whole("NewtonCG", "iterations", iterations)
+        whole("NewtonCG", "splits", splits)
         own = {"alpha": alpha, "tolerance": tolerance, "iterations": iterations, "splits": splits}
         super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": None, **own})
 
