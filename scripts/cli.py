@@ -12,6 +12,7 @@ from hesscale_rl.errors import BAD_INPUT
 
 USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
+       hesscale-rl supervised [flags]     train on the papers' supervised tasks; --task mnist-mlp --data digits
        hesscale-rl evaluate RUN [flags]   play episodes with what a run has learned; --video draws one
        hesscale-rl export RUN [--onnx]    write the policy for use without this library
        hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
@@ -24,6 +25,7 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
 agents: {agents}"""
 
 COMMANDS = {
+    "supervised": "scripts.supervised",
     "evaluate": "scripts.evaluate",
     "export": "scripts.export",
     "sweep": "scripts.sweep",

@@ -1,0 +1,390 @@
+"""Supervised learning on the papers' tasks, with every optimizer of this library.
+
+    hesscale-rl supervised --task mnist-mlp --data digits --optimizer adahesscale
+
+scripts/tasks.py has the tasks, docs/supervised.md an account of them. The run directory is that of the agents: a step
+in metrics.jsonl is an update. After every epoch it has loss/train and accuracy/train, the means over the epoch's
+batches, each before its update; loss/ and accuracy/ of validation and test; charts/epoch; and charts/seconds, the
+time of all updates so far. Networks that no rules cover, those with LSTMs, are trained by autograd.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hesscale_rl.arguments import check_resume, needs, parse
+from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
+
+if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
+    from torch import Tensor, nn
+
+    import hesscale_rl as hs
+    from hesscale_rl.run import Run
+
+NEWTON_CG, HESSIAN_FREE = "newton-cg", "hessian-free"
+KFAC = ("kfac", "scaled-kfac")
+OWNERS = {  # the optimizers that a flag is for
+    "damping": (*KFAC, NEWTON_CG, HESSIAN_FREE),
+    "iterations": (NEWTON_CG, HESSIAN_FREE),
+    "blocks": (HESSIAN_FREE,),
+    "curvature_rows": (HESSIAN_FREE,),
+    "splits": (NEWTON_CG,),
+}
+RATES = {"sgd": 0.1, "adam": 1e-3, "adahessian": 1e-3, "kfac": 0.01, NEWTON_CG: 0.1, HESSIAN_FREE: 0.1}  # by default
+HBP_LIMIT = 4 * 2**30  # bytes of one of newton-cg's messages
+
+
+@dataclass
+class Args:
+    """Supervised learning on the papers' tasks."""
+
+    task: str = "mnist-mlp"
+    """mnist-mlp, cifar10-3c3d, cifar100-3c3d, cifar100-allcnnc, hbp-cifar10-mlp, autoencoder, sequential-mnist-lstm,
+    cifar10-resnet"""
+    data: str | None = None
+    """the task's own (None), or digits: a small network on 8 by 8 images, which need no download"""
+    data_dir: str | None = None
+    """where MNIST and CIFAR are kept, after one download"""
+    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, each also as scaled-...;
+    newton-cg, hessian-free"""
+    learning_rate: Annotated[float | None, tyro.conf.arg(aliases=["--lr"])] = None
+    """step size; None: 0.1 for sgd, newton-cg and hessian-free, 0.01 for kfac, 0.001 for the others, but 0.0001 for
+    adahesscale and its like on cifar100-allcnnc and cifar10-resnet"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay rates of the optimizer's moving averages"""
+    eps: float = 1e-8
+    """what Adam and its like add to their denominators"""
+    delta: float = 1e-8
+    """trust-region radius of the scaled-... optimizers"""
+    damping: float | None = None
+    """what kfac and hessian-free add to their curvature, and newton-cg's alpha; None: 0.01, the task's own, 0.02"""
+    iterations: int | None = None
+    """conjugate gradients of an update, at most; None: 50 for newton-cg, the task's own for hessian-free"""
+    blocks: int | None = None
+    """hessian-free: blocks of adjacent layers, each solved by itself; None: the task's own"""
+    curvature_rows: int | None = None
+    """hessian-free: the examples of a batch that curvature is measured on; None: all"""
+    splits: int | None = None
+    """newton-cg: sub-blocks that the rows of a weight are cut into; None: 1"""
+    batch_size: int | None = None
+    """examples of an update; None: the task's own. What is left over at the end of an epoch is left out"""
+    epochs: int | None = None
+    """passes over the training examples; None: the task's own"""
+    averaging: float | None = None
+    """decay of the averaged weights that are tested, 0: the last weights are; None: the task's own"""
+    seed: int = 1
+    """decides everything random: weights, the order of the examples, draws of the curvature"""
+    run_dir: str | None = None
+    """the run directory; default runs/{task}__{data}_{optimizer}__{seed}__{time}"""
+    resume: str | None = None
+    """a run directory: go on where its last checkpoint stands, with its arguments"""
+    accept_changes: bool = False
+    """let other flags given with --resume change the run"""
+    checkpoint_interval: int = 1
+    """epochs between checkpoints; a run that is told to stop writes one more"""
+    quiet: bool = False
+    """print nothing but errors"""
+
+    @property
+    def env_id(self) -> str:
+        """What the name of the run directory begins with."""
+        return self.task
+
+    @property
+    def exp_name(self) -> str:
+        """The second part of that name."""
+        return f"{self.data}_{self.optimizer}"
+
+
+def fill(args: Args) -> Args:
+    """Return the arguments with defaults of task and optimizer in place of None; as they are for an unknown task."""
+    if args.task not in TASKS:
+        return args
+    task, data = TASKS[args.task], args.data or TASKS[args.task].data
+    batch_size, epochs = task.sizes(data)
+    rate = RATES.get(args.optimizer.removeprefix("scaled-"), task.rate)
+    given: dict[str, Any] = {"data": data, "batch_size": batch_size, "epochs": epochs, "learning_rate": rate}
+    given["averaging"] = task.averaging
+    if args.optimizer in KFAC:
+        given["damping"] = 0.01
+    elif args.optimizer == NEWTON_CG:
+        given |= {"damping": 0.02, "iterations": 50, "splits": 1}
+    elif args.optimizer == HESSIAN_FREE:
+        given |= {"damping": task.damping, "iterations": task.iterations, "blocks": task.blocks}
+    return replace(args, **{name: value for name, value in given.items() if getattr(args, name) is None})
+
+
+def check(args: Args) -> None:
+    """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
+    from hesscale_rl.optim import OPTIMIZER_NAMES
+
+    need, names = needs(args), (*OPTIMIZER_NAMES, NEWTON_CG, HESSIAN_FREE)
+    need(args.task in TASKS, "task", f"one of {', '.join(TASKS)}")
+    known = (TASKS[args.task].data, SMALL)
+    need(args.data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
+    need(args.optimizer in names, "optimizer", f"one of {', '.join(names)}")
+    for flag, owners in OWNERS.items():
+        own = args.optimizer in owners
+        need(own or getattr(args, flag) is None, flag, f"left out: it is for --optimizer {', '.join(owners)}")
+    for flag in ("batch_size", "epochs", "checkpoint_interval", "blocks", "splits", "iterations", "curvature_rows"):
+        need(getattr(args, flag) is None or getattr(args, flag) >= 1, flag, "at least 1")
+    for flag in ("learning_rate", "delta"):
+        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
+    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
+    if args.damping is not None:
+        positive, most = args.optimizer in KFAC, 1.0 if args.optimizer == NEWTON_CG else sys.float_info.max
+        allowed = "a positive number" if positive else "from 0 to 1" if most == 1 else "zero or a positive number"
+        need(0 <= args.damping <= most and not (positive and args.damping == 0), "damping", allowed)
+    need(args.averaging is not None and 0 <= args.averaging < 1, "averaging", "a number in [0, 1)")
+    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
+    check_resume(args)
+
+
+# --- optimizers
+
+
+def make_optimizer(args: Args, net: nn.Sequential) -> tuple[hs.optim.CurvatureOptimizer, hs.Curvature | None]:
+    """Return the optimizer and the curvature that it needs, or None."""
+    import hesscale_rl as hs
+
+    rate, damping, iterations = args.learning_rate or 0.0, args.damping or 0.0, args.iterations or 1
+    if args.optimizer == NEWTON_CG:
+        newton = hs.NewtonCG(net.parameters(), rate, damping, iterations=iterations, splits=args.splits or 1)
+        return newton, hs.HBP("pch-abs", "jacobian")
+    if args.optimizer == HESSIAN_FREE:
+        groups = layer_blocks(net, args.blocks or 1)
+        free = hs.HessianFree(groups, rate, damping=damping, iterations=iterations)
+        return free, hs.GaussNewton(args.curvature_rows)
+    settings: dict[str, Any] = {"lr": rate, "betas": args.betas, "eps": args.eps, "delta": args.delta}
+    if args.optimizer in KFAC:
+        settings["damping"] = damping
+    return hs.make_optimizer(args.optimizer, [{"params": [*net.parameters()], "name": "net"}], **settings)
+
+
+def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | None, taped: bool, x: Tensor) -> None:
+    """Raise InputError if the curvature cannot pass the network, or takes more memory than is sensible."""
+    import torch
+    from torch import nn
+
+    from hesscale_rl.tape import record
+
+    if curvature is None or not curvature.on_tape:
+        return
+    what = f"--optimizer {args.optimizer}: its curvature, {type(curvature).__name__},"
+    if not taped:
+        others = "adam, sgd, adahessian, hessian-free"
+        raise InputError(f"{what} needs a rule for every layer, and --task {args.task} has LSTMs; take {others}")
+    if args.optimizer == NEWTON_CG:
+        with torch.no_grad():
+            tape = record(net, x[:1])[0]
+        widest = max(rule.y.numel() for rule in tape if not isinstance(rule.layer, nn.Flatten))
+        # A convolution takes its Jacobian for every example, a Linear has one for all.
+        copies = (args.batch_size or 1) if any(isinstance(m, nn.Conv2d) for m in net.modules()) else 1
+        if (size := copies * widest**2 * x.element_size()) > HBP_LIMIT:
+            raise InputError(f"{what} would take {size / 2**30:,.0f} GiB for --task {args.task}; take hessian-free")
+
+
+def update(
+    net: nn.Sequential,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    taped: bool,
+    x: Tensor,
+    loss: hs.losses.Loss,
+) -> tuple[float, Tensor]:
+    """Take one step on a batch x [N, ...]; return the loss and the outputs [N, C] before it."""
+    import torch
+
+    import hesscale_rl as hs
+    from hesscale_rl.optim.base import CurvatureError
+
+    optimizer.zero_grad()
+    try:
+        if taped:
+            result = hs.backward(net, x, loss, curvature)
+            value, outputs = float(result.value), result.output
+        else:
+            outputs = net(x)
+            own = loss.value(outputs)
+            own.backward()
+            value, outputs = float(own.detach()), outputs.detach()
+            if curvature is not None:
+                hs.measure_curvature(net, x, loss, curvature)
+        if math.isfinite(value):
+            optimizer.step()
+    except (torch.linalg.LinAlgError, CurvatureError) as error:  # of a matrix that is not finite, or nearly so
+        raise Diverged(f"no step from this curvature ({str(error).splitlines()[0]})") from None
+    return value, outputs
+
+
+# --- loop
+
+
+@dataclass
+class Account:
+    """Where a run stands: `place` of the updates of an epoch are done, in `order` [examples]; the sums over them."""
+
+    order: Tensor
+    step: int = 0
+    epoch: int = 0
+    place: int = 0
+    loss: float = 0.0
+    right: int = 0
+    seconds: float = 0.0  # of all updates
+
+
+def restore(
+    net: nn.Module, tested: nn.Module, optimizer: hs.optim.CurvatureOptimizer, saved: dict[str, Any], examples: int
+) -> Account:
+    """Load a checkpoint into all of these; InputError if it does not fit. The optimizer keeps its settings."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        net.load_state_dict(saved["policy"])
+        if tested is not net:
+            tested.load_state_dict(saved["averaged"])
+        optimizer.load_state_dict(saved["optimizer"])
+        account = Account(**saved["rollout"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
+    if account.order.shape != (examples,):
+        raise InputError("--resume: the checkpoint is of other data")
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    return account
+
+
+def train(args: Args) -> int:
+    """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    from hesscale_rl.checkpoint import newest_checkpoint
+    from hesscale_rl.progress import Progress
+    from hesscale_rl.run import Run
+    from scripts.data import split
+
+    args = fill(args)
+    check(args)
+    saved = newest_checkpoint(args.resume) if args.resume else None
+    data, task = split(args.data or SMALL, args.data_dir), TASKS[args.task]
+    examples, batch_size, epochs = len(data.train.labels), args.batch_size or 1, args.epochs or 1
+    needs(args)(batch_size <= examples, "batch_size", f"at most {examples:,}, the training examples")
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    net = task.network(args.data or SMALL)
+    tested: nn.Module = net
+    if args.averaging:
+        tested = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(args.averaging))
+    optimizer, curvature = make_optimizer(args, net)
+    taped = is_taped(net, data.train.inputs)
+    check_curvature(args, net, curvature, taped, data.train.inputs)
+    orders = torch.Generator().manual_seed(args.seed)
+    begins = saved is None or "policy" not in saved
+    if saved is None or begins:
+        now = Account(torch.randperm(examples, generator=orders))
+    else:
+        now = restore(net, tested, optimizer, saved, examples)
+        orders.set_state(saved["orders"])
+        torch.set_rng_state(saved["torch"])
+    updates, last = examples // batch_size, {}  # of an epoch; what was logged last
+    with (
+        Run(args, args.run_dir, args.quiet, __file__, updates * epochs, saved) as run,
+        Progress(updates * epochs, args.quiet, now.step) as progress,
+    ):
+
+        def log(logs: dict[str, float]) -> dict[str, float]:
+            for name in ("validation", "test"):
+                logs |= {f"{k}/{name}": v for k, v in evaluate(tested, task, getattr(data, name)).items()}
+            run.log(now.step, logs | {"charts/epoch": now.epoch, "charts/seconds": now.seconds})
+            run.flush()
+            if not math.isfinite(logs["loss/validation"]):
+                raise Diverged(f"the loss is not finite (validation {logs['loss/validation']:.3g})")
+            return logs
+
+        def save() -> None:
+            learned = {"policy": net.state_dict(), "optimizer": optimizer.state_dict()}
+            if tested is not net:
+                learned["averaged"] = tested.state_dict()
+            drawn = {"orders": orders.get_state(), "torch": torch.get_rng_state()}
+            run.save_checkpoint(now.step, learned | drawn | {"rollout": vars(now), "global_step": now.step})
+
+        try:
+            if begins:
+                last = log({})
+            while now.epoch < epochs and not run.stop:
+                began = time.perf_counter()
+                while now.place < updates and not run.stop:
+                    chosen = now.order[now.place * batch_size : (now.place + 1) * batch_size]
+                    x, labels = data.train.inputs[chosen], data.train.labels[chosen]
+                    value, outputs = update(net, optimizer, curvature, taped, x, task.loss(x, labels))
+                    if not math.isfinite(value):
+                        raise Diverged(f"the loss is not finite (training {value:.3g})")
+                    if isinstance(tested, AveragedModel):
+                        tested.update_parameters(net)
+                    now.step, now.place = now.step + 1, now.place + 1
+                    now.loss, now.right = now.loss + value, now.right + task.correct(outputs, labels)
+                    note = f"epoch {now.epoch + 1}  training loss {now.loss / now.place:.4g}"
+                    progress.update(now.step, note=note)
+                now.seconds += time.perf_counter() - began
+                if now.place < updates:
+                    break
+                means = task.figures(now.loss / updates, now.right / (updates * batch_size))
+                now.epoch, now.place, now.loss, now.right = now.epoch + 1, 0, 0.0, 0
+                now.order = torch.randperm(examples, generator=orders)
+                last = log({f"{k}/train": v for k, v in means.items()} | optimizer_figures(optimizer))
+                if now.epoch % args.checkpoint_interval == 0 or now.epoch == epochs:
+                    save()
+            if run.stop and run.saved != now.step:
+                save()
+        except Diverged as error:
+            run.log(now.step, {"charts/diverged": 1.0})
+            run.finish("diverged", reason=str(error))
+    report(run, last)
+    return EXIT_CODES[run.status]
+
+
+def optimizer_figures(optimizer: hs.optim.CurvatureOptimizer) -> dict[str, float]:
+    """Return what to log of the last update: its scaling factor and its curvature."""
+    from hesscale_rl.optim import curvature_figures
+
+    if optimizer.param_groups[0]["delta"] is None:
+        return curvature_figures(optimizer)
+    return {"optim/eta_net": float(optimizer.eta[0])} | curvature_figures(optimizer)
+
+
+def report(run: Run, last: dict[str, float]) -> None:
+    """Say how the run ended, and with which figures."""
+    if run.status == "diverged":
+        where = f"update {run.global_step:,}: {run.reason}; the curve is kept in {run.directory}"
+        print(f"diverged at {where}", file=sys.stderr)
+    if run.quiet:
+        return
+    minutes, seconds = divmod(round(time.monotonic() - run.began), 60)
+    names = [f"{tag.replace('/', ' ')} {value:.4g}" for tag, value in last.items() if tag.startswith(("loss", "acc"))]
+    print(f"{run.status}  {run.global_step:,} updates in {minutes}:{seconds:02}  {', '.join(names)}")
+    print(f"run   {run.directory}")
+
+
+def main() -> int:
+    """Read the command line and return the exit code."""
+    try:
+        return train(parse(Args, {"default": Args()}, sys.argv[1:]))
+    except KeyboardInterrupt:  # before the first update, or told twice
+        return EXIT_CODES["interrupted"]
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
