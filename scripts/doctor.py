@@ -10,7 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
-OPTIONAL = {"video": "imageio-ffmpeg", "export": "onnxscript", "envpool": "envpool", "track": "wandb"}
+OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
+OPTIONAL |= {"ray": "ray", "slurm": "submitit", "export": "onnxscript", "envpool": "envpool", "track": "wandb"}
 
 
 def versions() -> str:
