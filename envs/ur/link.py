@@ -191,8 +191,7 @@ class Link:
             if silent > FRESH:
                 raise Silent(f"no news from the robot for {silent:.2f} s")
             if silent > 3 * self.bounds.period and self.following and not held:
-                # Not knowing where it is, we do not keep it moving.
-                self._send(np.zeros(6))
+                self._send(np.zeros(6))  # not knowing where it is, we do not keep it moving
                 held = True
             time.sleep(self.bounds.period / 16)
         r, before = self.receive, math.nan
