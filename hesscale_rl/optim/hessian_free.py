@@ -53,15 +53,9 @@ class HessianFree(CurvatureOptimizer):
             params = [{"params": block} for block in adjacent(params, blocks)]
         super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": None, "together": together, **own})
 
-    def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Any]
-    ) -> Tensor | float:
-        """Never called: the blocks take their iterations together."""
-        raise NotImplementedError
-
     @torch.no_grad()
     def _step_all(self, batches: list[Any]) -> list[Tensor | float]:
-        """Solve for all blocks and move."""
+        """Solve for all blocks, which take their iterations together, and move."""
         params, grads, curvatures = ([t for batch in batches for t in batch[i]] for i in range(3))
         if not params:
             return [1.0] * len(batches)
