@@ -11,7 +11,6 @@ one. Zero would have a relative error of one. Everything is measured in float64.
 import argparse
 import copy
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
@@ -193,20 +192,14 @@ def tell(rows: list[tuple[Any, ...]]) -> None:
             print(f"| {method} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
 
 
-def save(rows: list[tuple[Any, ...]], output: str, caption: str) -> None:
-    """Write the figure and the table behind it."""
+def numbers(rows: list[tuple[Any, ...]]) -> bytes:
+    """Return the table behind the figure as CSV."""
     import csv
     import io
 
-    import matplotlib
-
-    from scripts.plot import FONTS, write
-
-    with matplotlib.rc_context(FONTS):
-        draw(rows, caption).savefig(image := io.BytesIO(), format="png", dpi=130)
     short = [(*row[:-2], *(f"{value:.6g}" for value in row[-2:])) for row in rows]
     csv.writer(table := io.StringIO(), lineterminator="\n").writerows([COLUMNS, *short])
-    write({Path(f"{output}.png"): image.getvalue(), Path(f"{output}.csv"): table.getvalue().encode()})
+    return table.getvalue().encode()
 
 
 def main() -> int:
@@ -227,20 +220,19 @@ def main() -> int:
         from scripts.plot import check_output
 
         check_output(args.output)
-        import time
-
         import torch
 
-        from hesscale_rl.run import cpu
+        from scripts.approximation_quality import caption, save
 
         torch.set_num_threads(1)
         rows = [row for seed in args.seeds for row in study(args.env_id, seed, args.total_timesteps, args.points)]
-        caption = (
-            f"PPO (default settings, Adam) on {args.env_id}; mean and 95 % bootstrap interval over seeds "
-            f"{', '.join(map(str, args.seeds))}; {MINIBATCHES} minibatches of {ROWS} at each point; torch "
-            f"{torch.__version__}; {cpu()}; {time.strftime('%Y-%m-%d')}; python scripts/rl_approximation.py"
-        )
-        save(rows, args.output, caption)
+        seeds = ", ".join(map(str, args.seeds))
+        parts = [
+            f"PPO (default settings, Adam) on {args.env_id}",
+            f"{MINIBATCHES} minibatches of {ROWS} at each point",
+        ]
+        parts += [f"mean and 95 % bootstrap interval over seeds {seeds}"]
+        save(args.output, lambda: draw(rows, caption(parts)), numbers(rows))
         tell(rows)
     except InputError as error:
         print(error, file=sys.stderr)
