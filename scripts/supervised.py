@@ -29,13 +29,14 @@ if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at 
     from hesscale_rl.run import Run
 
 NEWTON_CG, HESSIAN_FREE = "newton-cg", "hessian-free"
-KFAC = ("kfac", "scaled-kfac")
+KFAC, SGD = ("kfac", "scaled-kfac"), ("sgd", "scaled-sgd")
 OWNERS = {  # the optimizers that a flag is for
     "damping": (*KFAC, NEWTON_CG, HESSIAN_FREE),
     "iterations": (NEWTON_CG, HESSIAN_FREE),
     "blocks": (HESSIAN_FREE,),
     "curvature_rows": (HESSIAN_FREE,),
     "splits": (NEWTON_CG,),
+    "momentum": SGD,
 }
 RATES = {"sgd": 0.1, "adam": 1e-3, "adahessian": 1e-3, "kfac": 0.01, NEWTON_CG: 0.1, HESSIAN_FREE: 0.1}  # by default
 HBP_LIMIT = 4 * 2**30  # bytes of one of newton-cg's messages
@@ -62,6 +63,8 @@ class Args:
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-8
     """what Adam and its like add to their denominators"""
+    momentum: float | None = None
+    """sgd: decay of the sum of gradients that it steps along; None: 0"""
     delta: float = 1e-8
     """trust-region radius of the scaled-... optimizers"""
     damping: float | None = None
@@ -138,6 +141,7 @@ def check(args: Args) -> None:
         need(getattr(args, flag) is None or getattr(args, flag) >= 1, flag, "at least 1")
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    need(args.momentum is None or 0 <= args.momentum < 1, "momentum", "a number in [0, 1)")
     need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
     need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
     if args.damping is not None:
@@ -167,6 +171,8 @@ def make_optimizer(args: Args, net: nn.Sequential) -> tuple[hs.optim.CurvatureOp
     settings: dict[str, Any] = {"lr": rate, "betas": args.betas, "eps": args.eps, "delta": args.delta}
     if args.optimizer in KFAC:
         settings["damping"] = damping
+    if args.optimizer in SGD:
+        settings["momentum"] = args.momentum or 0.0
     return hs.make_optimizer(args.optimizer, [{"params": [*net.parameters()], "name": "net"}], **settings)
 
 

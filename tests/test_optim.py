@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ TWINS = {
     hs.AdaHesScale: reference.adahesscale,
     hs.ScaledAdam: reference.scaled_adam,
     hs.ScaledSGD: reference.scaled_sgd,
+    partial(hs.ScaledSGD, momentum=0.9): partial(reference.scaled_sgd, momentum=0.9),
 }
 
 
@@ -51,7 +53,13 @@ def test_fifty_steps_equal_the_literal_twin_with_a_scaling_for_each_group(kind, 
 
 
 @pytest.mark.parametrize(
-    "ours, theirs", [(hs.ScaledAdam, torch.optim.Adam), (hs.ScaledSGD, torch.optim.SGD)], ids=["adam", "sgd"]
+    "ours, theirs",
+    [
+        (hs.ScaledAdam, torch.optim.Adam),
+        (hs.ScaledSGD, torch.optim.SGD),
+        (partial(hs.ScaledSGD, momentum=0.9), partial(torch.optim.SGD, momentum=0.9)),
+    ],
+    ids=["adam", "sgd", "momentum"],
 )
 def test_without_delta_they_are_torchs_own_and_need_no_curvature(ours, theirs):
     a = parameters()
@@ -245,6 +253,20 @@ def test_bad_settings_name_themselves(setting):
         hs.AdaHesScale(parameters(), **setting)
     with pytest.raises(ValueError, match=f"AdaHesScale: {name}="):
         hs.AdaHesScale(parameters()[:1]).add_param_group({"params": parameters()[1:], **setting})
+
+
+def test_momentum_is_checked_and_a_state_of_before_has_none():
+    with pytest.raises(ValueError, match="ScaledSGD: momentum=1.0"):
+        hs.ScaledSGD(parameters(), momentum=1.0)
+    with pytest.raises(ValueError, match="ScaledSGD: momentum=nan"):
+        hs.ScaledSGD(parameters()[:1]).add_param_group({"params": parameters()[1:], "momentum": math.nan})
+    saved = hs.ScaledSGD(parameters()).state_dict()
+    del saved["param_groups"][0]["momentum"]
+    optimizer = hs.ScaledSGD(parameters())
+    optimizer.load_state_dict(saved)
+    fill(optimizer.param_groups[0]["params"], torch.Generator().manual_seed(1))
+    optimizer.step()
+    assert not optimizer.state
 
 
 def test_names_of_the_command_line():

@@ -160,6 +160,8 @@ def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | Non
     """The chains of the actor, one or two, and of the critic; None for what only the readable way does."""
     if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN, Hutchinson):
         return None
+    if any(group.get("momentum") for group in optimizer.param_groups):
+        return None
     actor = policy.actor
     nets: list[nn.Module] = [*actor.branches] if type(actor) is networks.Heads else [actor]
     found = chains((*nets, policy.critic), torch.zeros(1, policy.observations))

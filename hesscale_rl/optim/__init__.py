@@ -41,11 +41,12 @@ def make_optimizer(
     eps: float = 1e-8,
     delta: float | None = 1e-8,
     damping: float = 1e-2,
+    momentum: float = 0.0,
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
     `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps. `eps`
-    is for Adam and its like, `damping` for K-FAC.
+    is for Adam and its like, `damping` for K-FAC, `momentum` for SGD.
     """
     if name not in OPTIMIZER_NAMES:
         raise ValueError(f"unknown optimizer {name!r}: allowed are {', '.join(OPTIMIZER_NAMES)}")
@@ -56,7 +57,9 @@ def make_optimizer(
     settings: dict[str, Any] = {"lr": lr, "betas": betas, "delta": delta if scaled else None}
     if kind is KFACOptimizer:
         settings["damping"] = damping
-    elif kind is not ScaledSGD:
+    elif kind is ScaledSGD:
+        settings["momentum"] = momentum
+    else:
         settings["eps"] = eps
     optimizer = kind(params, **settings)
     return optimizer, curvature() if optimizer.reads_curvature else None

@@ -66,14 +66,18 @@ def scaled_sgd(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     delta: float | None = None,
+    momentum: float = 0.0,
 ) -> float:
-    """Gradient descent, its update scaled."""
+    """Gradient descent with momentum, its update scaled."""
     b2, t = betas[1], _next(state)
-    roots = []
+    roots, updates = [], []
+    for i, g in enumerate(grads):
+        b = state[f"b{i}"] = momentum * state.get(f"b{i}", torch.zeros_like(g)) + g
+        updates.append(lr * b)
     for i, d in enumerate(curvatures if delta is not None else []):
         v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(d)) + (1 - b2) * d**2
         roots.append((v / (1 - b2**t)).sqrt())
-    return _apply(params, [lr * g for g in grads], roots, delta)
+    return _apply(params, updates, roots, delta)
 
 
 def kfac(
