@@ -1,8 +1,8 @@
 """A sweep as data: what a spec says, as a list of runs, each with a name that never changes.
 
 A spec is a TOML file with tables [[settings]], or a Python file with a tuple SETTINGS of dictionaries. Their keys are
-`agent`, `preset` and the agent's flags with underscores; a list (in Python a range or an array, too) is varied, every
-combination is a run:
+`agent`, which may be "supervised", `preset` and the agent's flags with underscores; a list (in Python a range or an
+array, too) is varied, every combination is a run:
 
     [[settings]]
     agent = "ppo"
@@ -32,9 +32,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 import agents
 from hesscale_rl.errors import InputError
 
+SUPERVISED = "supervised"  # the command of that name, taken as an agent
 OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
-UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name"}
-NAMED = ("env_id", "optimizer", "learning_rate", "seed")  # in every name, in this order
+UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name", "data_dir"}
+NAMED = {"env_id", "task", "optimizer", "learning_rate", "seed"}  # in every name, at a place of their own
 LONGEST = 251  # bytes of a name: file systems take 255, and the log's has four more
 
 
@@ -70,6 +71,11 @@ def read(spec: Path, here: bool = True) -> list[Planned]:
     return [run for run, _, _ in runs.values()]
 
 
+def module_name(agent: str) -> str:
+    """Return the name of an agent's module."""
+    return f"scripts.{agent}" if agent == SUPERVISED else f"agents.{agent}"
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error says in one line, for the terminal."""
     return " ".join(str(error).split())
@@ -99,18 +105,19 @@ def _runs(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, 
     """Every combination of one setting's lists with its arguments, checked as the agent itself would."""
     known, runs = sorted(module.name for module in pkgutil.iter_modules(agents.__path__)), []
     flags = {name: value for name, value in given.items() if name not in ("agent", "preset")}
-    for agent in _chosen(where, "agent", given.get("agent"), known):
-        module = importlib.import_module(f"agents.{agent}")
-        for preset in _chosen(where, "preset", given.get("preset", "default"), [*module.PRESETS]):
-            default = module.PRESETS[preset]
+    for agent in _chosen(where, "agent", given.get("agent"), [*known, SUPERVISED]):
+        module = importlib.import_module(module_name(agent))
+        presets = {"default": module.Args()} if agent == SUPERVISED else module.PRESETS
+        for preset in _chosen(where, "preset", given.get("preset", "default"), [*presets]):
+            default = presets[preset]
             for combination in itertools.product(*_varied(where, flags, default)):
                 args = replace(default, **dict(combination))
                 try:
-                    _check(agent, args, here)
+                    rate, steps = _check_supervised(args) if agent == SUPERVISED else _check_agent(agent, args, here)
                 except InputError as error:
                     raise InputError(f"{where}: {error}") from None
-                plan = Planned(_name(agent, args, default), agent, _flags(args, default), _steps(agent, args))
-                runs.append((plan, args))
+                name = _name(agent if preset == "default" else f"{agent}-{preset}", args, default, rate)
+                runs.append((Planned(name, agent, _flags(args, default), steps), args))
     return runs
 
 
@@ -179,18 +186,52 @@ def _near(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known)}"
 
 
-def _check(agent: str, args: Any, here: bool) -> None:
-    """Raise InputError for what the agent would refuse when it starts."""
+def _check_optimizer(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise InputError(f"no optimizer {name!r}: {_near(name, [*known])}")
+
+
+def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:
+    """Return learning rate and steps; InputError for what the agent would refuse when it starts."""
     from hesscale_rl.optim import OPTIMIZER_NAMES
 
-    if args.optimizer not in OPTIMIZER_NAMES:
-        raise InputError(f"no optimizer {args.optimizer!r}: {_near(args.optimizer, [*OPTIMIZER_NAMES])}")
+    _check_optimizer(args.optimizer, OPTIMIZER_NAMES)
     importlib.import_module(f"agents.{agent}").check(args)
     _check_env(args.env_id, args.env_module)
     device = args.device
     if not here and re.fullmatch(r"cuda(:\d+)?", device):
         device = "cpu"  # another machine may have what this one lacks
     _construct(agent, args.optimizer, args.std, args.compile, args.backend, device)
+    size = args.num_steps * args.num_envs
+    steps = args.total_timesteps if agent == "a2c" else args.total_timesteps // size * size
+    return args.learning_rate, steps
+
+
+def _check_supervised(given: Any) -> tuple[float, int]:
+    """Return learning rate and updates; InputError for what the command would refuse, missing data aside."""
+    from scripts import data, supervised, tasks
+
+    if given.task not in tasks.TASKS:
+        raise InputError(f"no task {given.task!r}: {_near(given.task, [*tasks.TASKS])}")
+    _check_optimizer(given.optimizer, supervised.optimizer_names())
+    args = supervised.fill(given)
+    supervised.check(args)
+    _check_network(args.task, args.data, args.optimizer, args.batch_size, args.blocks)
+    return args.learning_rate, data.TRAINING[args.data] // args.batch_size * args.epochs
+
+
+@cache
+def _check_network(task: str, data: str, optimizer: str, batch_size: int, blocks: int | None) -> None:
+    """See whether the optimizer can work on the task's network."""
+    import torch
+
+    from scripts import supervised, tasks
+    from scripts.data import IMAGES
+
+    args = supervised.fill(supervised.Args(task, data, optimizer=optimizer, batch_size=batch_size, blocks=blocks))
+    net, x = tasks.TASKS[task].network(data), torch.zeros(1, *IMAGES[data])
+    _, curvature = supervised.make_optimizer(args, net)
+    supervised.check_curvature(args, net, curvature, tasks.is_taped(net, x), x)
 
 
 @cache
@@ -225,12 +266,11 @@ def _construct(agent: str, optimizer: str, std: str, compiles: bool, backend: st
         make_learner(policy, *make_optimizer(optimizer, policy.groups()), backend)
 
 
-def _name(agent: str, args: Any, default: Any) -> str:
+def _name(agent: str, args: Any, default: Any, rate: float) -> str:
     """A name that says all that decides the run's results, so that it is the same whatever else the spec holds."""
-    short = f"{args.learning_rate:g}"
-    rate = short if float(short) == args.learning_rate else repr(args.learning_rate)
-    parts = [agent if args.preset == "default" else f"{agent}-{args.preset}"]
-    parts += [args.env_id.replace("/", "-").replace(":", "-"), args.optimizer, f"lr{rate}"]
+    short = f"{rate:g}"
+    where = args.env_id.replace("/", "-").replace(":", "-")
+    parts = [agent, where, args.optimizer, f"lr{short if float(short) == rate else repr(rate)}"]
     for name, value in asdict(args).items():
         if name not in {*OWN, *UNNAMED, *NAMED, "preset"} and value != getattr(default, name):
             parts.append(f"{name}={value}".replace(" ", "").replace("/", "-"))
@@ -243,9 +283,9 @@ def _name(agent: str, args: Any, default: Any) -> str:
 
 def _flags(args: Any, default: Any) -> tuple[str, ...]:
     """The command line that gives these arguments."""
-    line = ["--preset", args.preset]
+    line = []
     for name, value in asdict(args).items():
-        if name in OWN or name == "preset" or value == getattr(default, name):
+        if name != "preset" and (name in OWN or value == getattr(default, name)):
             continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -255,9 +295,3 @@ def _flags(args: Any, default: Any) -> tuple[str, ...]:
         else:
             line += [f"--{flag}", str(value)]
     return tuple(line)
-
-
-def _steps(agent: str, args: Any) -> int:
-    """The steps that the run will have taken at its end."""
-    size = args.num_steps * args.num_envs
-    return args.total_timesteps if agent == "a2c" else args.total_timesteps // size * size

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
-from scripts.grid import Planned, one_line
+from scripts.grid import Planned, module_name, one_line
 
 ATTEMPTS = 2  # a run that crashes is tried once more, and so anew from each of its checkpoints
 PROBE, CONNECT = 3.0, 60.0  # seconds for a port to open, and for Ray to answer there
@@ -82,7 +82,9 @@ def start(run: Planned, folder: Path) -> subprocess.Popen:
     else:
         shutil.rmtree(directory, ignore_errors=True)  # killed before it had written anything
         line = [*run.flags, "--run-dir", str(directory)]
-    command = [sys.executable, str(ROOT / "agents" / f"{run.agent}.py"), *line, "--quiet"]
+    # -P: without the file's own folder among the places where modules are looked for.
+    source = ROOT / f"{module_name(run.agent).replace('.', '/')}.py"
+    command = [sys.executable, "-P", str(source), *line, "--quiet"]
 
     def prepare() -> None:
         if LIBC is not None:  # a run whose launcher is killed saves and ends, too

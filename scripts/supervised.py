@@ -20,6 +20,7 @@ import tyro
 
 from hesscale_rl.arguments import check_resume, needs, parse
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
@@ -125,14 +126,21 @@ def fill(args: Args) -> Args:
     return replace(args, **{name: value for name, value in given.items() if getattr(args, name) is None})
 
 
-def check(args: Args) -> None:
-    """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
+def optimizer_names() -> tuple[str, ...]:
+    """Return what --optimizer takes."""
     from hesscale_rl.optim import OPTIMIZER_NAMES
 
-    need, names = needs(args), (*OPTIMIZER_NAMES, NEWTON_CG, HESSIAN_FREE)
+    return *OPTIMIZER_NAMES, NEWTON_CG, HESSIAN_FREE
+
+
+def check(args: Args) -> None:
+    """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
+    need, names = needs(args), optimizer_names()
     need(args.task in TASKS, "task", f"one of {', '.join(TASKS)}")
-    known = (TASKS[args.task].data, SMALL)
-    need(args.data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
+    known, data = (TASKS[args.task].data, SMALL), args.data or SMALL
+    need(data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
+    most = TRAINING[data]
+    need((args.batch_size or 1) <= most, "batch_size", f"at most {most:,}, the training examples")
     need(args.optimizer in names, "optimizer", f"one of {', '.join(names)}")
     for flag, owners in OWNERS.items():
         own = args.optimizer in owners
@@ -284,7 +292,6 @@ def train(args: Args) -> int:
     saved = newest_checkpoint(args.resume) if args.resume else None
     data, task = split(args.data or SMALL, args.data_dir), TASKS[args.task]
     examples, batch_size, epochs = len(data.train.labels), args.batch_size or 1, args.epochs or 1
-    needs(args)(batch_size <= examples, "batch_size", f"at most {examples:,}, the training examples")
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     net = task.network(args.data or SMALL)
