@@ -26,7 +26,7 @@ import numpy as np
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 from scripts import curves, data
 from scripts.curves import Array, say
-from scripts.plot import FONTS, check_output, target, write
+from scripts.figure import FONTS, check_output, target, write
 from scripts.sweep import duration, tell
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once

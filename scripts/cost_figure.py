@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import InputError
-from scripts.plot import FONTS, LOOKS, PAPER, check_output, target, write
+from scripts.figure import FONTS, LOOKS, PAPER, check_output, target, write
 
 BASELINE = "Adam + autograd"
 HIGHEST = 12.0  # ratio that is drawn
@@ -112,7 +112,7 @@ def findings(rows: list[Row]) -> list[str]:
 
 
 def style(method: str) -> dict[str, Any]:
-    """Return how a method is drawn: colour and marker of scripts/plot.py, dashed and hollow for a scaled one."""
+    """Return how a method is drawn: colour and marker of scripts/figure.py, dashed and hollow for a scaled one."""
     colour, marker = (LOOKS | MORE)[method.removeprefix("scaled-")]
     scaled = method.startswith("scaled-")
     line = {"color": colour, "marker": marker, "label": method, "markersize": 4, "linewidth": 1.2}

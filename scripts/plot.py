@@ -2,11 +2,12 @@
 
     hesscale-rl plot curves runs/*               return against steps, each optimizer at its best learning rate
     hesscale-rl plot sensitivity sweeps/NAME     average return against the learning rate
-    hesscale-rl plot profile sweeps/NAME         share of the runs above a score, over all environments
+    hesscale-rl plot profile sweeps/NAME         share of the runs above a score, over all tasks
+    hesscale-rl plot curves DIR --x seconds --metric loss/train      of supervised runs
 
 RUNS are run directories, or folders that hold some; of a sweep's folder, the runs that its sweep.json lists. Lines
 are means over runs that differ in their seeds alone, bands and bars 95 % bootstrap intervals. How a run becomes a
-curve, a diverged one too, is told in scripts/curves.py.
+curve, a diverged one too, is told in scripts/curves.py. Of supervised runs it is the validation loss against epochs.
 """
 
 import argparse
@@ -14,11 +15,8 @@ import csv
 import io
 import os
 import sys
-import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,50 +24,26 @@ import numpy as np
 
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import curves
-from scripts.curves import Array, Group, Run, collect, say
+from scripts.curves import Group
+from scripts.figure import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
+from scripts.runs import FINE, SUPERVISED, TAGS, Run, collect, read, say
 from scripts.sweep import tell
-
-EVERYWHERE = "all environments, normalised"
-# Colour and marker of each optimizer, the same in every figure (Okabe and Ito's palette, safe for the colour-blind).
-# The scaled version has them too, with a dashed line and a hollow marker.
-LOOKS = {"adam": ("#0072B2", "o"), "adahesscale": ("#D55E00", "s"), "adahessian": ("#009E73", "^")}
-LOOKS |= {"sgd": ("#CC79A7", "D"), "adahesscale-gn": ("#E69F00", "v"), "adabl89": ("#56B4E9", "P")}
-
-
-@dataclass
-class Line:
-    """A line of a panel. `cells`: the groups behind each point, or behind all; `ends`: [value, low, high; points].
-
-    `sound`: what runs that did not diverge have, by itself; `crosses`: x, y and seed of those that did.
-    """
-
-    panel: str
-    method: tuple[str, str]  # the optimizer, and what sets it apart
-    cells: list[list[Group]]
-    x: Array
-    ends: Array
-    rate: str = ""  # the learning rate where it is not x
-    sound: Array = field(default_factory=lambda: np.empty(0))
-    crosses: list[tuple[float, float, int]] = field(default_factory=list)
-
-    def counts(self) -> list[tuple[int, int]]:
-        """Of each point, the runs behind it and how many of them diverged."""
-        each = [(sum(len(g.runs) for g in cell), sum(len(g.diverged) for g in cell)) for cell in self.cells]
-        return each * (len(self.x) // len(each))
 
 
 def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
     """Return against steps: of the best learning rate, or of all."""
     groups, lines = curves.gather(runs, args.bins, together=False, worst=args.diverged), []
     for group in groups if args.all else curves.best(groups):
-        steps, sound = group.length * np.arange(1, args.bins + 1) / args.bins, group.curves[group.sound].ravel()
+        bins, fine = group.curves.shape[1], FINE[group.runs[0].view.axis]
+        x, sound = group.length * np.arange(1, bins + 1) / (bins * fine), group.curves[group.sound].ravel()
         ends, rate = curves.interval([group.curves], args.statistic, args.error), f"{group.rate:g}"
-        lines.append(Line(group.env, group.method, [[group]], steps, ends, rate, sound, group.ends()))
+        crosses = [(end / fine, value, seed) for end, value, seed in group.ends()]
+        lines.append(Line(group.env, group.method, [[group]], x, ends, rate, sound, crosses))
     return lines
 
 
 def sensitivity_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Average return against the learning rate: on each environment, and normalised over all of them."""
+    """Average return against the learning rate: on each task, and normalised over all of them."""
     groups, lines = curves.gather(runs, args.bins, together=True, worst=args.diverged), []
     envs = collect(groups, lambda group: group.env)
     parts = [(env, [[group] for group in own], {group: group.averages for group in own}) for env, own in envs.items()]
@@ -94,7 +68,7 @@ def sensitivity_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
 
 
 def profile_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Share of the runs above a score, of each optimizer at the best learning rate of each environment."""
+    """Share of the runs above a score, of each optimizer at the best learning rate of each task."""
     groups, lines = curves.gather(runs, args.bins, together=True, worst=args.diverged), []
     scores = curves.normalise(groups, args.statistic)
     cells = everywhere([group for group in curves.best(groups) if group in scores], lambda g: g.method)
@@ -107,125 +81,17 @@ def profile_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
     return lines
 
 
-FONTS = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "legend.fontsize": 7, "pdf.fonttype": 42}
-FONTS |= {"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.handlelength": 3.5}
-PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
-# Of each kind: what makes its lines, the name of x in the table, and the names of the axes.
-KINDS: dict[str, tuple[Callable, str, str, str]] = {
-    "curves": (curve_lines, "step", "environment steps", "return"),
-    "sensitivity": (sensitivity_lines, "learning_rate", "learning rate", "average return"),
-    "profile": (profile_lines, "tau", "normalised score τ", "share of runs with score > τ"),
-}
+# Of each kind: what makes its lines.
+KINDS: dict[str, Callable] = {"curves": curve_lines, "sensitivity": sensitivity_lines, "profile": profile_lines}
 
 
 def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[list[Group]]:
-    """Return the groups that have a key in common on all environments: an average over fewer would not compare."""
+    """Return the groups that have a key in common on all tasks: an average over fewer would not compare."""
     cells, tasks = collect(groups, key), len({group.env for group in groups})
     some = [" ".join(filter(None, key)) for key, own in cells.items() if len(own) < tasks]
     if some:
-        say(f"not on all {tasks} environments, so left out of what is normalised: {'; '.join(some)}")
+        say(f"not on all {tasks} tasks, so left out of what is normalised: {'; '.join(some)}")
     return [own for own in cells.values() if len(own) == tasks]
-
-
-def look(line: Line, lines: list[Line]) -> dict[str, Any]:
-    """Return how to draw a line, with several of one optimizer among `lines` from light to dark."""
-    base = line.method[0].removeprefix("scaled-")
-    colour, marker = LOOKS.get(base, ("#000000", "Xphd*<>"[sum(base.encode()) % 7]))
-    kin = list(dict.fromkeys((other.method, other.rate) for other in lines if other.method[0] == line.method[0]))
-    shade = 0.7 - 1.4 * (kin.index((line.method, line.rate)) + 0.5) / len(kin)
-    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    rgb = rgb + (1 - rgb) * shade if shade > 0 else rgb * (1 + shade)
-    hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white"} if base != line.method[0] else {}
-    name = ", ".join(filter(None, line.method))
-    return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, "label": name, **hollow}
-
-
-def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
-    """Return the figure, one panel for each environment."""
-    from matplotlib.figure import Figure
-
-    panels = collect(lines, lambda line: line.panel)
-    columns = min(3, len(panels))
-    rows, below = -(-len(panels) // columns), 0.0 if kind == "sensitivity" else 0.16 * max(map(len, panels.values()))
-    figure = Figure(figsize=(max(6.4, 4.1 * columns), rows * (3.1 + below) + 0.8), layout="constrained")
-    for i, (panel, own) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.set(title=f"{agent.upper()}, {panel}", xlabel=KINDS[kind][2], ylabel=KINDS[kind][3])
-        set_limits(axes, own)
-        if kind == "sensitivity":
-            draw_points(axes, own, lines)
-        else:
-            draw_bands(axes, own, own if kind == "curves" else lines)
-    if kind == "sensitivity":
-        named = {
-            text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        ncols = int(figure.get_figwidth() / (0.7 + 0.055 * max(map(len, named))))
-        figure.legend(named.values(), named, loc="outside upper center", ncols=max(1, ncols))
-    figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 19)), x=0.01, ha="left", fontsize=6.5)
-    return figure
-
-
-def set_limits(axes: Any, lines: list[Line]) -> None:
-    """Let no run that exploded decide a panel's y axis; tell in it what lies outside."""
-    drawn = {"points": np.concatenate([line.ends[0] for line in lines])}
-    drawn["interval ends"] = np.concatenate([line.ends[1:].ravel() for line in lines])
-    drawn["diverged runs"] = np.array([y for line in lines for _, y, _ in line.crosses])
-    low, high = curves.limits(np.concatenate([*drawn.values()]), np.concatenate([line.sound for line in lines]))
-    axes.set_ylim(low, high)
-    outside = {name: values[(values < low) | (values > high)] for name, values in drawn.items()}
-    values = np.concatenate([*outside.values()])
-    if len(values):
-        counts = ", ".join(f"{name} {len(some)}" for name, some in outside.items() if len(some))
-        note = f"outside: {counts}; {values.min():,.3g} to {values.max():,.3g}"
-        axes.text(0.02, 0.98, note, transform=axes.transAxes, fontsize=6.5, va="top", bbox=PAPER)
-
-
-def draw_crosses(axes: Any, line: Line, colour: Any, aside: float = 1.0) -> None:
-    """Draw a line's diverged runs, those outside of the panel at its edge."""
-    low, high = axes.get_ylim()
-    for x, y, _ in line.crosses:
-        axes.plot(x * aside, min(max(y, low), high), "x", color=colour, clip_on=False, zorder=3)
-
-
-def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
-    """Draw lines with bands into a panel, their numbers of runs in its legend."""
-    for k, line in enumerate(lines):
-        style, (n, diverged), every = look(line, kin), line.counts()[0], len(line.x) // 8 + 1
-        style["label"] += f", lr {line.rate}" * (line.panel != EVERYWHERE)
-        style["label"] += f" (n = {n}{f', {diverged} diverged' if diverged else ''})"
-        axes.fill_between(line.x, *line.ends[1:], color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(line.x, line.ends[0], markevery=(k * every // len(lines), every), **style)
-        draw_crosses(axes, line, style["color"])
-    if any(line.crosses for line in lines):
-        axes.plot([], [], "x", color="#555555", label="diverged run, at its end")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    axes.xaxis.set_major_formatter("{x:,.9g}")
-    axes.locator_params(axis="x", nbins=6)
-
-
-def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:
-    """Draw lines with bars into a panel, diverged runs as crosses, and how many they are above the x axis."""
-    low, high = axes.get_ylim()
-    rows = 0
-    for k, line in enumerate(lines):
-        style, aside = look(line, kin), 1.06 ** (k - (len(lines) - 1) / 2)  # aside, so that no bar hides another
-        alike = [g for other in kin if other.method == line.method for cell in other.cells for g in cell]
-        seeds = sorted({len(group.runs) for group in alike})
-        style["label"] += f" (n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))})"
-        axes.vlines(line.x * aside, *line.ends[1:], color=style["color"], linewidth=1)
-        axes.plot(line.x * aside, line.ends[0], **style)
-        draw_crosses(axes, line, style["color"], aside)
-        failed = [(x, f"{diverged}/{n}") for x, (n, diverged) in zip(line.x, line.counts(), strict=True) if diverged]
-        how = {"ha": "center", "color": style["color"], "fontsize": 6, "bbox": PAPER}
-        for x, text in failed:
-            axes.text(x, 0.015 + 0.05 * rows, text, transform=axes.get_xaxis_transform(), **how)
-        rows += bool(failed)
-    rates = [x for line in lines for x in line.x]
-    ends = {"xlim": (min(rates) / 2.5, max(rates) * 2.5), "ylim": (low - 0.06 * rows * (high - low), high)}
-    axes.set(xscale="log", **ends)
-    if any(line.crosses for line in lines):
-        axes.plot([], [], "x", color="#555555", label="diverged run")
 
 
 def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
@@ -237,12 +103,14 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
         return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in sorted(set(values)))
 
     error = "one standard error" if args.error == "se" else "95 % bootstrap intervals"
-    parts = [f"{args.statistic}, {error}", each(group.length for group in groups) + " steps"]
+    view = runs[0].view
+    lengths = each(round(group.length / FINE[view.axis]) for group in groups)
+    parts = [f"{args.statistic}, {error}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
     counts = each(len(g.runs) for g in groups)
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
     if any(group.diverged for group in groups):
-        whose = "its own curve had" if args.diverged == "own" else "any run on its environment had"
+        whose = "its own curve had" if args.diverged == "own" else "any run on its task had"
         parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
     versions = [run.meta["versions"] for run in runs]
     parts += [f"{name} {each(str(v.get(name, '?')) for v in versions)}" for name in ("torch", "gymnasium", "mujoco")]
@@ -260,7 +128,8 @@ def numbers(kind: str, lines: list[Line]) -> bytes:
     def tail(rate: Any, seed: Any) -> tuple[Any, ...]:
         return {"curves": (rate, seed), "sensitivity": (seed,), "profile": (rate,)}[kind]
 
-    columns = ("environment", "optimizer", "settings", KINDS[kind][1], "value", "low", "high", "n", "diverged")
+    x_name = axis_names(kind, lines[0].cells[0][0].runs[0])[0]
+    columns = ("task", "optimizer", "settings", x_name, "value", "low", "high", "n", "diverged")
     rows = [(*columns, *tail("learning_rate", "seed"))]
     for line in lines:
         own = (line.panel, *line.method)
@@ -269,47 +138,6 @@ def numbers(kind: str, lines: list[Line]) -> bytes:
         rows += [(*own, x, y, "", "", 1, 1, *tail(line.rate, seed)) for x, y, seed in line.crosses]
     csv.writer(file := io.StringIO(), lineterminator="\n").writerows(rows)
     return file.getvalue().encode()
-
-
-def write(contents: dict[Path, bytes]) -> None:
-    """Write all files or none: InputError if one cannot be."""
-    parts: dict[Path, Path] = {}
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = parts[path] = path.with_name(f".{path.name}.{os.getpid()}.part")
-            part.write_bytes(content)
-        for path, part in parts.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"-o {next(iter(contents)).with_suffix('')}: cannot be written ({error.strerror})") from None
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-
-def check_output(name: str) -> None:
-    """Raise InputError if -o NAME could not be written at the end, or no figure drawn: before any work is done."""
-    try:
-        import matplotlib  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError:
-        raise InputError("a figure needs matplotlib and scipy, pip install -e '.[plot]'") from None
-    folder = next(path for path in Path(name).absolute().parents if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"-o {name}: cannot be written ({folder}: {error.strerror})") from None
-
-
-def target(output: str | None, kind: str) -> str:
-    """Return the name of the files, without what they end in, for what -o says."""
-    if output is None:
-        return kind
-    if output.endswith(os.sep) or os.path.isdir(output):
-        return os.path.join(output, kind)
-    stem, suffix = os.path.splitext(output)
-    return stem if suffix in (".png", ".pdf", ".csv") else output
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -321,10 +149,13 @@ def plot(args: argparse.Namespace) -> int:
     check_output(target(args.output, args.kind))
     import matplotlib
 
-    agents, contents = collect(curves.read(args.runs, args.unfinished), lambda run: run.config["exp_name"]), {}
+    found = read(args.runs, args.unfinished, args.metric, args.x)
+    agents, contents = collect(found, lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):
-        if not (lines := KINDS[args.kind][0](runs, args)):
-            needs = "two groups (optimizers, settings, learning rates) or more, the same on every environment"
+        if args.x not in (None, "steps") and agent != SUPERVISED:
+            raise InputError(f"--x {args.x}: is for supervised runs, and those of {agent} are among these")
+        if not (lines := KINDS[args.kind](runs, args)):
+            needs = "two groups (optimizers, settings, learning rates) or more, the same on every task"
             raise InputError(f"{args.kind}: nothing to normalise among the runs of {agent}; it needs {needs}")
         name = target(args.output, args.kind) + f"_{agent}" * (len(agents) > 1)
         with matplotlib.rc_context(FONTS):
@@ -350,12 +181,14 @@ def main() -> int:
     parser.add_argument("kind", choices=KINDS, help="of the figure")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("-o", "--output", metavar="NAME", help="write NAME.png, NAME.pdf, NAME.csv (KIND.png ...)")
+    parser.add_argument("--metric", help="of metrics.jsonl (charts/episodic_return; if supervised, loss/validation)")
+    parser.add_argument("--x", choices=TAGS, help="axis of the curves (steps; if supervised, epochs)")
     parser.add_argument("--bins", type=int, default=100, help="of a curve (100)")
     parser.add_argument("--statistic", choices=("mean", "iqm"), default="mean", help="over runs (mean)")
     parser.add_argument("--error", choices=("bootstrap", "se"), default="bootstrap", help="se: one standard error")
     parser.add_argument("--diverged", choices=("own", "env"), default="own", help="whose worst such a run has (own)")
     parser.add_argument("--all", action="store_true", help="curves: every learning rate, not the best alone")
-    parser.add_argument("--normalized", action="store_true", help="sensitivity: only the panel over all environments")
+    parser.add_argument("--normalized", action="store_true", help="sensitivity: only the panel over all tasks")
     parser.add_argument("--unfinished", action="store_true", help="take runs that are not finished as they are")
     parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
     try:

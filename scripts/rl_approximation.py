@@ -217,7 +217,7 @@ def main() -> int:
             raise InputError(f"--points {args.points}: must be at least 2")
         if len(set(args.seeds)) < len(args.seeds):
             raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: one of them is there twice")
-        from scripts.plot import check_output
+        from scripts.figure import check_output
 
         check_output(args.output)
         import torch

@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
-from scripts import curves, plot
+from scripts import curves, plot, runs
+from scripts.figure import EVERYWHERE, Line, look
 
 LADDER = ((200, 1.0), (400, 2.0), (600, 3.0), (800, 4.0), (1000, 5.0))  # one episode in each of five bins
 
@@ -30,7 +31,7 @@ def run(folder, name, seed=0, episodes=LADDER, add=0.0, status="done", end=1000,
 
 
 def gather(folder, bins=5, together=False, unfinished=False):
-    return curves.gather(curves.read([folder], unfinished), bins, together)
+    return curves.gather(runs.read([folder], unfinished), bins, together)
 
 
 def command(monkeypatch, capsys, *arguments):  # exit code, output, errors
@@ -67,7 +68,7 @@ def test_a_diverged_run_counts_with_its_worst_from_its_end_on(tmp_path, capsys):
     _, group, other = gather(tmp_path)
     assert group.curves.tolist() == [[1, 4, 1, 1, 1], [1, 2, 3, 4, 5], [-8] * 5]
     assert [r.path.name for r in group.diverged] == ["a", "c"] and not other.diverged
-    assert "f: no episode ended in 1,000 steps; left out" in capsys.readouterr().err
+    assert "f: no charts/episodic_return in 1,000 steps; left out" in capsys.readouterr().err
     with pytest.raises(InputError, match="nothing to plot"):
         gather(tmp_path / "bare")
 
@@ -83,7 +84,7 @@ def test_broken_lines_are_counted_and_returns_that_are_no_numbers_are_the_worst(
     assert group.curves.tolist() == [[1, 2, 3, 4, 5], [2] * 5]
     errors = capsys.readouterr().err
     assert "metrics.jsonl: 4 of 10 lines are broken and skipped" in errors
-    assert "metrics.jsonl: 2 returns are not finite" in errors and "c: no episode ended" in errors
+    assert "metrics.jsonl: 2 values are not finite" in errors and "c: no charts/episodic_return" in errors
 
 
 def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
@@ -93,12 +94,12 @@ def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
     (tmp_path / "d").mkdir()
     (tmp_path / "sweep.json").write_text(json.dumps({"spec": "x.toml", "runs": [*"abcdefg"]}))
     run(tmp_path, "short", ord("a"), total=500)  # of the spec before it was lengthened
-    assert [r.path.name for r in curves.read([tmp_path], False)] == ["a"]
+    assert [r.path.name for r in runs.read([tmp_path], False)] == ["a"]
     errors = capsys.readouterr().err
     assert "4 of 7 planned runs are missing, the first: d, e, f\n" in errors
     assert "1 of 4 runs there are not in sweep.json, of an earlier spec, the first: short; left out" in errors
     assert "2 of 3 runs are not finished, the first: b (running), c (no status.json); left out" in errors
-    assert sorted(r.path.name for r in curves.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
+    assert sorted(r.path.name for r in runs.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
 
 
 def test_unequal_lengths_are_cut_and_told(tmp_path, capsys):
@@ -133,7 +134,7 @@ def test_a_preset_speaks_for_what_it_decides_and_annealing_for_the_length(tmp_pa
     run(tmp_path, "a", preset="paper", eps=1e-5, gamma=0.9)
     run(tmp_path, "b", preset="default", eps=1e-8, gamma=0.9)
     run(tmp_path, "c", preset="default", eps=1e-8, gamma=0.99)
-    labels = sorted(curves.apart(curves.read([tmp_path], False)).values())
+    labels = sorted(curves.apart(runs.read([tmp_path], False)).values())
     assert labels == ["preset default, gamma 0.9", "preset default, gamma 0.99", "preset paper, gamma 0.9"]
     for steps in (1000, 2000):
         run(tmp_path / "anneal", str(steps), anneal_lr=True, total_timesteps=steps)
@@ -215,7 +216,7 @@ def figure(folder, monkeypatch, capsys, *arguments):
 def test_curves(sweep, tmp_path, monkeypatch, capsys):
     rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep)
     assert len(rows) == 2 * 2 * 5 and {row["learning_rate"] for row in rows} == {"0.001"}  # the best of Adam's
-    own = [row for row in rows if (row["environment"], row["optimizer"]) == ("Ant-v5", "adam")]
+    own = [row for row in rows if (row["task"], row["optimizer"]) == ("Ant-v5", "adam")]
     assert [(float(row["step"]), float(row["value"])) for row in own] == [(200 * k, k + 90) for k in range(1, 6)]
     expected = curves.interval([np.array([81.0, 91.0, 101.0])], "mean", "bootstrap")
     assert [float(own[0][name]) for name in ("value", "low", "high", "n")] == [*expected, 3]
@@ -223,8 +224,8 @@ def test_curves(sweep, tmp_path, monkeypatch, capsys):
     figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep)
     assert (tmp_path / "new" / "fig.pdf").read_bytes() == before  # the same runs, the same figure
     rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "curves", sweep, "--all", "--error", "se")
-    crosses = [row for row in rows if row["seed"] and row["environment"] == "Ant-v5"]
-    assert [(r["step"], r["value"], r["seed"]) for r in crosses] == [("600", "3.0", "0"), ("600", "13.0", "1")]
+    crosses = [row for row in rows if row["seed"] and row["task"] == "Ant-v5"]
+    assert [(r["step"], r["value"], r["seed"]) for r in crosses] == [("600.0", "3.0", "0"), ("600.0", "13.0", "1")]
     last = next(row for row in rows if row["learning_rate"] == "1" and row["step"] == "1000.0")
     # Ant: two runs ended at step 600 and count with their worst, 1 and 11; the third goes on, from 21 to 25.
     assert [float(last[name]) for name in ("value", "n", "diverged")] == pytest.approx([(1 + 11 + 25) / 3, 3, 2])
@@ -238,21 +239,21 @@ def test_curves(sweep, tmp_path, monkeypatch, capsys):
 
 def test_sensitivity(sweep, tmp_path, monkeypatch, capsys):
     rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "sensitivity", sweep)
-    points = {(r["environment"], r["optimizer"], r["learning_rate"]): r for r in rows if not r["seed"]}
+    points = {(r["task"], r["optimizer"], r["learning_rate"]): r for r in rows if not r["seed"]}
     # The average of 1 to 5 is 3, of 1, 2, 3, 1, 1 it is 1.6; to them come the base and the seed.
     hopper, ant = (12, (1.6 + 2.6 + 5) / 3, 8), (93, (1.6 + 11.6 + 23) / 3, 53)
     score = np.mean([(scaled - bad) / (good - bad) for good, bad, scaled in (hopper, ant)])
-    for env, values in (("Hopper-v5", hopper), ("Ant-v5", ant), (plot.EVERYWHERE, (1, 0, score))):
+    for env, values in (("Hopper-v5", hopper), ("Ant-v5", ant), (EVERYWHERE, (1, 0, score))):
         own = [points[env, *key] for key in (("adam", "0.001"), ("adam", "1.0"), ("scaled-adam", "0.001"))]
         assert [float(row["value"]) for row in own] == pytest.approx(values)
     assert [own[1]["n"], own[1]["diverged"]] == ["6", "4"]
-    crosses = [(r["seed"], float(r["value"])) for r in rows if r["seed"] and r["environment"] == "Hopper-v5"]
+    crosses = [(r["seed"], float(r["value"])) for r in rows if r["seed"] and r["task"] == "Hopper-v5"]
     assert crosses == [("0", pytest.approx(1.6)), ("1", pytest.approx(2.6))]
     for path in sweep.glob("Ant-v5scaled*"):
         (path / "status.json").unlink()
     rows, err = figure(tmp_path / "new", monkeypatch, capsys, "sensitivity", sweep, "--normalized", "--statistic=iqm")
-    assert [(row["environment"], row["optimizer"]) for row in rows] == [(plot.EVERYWHERE, "adam")] * 2
-    assert "not on all 2 environments, so left out of what is normalised: scaled-adam 0.001" in err
+    assert [(row["task"], row["optimizer"]) for row in rows] == [(EVERYWHERE, "adam")] * 2
+    assert "not on all 2 tasks, so left out of what is normalised: scaled-adam 0.001" in err
 
 
 def test_profile(sweep, tmp_path, monkeypatch, capsys):
@@ -278,13 +279,17 @@ def test_agents_have_figures_optimizers_a_look_and_figures_a_caption(sweep, tmp_
     code, out, _ = command(monkeypatch, capsys, "curves", *sorted(sweep.iterdir()), "--statistic", "iqm")
     names = [f"curves_{agent}.{kind}" for agent in ("a2c", "ppo") for kind in ("png", "pdf", "csv")]
     assert (code, out.split()) == (DONE, names) and all((tmp_path / name).exists() for name in names)
-    assert "1,000 steps; 3 runs a group, seeds 0, 1, 2; learning rates: the best of these runs; torch 2.9" in said[1]
+    assert (
+        "1,000 environment steps; 3 runs a group, seeds 0, 1, 2; learning rates: the best of these runs; torch 2.9"
+        in said[1]
+    )
     runs = f"({len(list(sweep.iterdir()))} run directories)"
     assert "abacus" in said[1] and said[1].endswith(f"hesscale-rl plot curves {runs} --statistic iqm")
-    lines = [plot.Line("", (name, ""), [], np.empty(0), np.empty((3, 0))) for name in ("adam", "scaled-adam", "muon")]
-    adam, scaled, muon = (plot.look(line, lines) for line in lines)
+    cells, none = [gather(sweep)[:1]], (np.empty(0), np.empty((3, 0)))
+    lines = [Line("", (name, ""), cells, *none) for name in ("adam", "scaled-adam", "muon")]
+    adam, scaled, muon = (look(line, lines) for line in lines)
     assert adam["color"] == scaled["color"] == pytest.approx((0, 0x72 / 255, 0xB2 / 255)) != muon["color"]
-    assert adam == plot.look(lines[0], lines[:1]) and "linestyle" in scaled and "linestyle" not in adam
+    assert adam == look(lines[0], lines[:1]) and "linestyle" in scaled and "linestyle" not in adam
 
 
 def test_damaged_files_are_counted_and_left_out(tmp_path, monkeypatch, capsys):
@@ -351,7 +356,7 @@ def test_figures_say_how_many_runs_they_show_and_which_diverged(sweep, monkeypat
     crosses = [line for line in hopper.lines if line.get_marker() == "x" and len(line.get_xdata())]
     assert len(crosses) == 2 and all(hopper.get_ylim()[0] < line.get_ydata()[0] for line in crosses)
     assert "counts, from its end on, with the worst that its own curve had" in caption
-    assert "with the worst that any run on its environment had" in other
+    assert "with the worst that any run on its task had" in other
     ant = next(axes for axes in bands.axes if "Ant" in axes.get_title())
     ends = [(*line.get_xdata(), *line.get_ydata()) for line in ant.lines if line.get_marker() == "x"]
     assert ends[:2] == [(600, 3), (600, 13)]
@@ -386,3 +391,77 @@ def test_what_cannot_be_is_told_in_one_line_and_nothing_is_written(tmp_path, mon
     if line == "curves single -o file/fig":
         monkeypatch.setitem(sys.modules, "scipy", None)
         assert "pip install -e '.[plot]'" in command(monkeypatch, capsys, *line.split())[2]
+
+
+def supervised(folder, optimizer, seed=0, losses=(2.0, 1.0, 0.5), rate=1e-3, status="done", pace=1.5, **settings):
+    """Write a run of the task mnist-mlp on digits: three epochs of ten updates, `pace` seconds each."""
+    config = {"task": "mnist-mlp", "data": "digits", "optimizer": optimizer, "learning_rate": rate, "seed": seed}
+    path = folder / f"{optimizer}{rate}{seed}{len(settings)}"
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({**config, "epochs": 3, "damping": None, **settings}))
+    end = {"status": status, "global_step": 30 if status == "done" else 10 * len(losses) + 5, "total_steps": 30}
+    (path / "status.json").write_text(json.dumps(end))
+    rows = [(0, 4.0), *enumerate(losses, 1)]
+    lines = [
+        {
+            "global_step": 10 * k,
+            "charts/epoch": k,
+            "charts/seconds": k * pace,
+            "loss/validation": v,
+            "accuracy/test": v / 4,
+        }
+        for k, v in rows
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_of_supervised_runs_the_lowest_loss_is_best_and_counts_by_epoch(tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        supervised(tmp_path / "runs", "adam", seed)
+        supervised(tmp_path / "runs", "adam", seed, losses=(3.0, 3.0, 3.0), rate=1e-2)
+        supervised(tmp_path / "runs", "hessian-free", seed, losses=(1.0, 0.1, 0.05), damping=0.1)
+    supervised(tmp_path / "runs", "adam", 2, losses=(1.0,), status="diverged")
+    supervised(tmp_path / "runs", "adam", 3, losses=(), status="diverged")
+    rows, _ = figure(tmp_path / "new", monkeypatch, capsys, "curves", tmp_path / "runs")
+    adam = [row for row in rows if row["optimizer"] == "adam" and not row["seed"]]
+    assert {row["learning_rate"] for row in adam} == {"0.001"} and {row["task"] for row in rows} == {
+        "mnist-mlp, digits"
+    }
+    # Two whole curves, one that ended with 1, and one with nothing but the loss before training.
+    expected = [(2 + 2 + 1 + 4) / 4, (1 + 1 + 1 + 4) / 4, (0.5 + 0.5 + 1 + 4) / 4]
+    assert [(float(row["epoch"]), float(row["value"])) for row in adam] == list(zip((1, 2, 3), expected, strict=True))
+    assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in adam)
+    crosses = [(row["epoch"], row["value"], row["seed"]) for row in rows if row["seed"]]
+    assert crosses == [("2.0", "1.0", "2"), ("1.0", "4.0", "3")]
+    rows, _ = figure(tmp_path / "points", monkeypatch, capsys, "sensitivity", tmp_path / "runs", "--normalized")
+    scores = {(row["optimizer"], row["learning_rate"]): float(row["value"]) for row in rows}
+    assert scores.pop(("hessian-free", "0.001")) == 1
+    assert scores == {
+        ("adam", "0.01"): 0.0,
+        ("adam", "0.001"): pytest.approx((3 - sum(expected) / 3) / (3 - 1.15 / 3)),
+    }
+
+
+def test_supervised_runs_have_other_metrics_and_axes(tmp_path, monkeypatch, capsys):
+    for seed, pace in ((0, 1.0), (1, 2.0)):
+        supervised(tmp_path / "runs", "adam", seed, pace=pace)
+    supervised(tmp_path / "runs", "adam", 2, losses=(1.0,), status="diverged", pace=1.0)
+    drawn, draw = [], plot.draw
+    monkeypatch.setattr(plot, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    seconds = ("--x", "seconds")
+    rows, _ = figure(tmp_path / "a", monkeypatch, capsys, "curves", tmp_path / "runs", *seconds)
+    # In the three seconds that the fastest run took, the slower one got through its first epoch.
+    values = [float(row["value"]) for row in rows if not row["seed"]]
+    assert values == pytest.approx([(2 + 2 + 1) / 3] * 3 + [(1 + 2 + 1) / 3, (0.5 + 2 + 1) / 3])
+    assert [float(row["second"]) for row in rows] == pytest.approx([0.6, 1.2, 1.8, 2.4, 3, 1.5])
+    how = ("curves", tmp_path / "runs", "--metric", "accuracy/test", "--x", "steps")
+    rows, _ = figure(tmp_path / "b", monkeypatch, capsys, *how)
+    assert float(rows[-2]["step"]) == 30 and float(rows[-2]["value"]) == pytest.approx((0.125 + 0.125 + 0.25) / 3)
+    labels = [(f.axes[0].get_xlabel(), f.axes[0].get_ylabel(), f.axes[0].get_yscale()) for f in drawn]
+    assert labels == [("seconds of training", "validation loss", "log"), ("updates", "test accuracy", "linear")]
+    code, _, err = command(monkeypatch, capsys, *how[:2], "--metric", "loss/tset")
+    assert code == BAD_INPUT and "no loss/tset in any of 3 runs" in err and "loss/validation" in err
+    run(tmp_path, "ppo")
+    code, _, err = command(monkeypatch, capsys, "curves", tmp_path / "ppo", "--x", "epochs")
+    assert code == BAD_INPUT and err.startswith("--x epochs: is for supervised runs")
