@@ -89,6 +89,21 @@ def test_python_and_toml_say_the_same_and_pairs_and_flags_are_understood(tmp_pat
         ("agent = 'ppo'\nenv_module = 'no_such_module'", "cannot import no_such_module"),
         ("agent = 'ppo'\nseed = 'one'", "seed = 'one': must be int"),
         ("agent = 'ppo'\nlearning_rate = -1.0", "--learning-rate -1.0: must be a positive number"),
+        ("agent = 'supervisd'", "did you mean 'supervised'?"),
+        ("agent = 'supervised'\npreset = 'paper'", "there is default"),
+        ("agent = 'supervised'\ntask = 'mnist-mpl'", "no task 'mnist-mpl': did you mean 'mnist-mlp'?"),
+        ("agent = 'supervised'\noptimizer = 'newton-gc'", "did you mean 'newton-cg'?"),
+        ("agent = 'supervised'\nmomentum = 0.9", "--momentum 0.9: must be left out: it is for --optimizer sgd"),
+        ("agent = 'supervised'\ndata = 'digits'\nbatch_size = 1298", "--batch-size 1298: must be at most 1,297"),
+        (
+            "agent = 'supervised'\ndata = 'digits'\ntask = 'sequential-mnist-lstm'",
+            "--task sequential-mnist-lstm has LST",
+        ),
+        ("agent = 'supervised'\ntask = 'cifar10-3c3d'\noptimizer = 'newton-cg'", "would take"),
+        (
+            "agent = 'supervised'\ndata = 'digits'\noptimizer = 'hessian-free'\nblocks = 9",
+            "--blocks 9: must be at most 4",
+        ),
         ("agent = ", "TOMLDecodeError"),
     ],
 )
@@ -118,6 +133,19 @@ def test_a_python_file_that_cannot_be_is_told_in_one_line(tmp_path, monkeypatch,
     code, out, error = run_sweep(monkeypatch, capsys, write(tmp_path, text, "bad.py"), "--dir", "runs")
     assert code == BAD_INPUT and words in error and error.count("\n") == 1 and out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_supervised_runs_are_named_and_told_apart_as_those_of_agents(tmp_path):
+    text = "[[settings]]\nagent = 'supervised'\ndata = 'digits'\ntask = ['autoencoder', 'mnist-mlp']\nseed = [1, 2]\n"
+    runs = grid.read(write(tmp_path, text + "optimizer = ['hessian-free', 'adam']\nbatch_size = 400\nepochs = 3"))
+    same = "data=digits__batch_size=400__epochs=3__s1"
+    assert runs[0].name == f"supervised__autoencoder__hessian-free__lr0.1__{same}"  # its own step size, not given
+    assert runs[5].name == f"supervised__mnist-mlp__adam__lr0.001__{same}"
+    assert len(runs) == len({run.name for run in runs}) == 8 and {run.steps for run in runs} == {9}
+    flags = ("--data", "digits", "--optimizer", "adam", "--batch-size", "400", "--epochs", "3")
+    assert runs[5].flags == flags  # the task and the seed are the command's own defaults
+    with_rate = text + "optimizer = 'adam'\nbatch_size = 400\nepochs = 3\nlearning_rate = 0.001"
+    assert grid.read(write(tmp_path, with_rate))[2].name == runs[5].name
 
 
 def test_lists_of_presets_arrays_and_ranges_are_understood(tmp_path):

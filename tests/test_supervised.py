@@ -1,6 +1,7 @@
 """Supervised learning: every task with its optimizers, resumed runs, and the data sets' archives and their faults."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from torch import nn
 import hesscale_rl as hs
 from hesscale_rl.checkpoint import newest_checkpoint
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
-from scripts import cli, data, supervised
+from scripts import cli, data, grid, plot, supervised, sweep
 from scripts.tasks import TASKS, evaluate, is_taped, layer_blocks
 
 SMALL = supervised.Args(data="digits", epochs=1, batch_size=400, quiet=True)
@@ -275,3 +276,25 @@ def test_bad_input_is_one_line_and_a_code(monkeypatch, capsys):
 
 
 # --- data
+
+
+def test_a_sweep_ends_every_run_once_whatever_became_of_it_before(tmp_path, monkeypatch, capsys):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        "[[settings]]\nagent = 'supervised'\ndata = 'digits'\ntask = 'mnist-mlp'\noptimizer = 'sgd'\n"
+        "batch_size = 400\nepochs = 2\nlearning_rate = [0.1, 3e38]\n"
+    )
+    first, _ = grid.read(spec)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    assert supervised.train(replace(SMALL, optimizer="sgd", epochs=2, run_dir=str(folder / first.name))) == DONE
+    expected = metrics(folder / first.name)
+    for name, text in (("metrics.jsonl", ""), ("status.json", '{"status": "running"}')):  # killed before it had saved
+        (folder / first.name / name).write_text(text)
+    shutil.rmtree(folder / first.name / "checkpoints")
+    monkeypatch.setattr(sys, "argv", ["sweep", str(spec), "--dir", str(folder), "-j", "2"])
+    assert sweep.main() == DONE and "1/2 done, 1 diverged, 0 failed" in capsys.readouterr().out
+    losses = [[row["loss/validation"] for row in lines] for lines in (metrics(folder / first.name), expected)]
+    assert losses[0] == losses[1]
+    monkeypatch.setattr(sys, "argv", ["plot", "sensitivity", str(folder), "-o", str(tmp_path / "figure")])
+    assert plot.main() == DONE and (tmp_path / "figure.png").stat().st_size > 10_000
