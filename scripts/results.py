@@ -6,11 +6,13 @@ has; one that has not ended is left out. Other settings have a row of their own,
 """
 
 import argparse
+import csv
 import json
 import statistics
 import sys
 from pathlib import Path
 
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 # Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
 STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -55,6 +57,22 @@ def read(runs: list[Path]) -> dict[Cell, dict[str, list[tuple[int, float, str]]]
             sys.exit(f"{run}: seed {config['seed']} of these settings is there twice; name one of the two")
         seeds.append((config["seed"], final_return(run, status["total_steps"]), status["status"]))
     return cells
+
+
+def best_rates(*tables: str) -> dict[tuple[str, str], float]:
+    """Return the step size of the highest value by task and optimizer, of tables that `plot sensitivity` wrote.
+
+    Tables that are not in docs/results/ are left out.
+    """
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    for path in (FOLDER / name for name in tables if (FOLDER / name).exists()):
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                # Rows with a seed are single runs.
+                if not row["seed"] and not row["task"].startswith("all tasks"):
+                    key, point = (row["task"], row["optimizer"]), (float(row["value"]), float(row["learning_rate"]))
+                    best[key] = max(best.get(key, point), point)
+    return {key: rate for key, (_, rate) in best.items()}
 
 
 def differences(settings: list[str]) -> list[str]:

@@ -42,3 +42,12 @@ def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path,
     )
     with pytest.raises(SystemExit, match="seed 1 of these settings is there twice"):
         table(monkeypatch, capsys, *runs, run(tmp_path, "c", 1, 5.0))
+
+
+def test_the_best_step_size_is_that_of_the_highest_average_of_a_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    rows = ["task,optimizer,settings,learning_rate,value,low,high,n,diverged,seed"]
+    rows += ["A,adam,,0.1,5,4,6,3,0,", "A,adam,,0.01,7,6,8,3,1,", "A,adam,,0.1,9,,,1,1,2"]
+    rows += ["B,adam,,0.1,-3,-4,-2,3,0,", "A,sgd,,1,-1,-2,0,3,0,", '"all tasks, normalised",adam,,0.1,1,0,1,3,0,']
+    (tmp_path / "one.csv").write_text("\n".join(rows))
+    assert results.best_rates("one.csv", "none.csv") == {("A", "adam"): 0.01, ("B", "adam"): 0.1, ("A", "sgd"): 1.0}
