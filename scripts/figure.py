@@ -107,7 +107,8 @@ def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
         }
         ncols = int(figure.get_figwidth() / (0.7 + 0.055 * max(map(len, named))))
         figure.legend(named.values(), named, loc="outside upper center", ncols=max(1, ncols))
-    figure.supxlabel(textwrap.fill(caption, int(figure.get_figwidth() * 19), break_on_hyphens=False), x=0.01, ha="left", fontsize=6.5)
+    text = textwrap.fill(caption, int(figure.get_figwidth() * 19), break_on_hyphens=False)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5)
     return figure
 
 

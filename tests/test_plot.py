@@ -455,15 +455,14 @@ def test_supervised_runs_have_other_metrics_and_axes(tmp_path, monkeypatch, caps
     values = [float(row["value"]) for row in rows if not row["seed"]]
     assert values == pytest.approx([(2 + 2 + 1) / 3] * 3 + [(1 + 2 + 1) / 3, (0.5 + 2 + 1) / 3])
     assert [float(row["second"]) for row in rows] == pytest.approx([0.6, 1.2, 1.8, 2.4, 3, 1.5])
-    supervised(tmp_path / "runs", "adam", 0, losses=(3.0, 3.0, 3.0), rate=1e-2, pace=9.0)
-    rows, _ = figure(tmp_path / "best", monkeypatch, capsys, "curves", tmp_path / "runs", *seconds)
-    assert {row["learning_rate"] for row in rows} == {"0.001"}  # though the other one takes longer
-    drawn.pop()
     how = ("curves", tmp_path / "runs", "--metric", "accuracy/test", "--x", "steps")
     rows, _ = figure(tmp_path / "b", monkeypatch, capsys, *how)
     assert float(rows[-2]["step"]) == 30 and float(rows[-2]["value"]) == pytest.approx((0.125 + 0.125 + 0.25) / 3)
     labels = [(f.axes[0].get_xlabel(), f.axes[0].get_ylabel(), f.axes[0].get_yscale()) for f in drawn]
     assert labels == [("seconds of training", "validation loss", "log"), ("updates", "test accuracy", "linear")]
+    supervised(tmp_path / "runs", "adam", 0, losses=(3.0, 3.0, 3.0), rate=1e-2, pace=9.0)
+    rows, _ = figure(tmp_path / "best", monkeypatch, capsys, "curves", tmp_path / "runs", *seconds)
+    assert {row["learning_rate"] for row in rows} == {"0.001"}  # though the other one takes longer
     code, _, err = command(monkeypatch, capsys, *how[:2], "--metric", "loss/tset")
     assert code == BAD_INPUT and "no loss/tset in any of 4 runs" in err and "loss/validation" in err
     run(tmp_path, "ppo")
