@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from hesscale_rl.arguments import check_resume, needs, parse
+from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
 
 # --- arguments
 
@@ -37,17 +37,21 @@ class Args:
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, each also as scaled-..."""
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
     """step size"""
     delta: float = 1e-8
-    """trust-region radius of the scaled-... optimizers, for each network by itself"""
+    """trust-region radius of scaled-NAME, which every optimizer can be had as, for each network by itself"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
     """what the optimizer adds to its denominator"""
     damping: float = 0.01
-    """what kfac adds to its curvature"""
+    """what kfac and hessian-free add to their curvature, and newton-cg's alpha"""
+    iterations: int = 10
+    """conjugate gradients of a step of hessian-free or newton-cg, at most"""
+    curvature_of: str = "loss"
+    """what these two take curvature of: loss, or kl, the divergence from the policy as it is (natural gradient)"""
     anneal_lr: bool = True
     """let the step size fall linearly to zero"""
     num_steps: int = 2048
@@ -135,7 +139,6 @@ from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
 from hesscale_rl.compiled.learner import BACKENDS, Learner, Objective, make_learner
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
-from hesscale_rl.optim import OPTIMIZER_NAMES
 from hesscale_rl.policy import DISCRETE, Policy, check_finite, check_spaces
 from hesscale_rl.progress import Progress
 from hesscale_rl.rollout import Rollout
@@ -146,17 +149,15 @@ def check(args: Args) -> None:
     """Raise InputError with one line for the first argument that cannot be."""
     need = needs(args)
     need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
-    need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
+    check_optimizer(args)
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
     for flag in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "checkpoint_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("learning_rate", "delta", "damping", "clip_coef"):
-        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
-    for flag in ("eps", "max_grad_norm", "vf_coef", "ent_coef"):
+    need(0 < args.clip_coef < math.inf, "clip_coef", "a positive number")
+    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):
         need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
     for flag in ("gamma", "gae_lambda"):
         need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
-    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
     need(args.target_kl is None or args.target_kl > 0, "target_kl", "a positive number")
     need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
     cores = os.cpu_count() or 1
@@ -324,8 +325,7 @@ def train(args: Args) -> int:
     shuffle = torch.Generator().manual_seed(int(shuffle_seed.generate_state(1)[0]))
     policy = make_policy(env.observation_space, env.action_space, args)
     policy.place(args.device)
-    settings = dict(lr=args.learning_rate, betas=args.betas, eps=args.eps, delta=args.delta, damping=args.damping)
-    optimizer, curvature = hs.make_optimizer(args.optimizer, policy.groups(), **settings)
+    optimizer, curvature = hs.make_optimizer(args.optimizer, policy.groups(), **optimizer_settings(args))
     size = args.num_steps * args.num_envs
     iterations, done = args.total_timesteps // size, 0
     recent: deque[float] = deque(maxlen=20)
@@ -376,7 +376,7 @@ def train(args: Args) -> int:
                 done += 1
                 if done == iterations or run.stop or crossed(before, rollout.step, args.checkpoint_interval):
                     save()
-        except Diverged as error:
+        except (Diverged, torch.linalg.LinAlgError) as error:  # of a curvature that is not finite
             run.log(run.global_step, {"charts/diverged": 1.0})
             run.finish("diverged", reason=str(error))
     env.close()

@@ -1,6 +1,7 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +44,40 @@ def needs(args: Any) -> Callable[[bool, str, str], None]:
             raise InputError(f"--{flag.replace('_', '-')}{given}: must be {allowed}")
 
     return need
+
+
+def check_optimizer(args: Any) -> None:
+    """Raise InputError for the first flag of the optimizer, of those that the command has, that cannot be.
+
+    None is allowed where it stands for a default.
+    """
+    from .optim import CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
+
+    need, name = needs(args), args.optimizer.removeprefix(SCALED)
+    need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
+    for flag in ("learning_rate", "delta"):
+        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
+    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
+    if (damping := args.damping) is not None:
+        if name == "newton-cg":
+            need(0 <= damping <= 1, "damping", "from 0 to 1")
+        elif name == "hessian-free":
+            need(0 <= damping < math.inf, "damping", "zero or a positive number")
+        else:
+            need(0 < damping < math.inf, "damping", "a positive number")
+    for flag in ("iterations", "splits", "blocks", "curvature_rows"):
+        need(getattr(args, flag, None) is None or getattr(args, flag) >= 1, flag, "at least 1")
+    of = getattr(args, "curvature_of", "loss")
+    need(of in CURVATURES_OF, "curvature_of", f"one of {', '.join(CURVATURES_OF)}")
+    need(of == "loss" or name in NEWTON, "curvature_of", f"loss, but for --optimizer {', '.join(NEWTON)}")
+
+
+def optimizer_settings(args: Any) -> dict[str, Any]:
+    """Return the optimizer's flags as make_optimizer takes them; those that are None are left to it."""
+    flags = ("betas", "eps", "delta", "momentum", "damping", "iterations", "splits", "curvature_rows", "curvature_of")
+    values = {flag: getattr(args, flag, None) for flag in flags}
+    return {"lr": args.learning_rate} | {flag: value for flag, value in values.items() if value is not None}
 
 
 def check_resume(args: Any) -> None:

@@ -186,16 +186,16 @@ def _near(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known)}"
 
 
-def _check_optimizer(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise InputError(f"no optimizer {name!r}: {_near(name, [*known])}")
+def _check_optimizer(name: str) -> None:
+    from hesscale_rl.optim import OPTIMIZER_NAMES
+
+    if name not in OPTIMIZER_NAMES:
+        raise InputError(f"no optimizer {name!r}: {_near(name, [*OPTIMIZER_NAMES])}")
 
 
 def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:
     """Return learning rate and steps; InputError for what the agent would refuse when it starts."""
-    from hesscale_rl.optim import OPTIMIZER_NAMES
-
-    _check_optimizer(args.optimizer, OPTIMIZER_NAMES)
+    _check_optimizer(args.optimizer)
     importlib.import_module(f"agents.{agent}").check(args)
     _check_env(args.env_id, args.env_module)
     device = args.device
@@ -213,7 +213,7 @@ def _check_supervised(given: Any) -> tuple[float, int]:
 
     if given.task not in tasks.TASKS:
         raise InputError(f"no task {given.task!r}: {_near(given.task, [*tasks.TASKS])}")
-    _check_optimizer(given.optimizer, supervised.optimizer_names())
+    _check_optimizer(given.optimizer)
     args = supervised.fill(given)
     supervised.check(args)
     _check_network(args.task, args.data, args.optimizer, args.batch_size, args.blocks)

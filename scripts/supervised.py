@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import check_resume, needs, parse
+from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
@@ -30,14 +30,13 @@ if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at 
     from hesscale_rl.run import Run
 
 NEWTON_CG, HESSIAN_FREE = "newton-cg", "hessian-free"
-KFAC, SGD = ("kfac", "scaled-kfac"), ("sgd", "scaled-sgd")
-OWNERS = {  # the optimizers that a flag is for
-    "damping": (*KFAC, NEWTON_CG, HESSIAN_FREE),
+OWNERS = {  # the optimizers that a flag is for, also as scaled-...
+    "damping": ("kfac", NEWTON_CG, HESSIAN_FREE),
     "iterations": (NEWTON_CG, HESSIAN_FREE),
     "blocks": (HESSIAN_FREE,),
     "curvature_rows": (HESSIAN_FREE,),
     "splits": (NEWTON_CG,),
-    "momentum": SGD,
+    "momentum": ("sgd",),
 }
 RATES = {"sgd": 0.1, "adam": 1e-3, "adahessian": 1e-3, "kfac": 0.01, NEWTON_CG: 0.1, HESSIAN_FREE: 0.1}  # by default
 HBP_LIMIT = 4 * 2**30  # bytes of one of newton-cg's messages
@@ -55,8 +54,8 @@ class Args:
     data_dir: str | None = None
     """where MNIST and CIFAR are kept, after one download"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, each also as scaled-...;
-    newton-cg, hessian-free"""
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg, each
+    also as scaled-..."""
     learning_rate: Annotated[float | None, tyro.conf.arg(aliases=["--lr"])] = None
     """step size; None: 0.1 for sgd, newton-cg and hessian-free, 0.01 for kfac, 0.001 for the others, but 0.0001 for
     adahesscale and its like on cifar100-allcnnc and cifar10-resnet"""
@@ -114,48 +113,34 @@ def fill(args: Args) -> Args:
         return args
     task, data = TASKS[args.task], args.data or TASKS[args.task].data
     batch_size, epochs = task.sizes(data)
-    rate = RATES.get(args.optimizer.removeprefix("scaled-"), task.rate)
+    name = args.optimizer.removeprefix("scaled-")
+    rate = RATES.get(name, task.rate)
     given: dict[str, Any] = {"data": data, "batch_size": batch_size, "epochs": epochs, "learning_rate": rate}
     given["averaging"] = task.averaging
-    if args.optimizer in KFAC:
+    if name == "kfac":
         given["damping"] = 0.01
-    elif args.optimizer == NEWTON_CG:
+    elif name == NEWTON_CG:
         given |= {"damping": 0.02, "iterations": 50, "splits": 1}
-    elif args.optimizer == HESSIAN_FREE:
+    elif name == HESSIAN_FREE:
         given |= {"damping": task.damping, "iterations": task.iterations, "blocks": task.blocks}
-    return replace(args, **{name: value for name, value in given.items() if getattr(args, name) is None})
-
-
-def optimizer_names() -> tuple[str, ...]:
-    """Return what --optimizer takes."""
-    from hesscale_rl.optim import OPTIMIZER_NAMES
-
-    return *OPTIMIZER_NAMES, NEWTON_CG, HESSIAN_FREE
+    return replace(args, **{flag: value for flag, value in given.items() if getattr(args, flag) is None})
 
 
 def check(args: Args) -> None:
     """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
-    need, names = needs(args), optimizer_names()
+    need = needs(args)
     need(args.task in TASKS, "task", f"one of {', '.join(TASKS)}")
     known, data = (TASKS[args.task].data, SMALL), args.data or SMALL
     need(data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
     most = TRAINING[data]
     need((args.batch_size or 1) <= most, "batch_size", f"at most {most:,}, the training examples")
-    need(args.optimizer in names, "optimizer", f"one of {', '.join(names)}")
     for flag, owners in OWNERS.items():
-        own = args.optimizer in owners
+        own = args.optimizer.removeprefix("scaled-") in owners
         need(own or getattr(args, flag) is None, flag, f"left out: it is for --optimizer {', '.join(owners)}")
-    for flag in ("batch_size", "epochs", "checkpoint_interval", "blocks", "splits", "iterations", "curvature_rows"):
+    check_optimizer(args)
+    for flag in ("batch_size", "epochs", "checkpoint_interval"):
         need(getattr(args, flag) is None or getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("learning_rate", "delta"):
-        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
     need(args.momentum is None or 0 <= args.momentum < 1, "momentum", "a number in [0, 1)")
-    need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
-    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
-    if args.damping is not None:
-        positive, most = args.optimizer in KFAC, 1.0 if args.optimizer == NEWTON_CG else sys.float_info.max
-        allowed = "a positive number" if positive else "from 0 to 1" if most == 1 else "zero or a positive number"
-        need(0 <= args.damping <= most and not (positive and args.damping == 0), "damping", allowed)
     need(args.averaging is not None and 0 <= args.averaging < 1, "averaging", "a number in [0, 1)")
     need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
     check_resume(args)
@@ -168,20 +153,8 @@ def make_optimizer(args: Args, net: nn.Sequential) -> tuple[hs.optim.CurvatureOp
     """Return the optimizer and the curvature that it needs, or None."""
     import hesscale_rl as hs
 
-    rate, damping, iterations = args.learning_rate or 0.0, args.damping or 0.0, args.iterations or 1
-    if args.optimizer == NEWTON_CG:
-        newton = hs.NewtonCG(net.parameters(), rate, damping, iterations=iterations, splits=args.splits or 1)
-        return newton, hs.HBP("pch-abs", "jacobian")
-    if args.optimizer == HESSIAN_FREE:
-        groups = layer_blocks(net, args.blocks or 1)
-        free = hs.HessianFree(groups, rate, damping=damping, iterations=iterations)
-        return free, hs.GaussNewton(args.curvature_rows)
-    settings: dict[str, Any] = {"lr": rate, "betas": args.betas, "eps": args.eps, "delta": args.delta}
-    if args.optimizer in KFAC:
-        settings["damping"] = damping
-    if args.optimizer in SGD:
-        settings["momentum"] = args.momentum or 0.0
-    return hs.make_optimizer(args.optimizer, [{"params": [*net.parameters()], "name": "net"}], **settings)
+    groups = layer_blocks(net, args.blocks) if args.blocks else [{"params": [*net.parameters()], "name": "net"}]
+    return hs.make_optimizer(args.optimizer, groups, **optimizer_settings(args))
 
 
 def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | None, taped: bool, x: Tensor) -> None:
@@ -197,7 +170,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
     if not taped:
         others = "adam, sgd, adahessian, hessian-free"
         raise InputError(f"{what} needs a rule for every layer, and --task {args.task} has LSTMs; take {others}")
-    if args.optimizer == NEWTON_CG:
+    if args.optimizer.removeprefix("scaled-") == NEWTON_CG:
         with torch.no_grad():
             tape = record(net, x[:1])[0]
         widest = max(rule.y.numel() for rule in tape if not isinstance(rule.layer, nn.Flatten))
@@ -372,7 +345,8 @@ def optimizer_figures(optimizer: hs.optim.CurvatureOptimizer) -> dict[str, float
 
     if optimizer.param_groups[0]["delta"] is None:
         return curvature_figures(optimizer)
-    return {"optim/eta_net": float(optimizer.eta[0])} | curvature_figures(optimizer)
+    eta = sum(map(float, optimizer.eta)) / len(optimizer.eta)  # over the blocks of hessian-free
+    return {"optim/eta_net": eta} | curvature_figures(optimizer)
 
 
 def report(run: Run, last: dict[str, float]) -> None:

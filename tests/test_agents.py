@@ -19,7 +19,7 @@ from agents import a2c, ppo
 from envs.vector import Envs, NextStep, Several
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.networks import Heads
-from hesscale_rl.optim import OPTIMIZER_NAMES
+from hesscale_rl.optim import NEWTON, OPTIMIZER_NAMES
 from hesscale_rl.rollout import Rollout
 
 PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True)
@@ -50,7 +50,7 @@ def status(run: Path) -> dict:
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("std", ["parameter", "network"])
 def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
-    args = replace(small, optimizer=optimizer, std=std, run_dir=str(tmp_path))
+    args = replace(small, optimizer=optimizer, std=std, iterations=3, run_dir=str(tmp_path))
     torch.manual_seed(args.seed)
     before = new_policy(agent, args).state_dict()
     assert agent.train(args) == DONE
@@ -62,7 +62,8 @@ def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer
     last = metrics(tmp_path)[-1]
     network = "mean" if std == "network" else "actor"
     assert 0 < last[f"optim/eta_{network}"] <= 1
-    needs = optimizer.startswith(("scaled-", "ada")) and optimizer != "adam" and "kfac" not in optimizer
+    blocks = optimizer.removeprefix("scaled-") in ("kfac", *NEWTON)
+    needs = optimizer.startswith(("scaled-", "ada")) and optimizer != "adam" and not blocks
     assert (f"curvature/frac_negative_{network}" in last) == needs
 
 
@@ -140,6 +141,12 @@ def test_an_environment_of_the_users_own(tmp_path, monkeypatch):
         ({"delta": 0.0}, ["--delta 0.0", "positive"]),
         ({"delta": -1e-8}, ["--delta -1e-08", "positive"]),
         ({"optimizer": "adamw"}, ["--optimizer adamw", "scaled-adahesscale"]),
+        ({"damping": 0.0}, ["--damping 0.0", "positive"]),
+        ({"optimizer": "newton-cg", "damping": 1.5}, ["--damping 1.5", "from 0 to 1"]),
+        ({"optimizer": "hessian-free", "iterations": 0}, ["--iterations 0", "at least 1"]),
+        ({"optimizer": "hessian-free", "curvature_of": "value"}, ["--curvature-of value", "loss, kl"]),
+        ({"optimizer": "kfac", "curvature_of": "kl"}, ["--curvature-of kl", "hessian-free, newton-cg"]),
+        ({"optimizer": "scaled-newton-cg", "backend": "compiled"}, ["--backend compiled: no compiled update"]),
         ({"preset": "papr"}, ["--preset papr", "paper"]),
         ({"std": "fixed"}, ["--std fixed", "network"]),
         ({"betas": (0.9, 1.0)}, ["--betas", "[0, 1)"]),

@@ -85,6 +85,10 @@ def test_python_and_toml_say_the_same_and_pairs_and_flags_are_understood(tmp_pat
         ("agent = 'ppo'\ndevice = 'tpu'", "--device tpu: must be cpu, cuda or cuda:N"),
         ("agent = 'ppo'\ndevice = 'cuda:99'", "--device cuda:99: not here"),
         ("agent = 'ppo'\nbackend = 'compiled'\noptimizer = 'adabl89'", "--backend compiled: no compiled update"),
+        (
+            "agent = 'ppo'\ncurvature_of = 'kl'\noptimizer = ['hessian-free', 'adam']",
+            "--curvature-of kl: must be loss",
+        ),
         ("agent = 'ppo'\nenv_id = 'envpool:Hoper-v5'", "--env-id envpool:Hoper-v5: "),
         ("agent = 'ppo'\nenv_module = 'no_such_module'", "cannot import no_such_module"),
         ("agent = 'ppo'\nseed = 'one'", "seed = 'one': must be int"),

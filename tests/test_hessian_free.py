@@ -11,7 +11,7 @@ from torch.func import functional_call, jvp, vjp
 import hesscale_rl as hs
 from hesscale_rl import networks, oracle
 from hesscale_rl.optim.hessian_free import HessianFree, adjacent
-from hesscale_rl.products import GaussNewton, Products
+from hesscale_rl.products import VARIANTS, GaussNewton, Products
 
 N = 6
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -72,6 +72,61 @@ def test_products_equal_the_dense_gauss_newton_matrix_and_forward_then_reverse_m
             torch.testing.assert_close(one[name], other[name], **CLOSE)
 
 
+def policy_case(kind):
+    """An actor with a PPO loss on which the clip acts, and its KL divergence, of a sample, from the outputs `old`."""
+    torch.manual_seed(0)
+    x, advantages, old = torch.randn(N, 5, dtype=F64), torch.randn(N, dtype=F64), torch.randn(N, dtype=F64) - 2
+    if kind == "categorical":
+        net, actions = tanh_net(5, 6, 4), torch.arange(N) % 4
+        distribution = lambda z: torch.distributions.Categorical(logits=z)  # noqa: E731
+        return net.double(), x, hs.losses.CategoricalPPO(actions, old, advantages), distribution
+    net, actions = nn.Sequential(*tanh_net(5, 6, 2), networks.GaussianHead(2)), torch.randn(N, 2, dtype=F64)
+
+    def distribution(z):
+        mean, log_std = z.chunk(2, -1)
+        return torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
+
+    return net.double(), x, hs.losses.GaussianPPO(actions, old, advantages), distribution
+
+
+@pytest.mark.parametrize("kind", ["normal", "categorical"])
+def test_the_fisher_matrix_is_the_hessian_of_the_kl_divergence_and_no_variant_but_ggn_is_indefinite(kind):
+    net, x, loss, distribution = policy_case(kind)
+    params = dict(net.named_parameters())
+    with torch.no_grad():
+        before = net(x)
+    divergence = hs.losses.base.Autodiff(
+        lambda z: torch.distributions.kl_divergence(distribution(before), distribution(z))
+    )
+    expected = {"fisher": oracle.ggn(net, params, x, divergence), "ggn": oracle.ggn(net, params, x, loss)}
+    # Where the divergence is zero its slope is zero too, and its Hessian has no other part.
+    whole = oracle.hessian(net, params, x, divergence)
+    h = loss.hessian(before)
+    values, vectors = torch.linalg.eigh(h)
+    positive = type("Positive", (), {"hessian": lambda self, z: vectors @ values.abs().diag_embed() @ vectors.mT})()
+    expected["ggn-abs"] = oracle.ggn(net, params, x, positive)
+    lowest = {}
+    for variant, dense in expected.items():
+        hs.measure_curvature(net, x, loss, GaussNewton(variant=variant))
+        for name, p in params.items():
+            torch.testing.assert_close(p.hess_block.dense(), dense[name], **CLOSE)
+            if variant == "fisher":
+                torch.testing.assert_close(p.hess_block.dense(), whole[name], **CLOSE)
+        lowest[variant] = min(float(torch.linalg.eigvalsh(m).min()) for m in dense.values())
+    assert lowest["ggn"] < -0.01 and lowest["ggn-abs"] > -1e-12 < lowest["fisher"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_convex_loss_has_one_matrix_at_its_outputs_and_needs_none(variant):
+    net, x, loss, params = case("mlp")
+    v = {name: torch.randn_like(p) for name, p in params.items()}
+    products = Products(net, params, x, loss, variant)
+    assert products.at_outputs is None
+    found, products.at_outputs = products.times(v), loss.fisher(net(x)).detach()
+    for name, product in products.times(v).items():
+        torch.testing.assert_close(found[name], product, **CLOSE)
+
+
 def test_the_peephole_lstm_is_the_published_recursion():
     torch.manual_seed(0)
     layer, x = networks.PeepholeLSTM(3, 2).double(), torch.randn(4, 6, 3, dtype=F64)
@@ -121,6 +176,60 @@ def test_a_step_is_the_dense_solution_of_every_block(name, blocks, together):
         back = products.times(moved)
         for name in names:  # (G + damping) moved = gradient
             torch.testing.assert_close(back[name] + 0.1 * moved[name], gradient[name], rtol=1e-7, atol=1e-9)
+
+
+def two_networks():
+    """An actor and a critic, a parameter group and a pass each."""
+    actor, x, loss, _ = policy_case("normal")
+    critic, value = tanh_net(5, 6, 1).double(), hs.losses.ValueLoss(torch.randn(N, dtype=F64))
+    return [(actor, x, loss), (critic, x, value)], [{"params": [*net.parameters()]} for net in (actor, critic)]
+
+
+@pytest.mark.parametrize("delta", [None, 1e-4])
+@pytest.mark.parametrize("together", [False, True])
+def test_every_network_is_solved_by_itself_and_kept_within_its_radius(delta, together):
+    passes, groups = two_networks()
+    groups[0]["damping"], settings = 0.2, {"iterations": 500, "tolerance": 1e-12}
+    optimizer = HessianFree(groups, lr=0.5, damping=0.1, together=together, delta=delta, **settings)
+    for step in range(2):  # the second one starts at the first one's solution
+        optimizer.zero_grad()
+        expected, etas = [], []
+        for (net, x, loss), damping in zip(passes, (0.2, 0.1), strict=True):
+            hs.backward(net, x, loss, GaussNewton(variant="fisher"))
+            params = dict(net.named_parameters())
+            names, sizes = list(params), [p.numel() for p in params.values()]
+            columns = []
+            for row in torch.eye(sum(sizes), dtype=F64):
+                v = {n: t.view_as(params[n]) for n, t in zip(names, row.split(sizes), strict=True)}
+                columns.append(
+                    torch.cat([t.flatten() for t in params[names[0]].hess_block.products.times(v).values()])
+                )
+            matrix, g = torch.stack(columns), torch.cat([p.grad.flatten() for p in params.values()])
+            u = 0.5 * torch.linalg.solve(matrix + damping * torch.eye(len(g), dtype=F64), g)
+            etas.append(min(1.0, (2 * delta / float(u @ matrix @ u)) ** 0.5) if delta else 1.0)
+            expected.append(nn.utils.parameters_to_vector(net.parameters()).detach() - etas[-1] * u)
+        optimizer.step()
+        assert [float(eta) for eta in optimizer.eta] == pytest.approx(etas, rel=1e-7)
+        assert (max(etas) < 1) == (delta is not None), step
+        for (net, _, _), moved in zip(passes, expected, strict=True):
+            torch.testing.assert_close(
+                nn.utils.parameters_to_vector(net.parameters()).detach(), moved, rtol=1e-7, atol=1e-9
+            )
+
+
+def test_a_network_without_a_gradient_is_left_alone_and_one_group_of_two_networks_is_refused():
+    passes, groups = two_networks()
+    critic = groups[1]["params"]
+    optimizer, before = HessianFree(groups, damping=0.1, delta=1e-6), [p.detach().clone() for p in critic]
+    hs.backward(*passes[0], GaussNewton())
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(critic, before, strict=True))
+    assert float(optimizer.eta[0]) < 1 and optimizer.eta[1] == 1
+    for net, x, loss in passes:
+        net.zero_grad()
+        hs.backward(net, x, loss, GaussNewton())
+    with pytest.raises(hs.CurvatureError, match="parameter group 0 is of several passes; give each network a group"):
+        HessianFree([p for group in groups for p in group["params"]]).step()
 
 
 def test_a_quadratic_with_independent_blocks_is_solved_in_one_step():
@@ -224,6 +333,8 @@ def test_what_it_needs_and_what_it_cannot_is_said():
         hs.measure_curvature(net, x, lambda y: y.sum(), GaussNewton(2))
     with pytest.raises(ValueError, match="rows=0"):
         GaussNewton(0)
+    with pytest.raises(ValueError, match="variant='hessian'.: allowed are ggn, ggn-abs, fisher"):
+        GaussNewton(variant="hessian")
     for settings in ({"blocks": 0}, {"damping": -1.0}, {"iterations": 0}, {"tolerance": -1.0}, {"warm_start": 2.0}):
         with pytest.raises(ValueError, match=rf"HessianFree(: |\(){next(iter(settings))}="):
             HessianFree(net.named_parameters(), **settings)

@@ -20,7 +20,7 @@ from hesscale_rl.optim import OPTIMIZER_NAMES
 BOX = gym.spaces.Box(-np.inf, np.inf, (11,))
 KINDS = [*ppo.STDS, "discrete"]
 # AdaHessian's two ways draw other signs: test_hutchinson_compiled.py. The others have one way only.
-ELSEWHERE = ("adabl89", "adaggn-mc", "adahessian", "kfac")
+ELSEWHERE = ("adabl89", "adaggn-mc", "adahessian", "kfac", "hessian-free", "newton-cg")
 COVERED = [name for name in OPTIMIZER_NAMES if name.removeprefix("scaled-") not in ELSEWHERE]
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 SIZES = (1, 5, 64, 257)

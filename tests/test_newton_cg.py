@@ -85,6 +85,27 @@ def test_a_step_solves_a_quadratic_of_independent_parameters():
     assert float(gradient["0.weight"].abs().max()) < 1e-10
 
 
+@pytest.mark.parametrize("delta", [None, 1e-5, 1e3])
+def test_a_radius_scales_the_step_of_a_group(delta):
+    net, x = nets("mlp")
+    hs.backward(net, x, LOSSES["ce"], hs.HBP("pch-abs", "jacobian"))
+    params, before = list(net.parameters()), [p.detach().clone() for p in net.parameters()]
+    optimizer = NewtonCG(net.parameters(), lr=0.3, delta=delta, tolerance=1e-12, iterations=1000)
+    expected, h = [], 0.0
+    for p in params:
+        matrix = p.hess_block.dense()
+        damped = 0.02 * torch.eye(p.numel(), dtype=F64) + 0.98 * matrix
+        u = 0.3 * torch.linalg.solve(damped, p.grad.flatten())
+        h += float(u @ matrix @ u)
+        expected.append(u.view_as(p))
+    eta = min(1.0, (2 * delta / h) ** 0.5) if delta else 1.0
+    assert (eta < 1) == (delta == 1e-5)
+    optimizer.step()
+    assert float(optimizer.eta[0]) == pytest.approx(eta, rel=1e-7)
+    for p, q, u in zip(params, before, expected, strict=True):
+        torch.testing.assert_close(q - p.detach(), eta * u, rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("splits", [1, 4])
 def test_it_leaves_the_plateau_of_a_deep_sigmoid_network_where_momentum_does_not(splits):
     def final(make, method, steps):

@@ -281,6 +281,18 @@ def test_names_of_the_command_line():
         hs.make_optimizer("scaled-adam", parameters(), delta=None)
     with pytest.raises(ValueError, match="adamw.*scaled-adahesscale"):
         hs.make_optimizer("adamw", parameters())
+    with pytest.raises(ValueError, match="curvature_of='policy': allowed are loss, kl"):
+        hs.make_optimizer("hessian-free", parameters(), curvature_of="policy")
+
+
+def test_settings_of_the_newton_methods_reach_them():
+    settings = {"damping": 0.5, "iterations": 3, "splits": 2, "curvature_rows": 7}
+    for name, damping in (("hessian-free", "damping"), ("newton-cg", "alpha")):
+        for of, variant in (("loss", "abs"), ("kl", "fisher")):
+            optimizer, curvature = hs.make_optimizer(name, parameters(), curvature_of=of, **settings)
+            group = optimizer.param_groups[0]
+            assert (group[damping], group["iterations"]) == (0.5, 3) and curvature.variant.endswith(variant)
+            assert group["splits"] == 2 if name == "newton-cg" else curvature.rows == 7
 
 
 @pytest.mark.parametrize("delta", [None, 1e-3])

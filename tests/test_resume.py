@@ -143,6 +143,15 @@ def resumed(run, **changes):
     return replace(args, **changes)
 
 
+@pytest.mark.parametrize("optimizer", ["hessian-free", "scaled-newton-cg"])
+def test_newton_steps_go_on_from_their_last_solution(tmp_path, optimizer):
+    args = replace(SMALL, optimizer=optimizer, curvature_of="kl", iterations=3, anneal_lr=False, num_minibatches=1)
+    assert ppo.train(replace(args, run_dir=str(tmp_path / "whole"))) == DONE
+    assert ppo.train(replace(args, run_dir=str(tmp_path / "half"), total_timesteps=256)) == DONE
+    assert ppo.train(resumed(tmp_path / "half", total_timesteps=512, accept_changes=True)) == DONE
+    assert_equal(numbers(tmp_path / "half"), numbers(tmp_path / "whole"))
+
+
 def test_a_torn_checkpoint_yields_to_the_one_before(halfway, capsys):
     paths = sorted((halfway / "checkpoints").iterdir())
     assert [path.name for path in paths] == ["step_192.pt", "step_256.pt"]

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ..backpropagation import HBP
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN
 from ..gauss_newton import GGNMC, KFAC
+from ..products import GaussNewton
 from ..stochastic import Hutchinson
 from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
@@ -17,19 +19,43 @@ from .kfac import KFACOptimizer
 from .newton_cg import NewtonCG
 from .sgd import ScaledSGD
 
-# name -> the optimizer's class and the curvature that it, or only its scaled version, reads
-OPTIMIZERS: dict[str, tuple[Callable[..., CurvatureOptimizer], Callable[[], Curvature]]] = {
-    "sgd": (ScaledSGD, HesScale),
-    "adam": (ScaledAdam, HesScale),
-    "adahesscale": (AdaHesScale, HesScale),
-    "adahesscale-gn": (AdaHesScale, HesScaleGN),
-    "adabl89": (AdaHesScale, BL89),
-    "adaggn-mc": (AdaHesScale, GGNMC),
-    "adahessian": (AdaHessian, Hutchinson),
-    "kfac": (KFACOptimizer, partial(KFAC, fisher=True)),
+
+class Recipe(NamedTuple):
+    """An optimizer's class, the curvature that it, or only its scaled version, reads, and what sets it beside lr."""
+
+    kind: Callable[..., CurvatureOptimizer]
+    curvature: Callable[..., Curvature]
+    settings: tuple[str, ...]
+
+
+ADAPTIVE = ("betas", "eps")
+OPTIMIZERS = {
+    "sgd": Recipe(ScaledSGD, HesScale, ("betas", "momentum")),
+    "adam": Recipe(ScaledAdam, HesScale, ADAPTIVE),
+    "adahesscale": Recipe(AdaHesScale, HesScale, ADAPTIVE),
+    "adahesscale-gn": Recipe(AdaHesScale, HesScaleGN, ADAPTIVE),
+    "adabl89": Recipe(AdaHesScale, BL89, ADAPTIVE),
+    "adaggn-mc": Recipe(AdaHesScale, GGNMC, ADAPTIVE),
+    "adahessian": Recipe(AdaHessian, Hutchinson, ADAPTIVE),
+    "kfac": Recipe(KFACOptimizer, partial(KFAC, fisher=True), ("betas", "damping")),
+}
+CURVATURES_OF = ("loss", "kl")
+NEWTON = {  # their curvatures are functions of what they are of, and of a number of rows
+    "hessian-free": Recipe(
+        HessianFree,
+        lambda of, rows: GaussNewton(rows, "fisher" if of == "kl" else "ggn-abs"),
+        ("damping", "iterations"),
+    ),
+    # Averaged Jacobians (equation 7) nearly cancel: a divergence by them would bound no step.
+    "newton-cg": Recipe(
+        NewtonCG,
+        lambda of, rows: HBP("fisher", "hessian") if of == "kl" else HBP("pch-abs", "jacobian"),
+        ("alpha", "iterations", "splits"),
+    ),
 }
 SCALED = "scaled-"
-OPTIMIZER_NAMES = (*OPTIMIZERS, *(SCALED + name for name in OPTIMIZERS))
+NAMES = (*OPTIMIZERS, *NEWTON)
+OPTIMIZER_NAMES = (*NAMES, *(SCALED + name for name in NAMES))
 
 
 def make_optimizer(
@@ -42,27 +68,33 @@ def make_optimizer(
     delta: float | None = 1e-8,
     damping: float = 1e-2,
     momentum: float = 0.0,
+    iterations: int = 10,
+    splits: int = 1,
+    curvature_rows: int | None = None,
+    curvature_of: str = "loss",
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
     `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps. `eps`
-    is for Adam and its like, `damping` for K-FAC, `momentum` for SGD.
+    is for Adam and its like, `momentum` for SGD; `damping` for K-FAC, "hessian-free" and, as alpha, "newton-cg". For
+    these two alone: `iterations` of conjugate gradients; `curvature_of`, "loss" (without its negative curvature) or
+    "kl", the Fisher matrix; `splits` (newton-cg); `curvature_rows` (hessian-free), the samples it is measured on.
     """
     if name not in OPTIMIZER_NAMES:
         raise ValueError(f"unknown optimizer {name!r}: allowed are {', '.join(OPTIMIZER_NAMES)}")
     scaled = name.startswith(SCALED)
     if scaled and delta is None:
         raise ValueError(f"optimizer {name!r} with delta=None: give a trust-region radius, or take {name[7:]!r}")
-    kind, curvature = OPTIMIZERS[name.removeprefix(SCALED)]
-    settings: dict[str, Any] = {"lr": lr, "betas": betas, "delta": delta if scaled else None}
-    if kind is KFACOptimizer:
-        settings["damping"] = damping
-    elif kind is ScaledSGD:
-        settings["momentum"] = momentum
-    else:
-        settings["eps"] = eps
-    optimizer = kind(params, **settings)
-    return optimizer, curvature() if optimizer.reads_curvature else None
+    if curvature_of not in CURVATURES_OF:
+        raise ValueError(f"curvature_of={curvature_of!r}: allowed are {', '.join(CURVATURES_OF)}")
+    plain = name.removeprefix(SCALED)
+    kind, curvature, own = (OPTIMIZERS | NEWTON)[plain]
+    values = {"betas": betas, "eps": eps, "damping": damping, "alpha": damping, "iterations": iterations}
+    values |= {"splits": splits, "momentum": momentum}
+    optimizer = kind(params, lr=lr, delta=delta if scaled else None, **{name: values[name] for name in own})
+    if not optimizer.reads_curvature:
+        return optimizer, None
+    return optimizer, curvature(curvature_of, curvature_rows) if plain in NEWTON else curvature()
 
 
 def curvature_figures(optimizer: CurvatureOptimizer) -> dict[str, float]:
@@ -81,6 +113,8 @@ def curvature_figures(optimizer: CurvatureOptimizer) -> dict[str, float]:
 
 
 __all__ = [
+    "CURVATURES_OF",
+    "NEWTON",
     "OPTIMIZERS",
     "OPTIMIZER_NAMES",
     "AdaHesScale",

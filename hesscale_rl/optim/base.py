@@ -207,6 +207,11 @@ def scale_and_apply(
     return eta
 
 
+def within(delta: float, h: Tensor) -> Tensor:
+    """Return eta = min(1, sqrt(2 delta/|h|)), 0-d: what scales a step u with u'Hu = h."""
+    return (2 * delta / h.abs()).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+
+
 def _version(h: Tensor | Block) -> int | None:
     """How often h was changed in place; blocks and tensors of inference mode do not count."""
     return h._version if isinstance(h, Tensor) and not h.is_inference() else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..curvature import whole
 from ..products import Implicit, Products
-from .base import CurvatureError, CurvatureOptimizer
+from .base import CurvatureError, CurvatureOptimizer, within
 from .conjugate import Systems, conjugate_gradients
 
 Named = tuple[str, Tensor]
@@ -20,9 +20,13 @@ class HessianFree(CurvatureOptimizer):
     G is the Gauss-Newton matrix of hesscale_rl.GaussNewton, of which a block keeps what its own parameters make; one
     block is the Hessian-free method of Martens 2010. `params`: named parameters in the order of the layers, as
     net.named_parameters() has them, which are cut into `blocks` of adjacent layers and about equal size; or parameter
-    groups, each of which is a block. Conjugate gradients begin at `warm_start` times the last solution and end after
-    `iterations`, or where the residual is `tolerance` times the gradient; these three and `together` are the first
-    group's. `together`: one batched product for all blocks in place of one for each; the results are the same.
+    groups, each of which is a block, of one pass; different blocks may belong to different networks. Conjugate
+    gradients begin at `warm_start` times the last solution and end after `iterations`, or where the residual is
+    `tolerance` times the gradient; these three and `together` are the first group's. `together`: one batched product
+    for all blocks of a pass in place of one for each; the results are the same. A direction of negative curvature
+    ends its block where it stands; if it is the gradient's own and nothing was solved before, x = g.
+    With `delta` the step u = lr x of a block is scaled by eta = min(1, sqrt(2 delta/|u'Gu|)): as TRPO's, if G is the
+    policy's Fisher matrix, lr 1 and `delta` a KL divergence (Schulman et al. 2015, without its line search).
     """
 
     curvature_name, usual_curvature = "hess_block", "GaussNewton()"
@@ -37,6 +41,7 @@ class HessianFree(CurvatureOptimizer):
         tolerance: float = 1e-3,
         warm_start: float = 0.95,
         together: bool = False,
+        delta: float | None = None,
     ):
         for name, ok, allowed in (
             ("damping", damping >= 0, "zero or positive"),
@@ -51,7 +56,7 @@ class HessianFree(CurvatureOptimizer):
         params = list(params)
         if blocks > 1:
             params = [{"params": block} for block in adjacent(params, blocks)]
-        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": None, "together": together, **own})
+        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": delta, "together": together, **own})
 
     @torch.no_grad()
     def _step_all(self, batches: list[Any]) -> list[Tensor | float]:
@@ -59,17 +64,25 @@ class HessianFree(CurvatureOptimizer):
         params, grads, curvatures = ([t for batch in batches for t in batch[i]] for i in range(3))
         if not params:
             return [1.0] * len(batches)
-        names, products = _shared(curvatures)
-        owners = [k for k, batch in enumerate(batches) for _ in batch[0]]
+        passes: list[Any] = [_of_one_pass(k, batch[2]) for k, batch in enumerate(batches)]
+        names, owners = [h.name for h in curvatures], [k for k, batch in enumerate(batches) for _ in batch[0]]
         first, dampings = self.param_groups[0], [group["damping"] for group in self.param_groups]
+
+        def times(v: list[Tensor], on: list[int]) -> list[Tensor]:
+            """G v, zero for the blocks that are not `on`."""
+            blocks = {k: {n: t for n, t, own in zip(names, v, owners, strict=True) if own == k} for k in on}
+            found: dict[int, dict[str, Tensor]] = {}
+            for products in {passes[k] for k in on}:
+                own = [k for k in on if passes[k] is products]
+                vectors = [blocks[k] for k in own]
+                each = products.times_each(vectors) if first["together"] else map(products.times, vectors)
+                found.update(zip(own, each, strict=True))
+            places = zip(v, names, owners, strict=True)
+            return [found[k][name] if k in found else torch.zeros_like(t) for t, name, k in places]
 
         def product(v: list[Tensor], alive: Tensor) -> list[Tensor]:
             on = [k for k in range(len(batches)) if bool(alive[k])]
-            blocks = [{n: t for n, t, own in zip(names, v, owners, strict=True) if own == k} for k in on]
-            found = products.times_each(blocks) if first["together"] else [products.times(b) for b in blocks]
-            whole = {name: t for block in found for name, t in block.items()}
-            kept = [whole.get(name, torch.zeros_like(t)) for name, t in zip(names, v, strict=True)]
-            return [g + dampings[own] * t for g, t, own in zip(kept, v, owners, strict=True)]
+            return [g + dampings[k] * t for g, t, k in zip(times(v, on), v, owners, strict=True)]
 
         states = [self.state[p] for p in params]
         start = None
@@ -77,10 +90,16 @@ class HessianFree(CurvatureOptimizer):
             start = [state["solution"] * first["warm_start"] for state in states]
         systems = Systems(list(owners), len(batches))
         found = conjugate_gradients(product, grads, systems, first["tolerance"], first["iterations"], start)
+        rates, deltas = ([group[name] for group in self.param_groups] for name in ("lr", "delta"))
+        etas: list[Tensor | float] = [1.0] * len(batches)
+        if on := [k for k in sorted(set(owners)) if deltas[k] is not None]:
+            bends = systems.dot(found, times(found, on))
+            for k in on:
+                etas[k] = within(deltas[k], bends[k] * float(rates[k]) ** 2)
         for p, x, state, own in zip(params, found, states, owners, strict=True):
             state["solution"] = x
-            p.sub_(x, alpha=float(self.param_groups[own]["lr"]))
-        return [1.0] * len(batches)
+            p.sub_(x, alpha=float(rates[own]) * float(etas[own]))
+        return etas
 
 
 def adjacent(params: list[Named], blocks: int) -> list[list[Named]]:
@@ -108,14 +127,16 @@ def adjacent(params: list[Named], blocks: int) -> list[list[Named]]:
     return [[named for layer in groups[a:b] for named in layer] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
-def _shared(curvatures: list[Any]) -> tuple[list[str], Products]:
-    """The parameters' names in the products that all blocks share; CurvatureError if there is no such thing."""
-    if not all(isinstance(block, Implicit) for block in curvatures):
-        kind = next(type(block).__name__ for block in curvatures if not isinstance(block, Implicit))
+def _of_one_pass(number: int, curvatures: list[Any]) -> Products | None:
+    """The products that a block's parameters share, None if it has none; CurvatureError if there is no such thing."""
+    other = [type(h).__name__ for h in curvatures if not isinstance(h, Implicit)]
+    if other:
         raise CurvatureError(
-            f"HessianFree.step(): a block of the kind {kind}; compute it with curvature=hesscale_rl.GaussNewton(), "
-            "and clear it with zero_grad() before the next"
+            f"HessianFree.step(): a block of the kind {other[0]}; compute it with "
+            "curvature=hesscale_rl.GaussNewton(), and clear it with zero_grad() before the next"
         )
-    if len({id(block.products) for block in curvatures}) > 1:
-        raise CurvatureError("HessianFree.step(): the blocks are of several passes; they must be of one")
-    return [block.name for block in curvatures], curvatures[0].products
+    if len({h.products for h in curvatures}) > 1:
+        raise CurvatureError(
+            f"HessianFree.step(): parameter group {number} is of several passes; give each network a group of its own"
+        )
+    return curvatures[0].products if curvatures else None

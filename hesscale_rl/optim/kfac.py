@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..blocks import Block, Dense, Kronecker, Sum
 from ..curvature import whole
-from .base import CurvatureError, CurvatureOptimizer
+from .base import CurvatureError, CurvatureOptimizer, within
 
 
 class KFACOptimizer(CurvatureOptimizer):
@@ -44,7 +44,7 @@ class KFACOptimizer(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Any]
     ) -> Tensor | float:
-        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], 0.0
+        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], torch.zeros(()).to(grads[0])
         updates = []
         for p, g, block in zip(params, grads, curvatures, strict=True):
             state, new = self.state[p], _single(block)
@@ -62,7 +62,7 @@ class KFACOptimizer(CurvatureOptimizer):
             h = h + (u * average.matmul(u)).sum() if delta is not None else h
         eta: Tensor | float = 1.0
         if delta is not None:
-            eta = (2 * delta / h).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+            eta = within(delta, h)
             torch._foreach_mul_(updates, eta)
         torch._foreach_sub_(params, updates)
         return eta

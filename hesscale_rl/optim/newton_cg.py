@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..blocks import Block
 from ..curvature import whole
-from .base import CurvatureOptimizer
+from .base import CurvatureOptimizer, within
 from .conjugate import Systems, conjugate_gradients
 
 
@@ -19,6 +19,8 @@ class NewtonCG(CurvatureOptimizer):
     `alpha` keeps a block invertible whose curvature is positive semi-definite. `splits`: sub-blocks that the rows of
     a parameter (its first axis) are cut into, each solved by itself; a parameter of fewer rows has as many as rows.
     A direction of negative curvature ends its block's iterations; if it is the gradient's own, d = -g.
+    With `delta` the step u = lr d of a parameter group is scaled by eta = min(1, sqrt(2 delta/|h|)), h = u'Hu summed
+    over its blocks.
     """
 
     curvature_name, usual_curvature = "hess_block", 'HBP("pch-abs", "jacobian")'
@@ -31,6 +33,7 @@ class NewtonCG(CurvatureOptimizer):
         tolerance: float = 0.1,
         iterations: int = 50,
         splits: int = 1,
+        delta: float | None = None,
     ):
         for name, ok, allowed in (
             ("alpha", 0 <= alpha <= 1, "between 0 and 1"),
@@ -41,15 +44,20 @@ class NewtonCG(CurvatureOptimizer):
         whole("NewtonCG", "iterations", iterations)
         whole("NewtonCG", "splits", splits)
         own = {"alpha": alpha, "tolerance": tolerance, "iterations": iterations, "splits": splits}
-        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": None, **own})
+        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": delta, **own})
 
     @torch.no_grad()
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Any]
     ) -> Tensor | float:
         found = solve(curvatures, grads, group["alpha"], group["tolerance"], group["iterations"], group["splits"])
-        torch._foreach_sub_(params, found, alpha=float(group["lr"]))
-        return 1.0
+        lr = float(group["lr"])
+        eta: Tensor | float = 1.0
+        if group["delta"] is not None:
+            bends = [(d * h.matmul(d)).sum() for d, h in zip(found, curvatures, strict=True)]
+            eta = within(group["delta"], lr**2 * torch.stack(bends).sum())
+        torch._foreach_sub_(params, found, alpha=lr * float(eta))
+        return eta
 
 
 def solve(
