@@ -9,7 +9,8 @@ median and quartiles of the ratio within a round. Networks are named by their la
 The last rows of `usual` are whole minibatches of the agents, actor and critic with their losses and the cut of the
 gradient, in one compiled call, against the same by scripts/baseline.py.
 
-For Fig. 8 every optimizer of the library takes part, and two exact methods whose diagonal AdaHesScale's step uses.
+For Fig. 8 every optimizer of the library but the Newton methods takes part, and two exact methods whose diagonal
+AdaHesScale's step uses.
 Memory is the rise of the peak resident size (ru_maxrss) in the first update: gradient, curvature, activations, the
 optimizer's averages and all that is only held on the way; the median of three fresh processes. Of an experiment and
 batch size a method is left out from the first network on where that update takes over 3 s or more than 4 GiB.
