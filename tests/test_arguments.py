@@ -1,0 +1,45 @@
+"""The optimizer's flags: what cannot be is refused, and what the command has reaches make_optimizer."""
+
+from dataclasses import replace
+
+import pytest
+
+from agents import a2c, ppo
+from hesscale_rl.arguments import check_optimizer, optimizer_settings
+from hesscale_rl.errors import BAD_INPUT, InputError
+from scripts import supervised
+
+
+@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"damping": 0.0}, "--damping 0.0: must be a positive number"),
+        ({"optimizer": "scaled-newton-cg", "damping": 1.5}, "--damping 1.5: must be from 0 to 1"),
+        ({"optimizer": "hessian-free", "damping": -0.1}, "--damping -0.1: must be zero or a positive number"),
+        ({"optimizer": "hessian-free", "iterations": 0}, "--iterations 0: must be at least 1"),
+        ({"optimizer": "hessian-free", "curvature_of": "value"}, "--curvature-of value: must be one of loss, kl"),
+        ({"optimizer": "kfac", "curvature_of": "kl"}, "--curvature-of kl: must be loss, but for --optimizer hessian"),
+        ({"optimizer": "scaled-newton-cg", "backend": "compiled"}, "--backend compiled: no compiled update"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, capsys, agent, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert agent.main(replace(agent.Args(env_id="CartPole-v1"), **flags)) == BAD_INPUT
+    line = capsys.readouterr().err
+    assert line.startswith(words) and line.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_newton_methods_may_do_without_damping():
+    for name in ("hessian-free", "newton-cg"):
+        check_optimizer(ppo.Args(optimizer=name, damping=0.0, curvature_of="kl"))
+
+
+def test_flags_reach_the_optimizer_and_those_that_are_none_are_left_to_it():
+    settings = optimizer_settings(ppo.Args(optimizer="newton-cg", learning_rate=0.5, iterations=3, curvature_of="kl"))
+    assert settings["lr"] == 0.5 and settings["iterations"] == 3 and settings["curvature_of"] == "kl"
+    assert "splits" not in settings
+    args = supervised.fill(supervised.Args(data="digits", optimizer="newton-cg", splits=4))
+    assert optimizer_settings(args)["splits"] == 4 and "momentum" not in optimizer_settings(args)
+    with pytest.raises(InputError, match="--splits 0: must be at least 1"):
+        check_optimizer(replace(args, splits=0))
