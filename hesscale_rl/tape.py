@@ -70,20 +70,24 @@ def record(
 def _reverse(tape, g, message, curvature, reads, to_input):
     """Carry the gradient g and the curvature's message from the tape's outputs back to its input.
 
-    Appends (rule, gradients, curvatures) of every layer with parameters to `reads`. Without `to_input` it ends at
-    the first of these and returns nothing of use: nobody asks for derivatives with respect to the data.
+    Appends (path, parameters, gradients, curvatures) of every layer that has any to `reads`. Without `to_input` it
+    ends at the first of these and returns nothing of use: nobody asks for derivatives with respect to the data.
+    The tape is used up, so that what a layer has kept is free once the pass is below it.
     """
     first = 0 if to_input else next((i for i, r in enumerate(tape) if r.p or r.branches), len(tape))
-    for i in range(len(tape) - 1, first - 1, -1):
-        rule, go_on = tape[i], to_input or i > first
+    while len(tape) > first:
+        rule = tape.pop()
+        go_on = to_input or len(tape) > first
         if rule.branches:
-            starts = zip(rule.branches, rule.split(g), curvature.split(rule, message), strict=True)
-            ends = [_reverse(branch, v, m, curvature, reads, go_on) for branch, v, m in starts]
+            ends = [  # a name for the zip would keep the last branch
+                _reverse([*branch], v, m, curvature, reads, go_on)
+                for branch, v, m in zip(rule.branches, rule.split(g), curvature.split(rule, message), strict=True)
+            ]
             if go_on:
                 g, message = sum(v for v, _ in ends), curvature.merge(rule, message, [m for _, m in ends])
             continue
         if rule.p:
-            reads.append((rule, rule.grad(g), curvature.read(rule, message)))
+            reads.append((rule.path, rule.p, rule.grad(g), curvature.read(rule, message)))
         if go_on:
             # The message's step needs the gradient above the layer, so it goes first.
             message = curvature.pull(rule, g, message)
@@ -133,9 +137,9 @@ def _by_name(net, params, x, loss, curvature):
     value, y, reads = _pass(net, x, params, loss, curvature)
     grad: dict[str, Tensor] = {}
     curv: dict[str, Any] = {}
-    for rule, grads, curvs in reads:
-        grad.update({rule.path + name: v for name, v in grads.items()})
-        curv.update({rule.path + name: v for name, v in curvs.items()})
+    for path, _, grads, curvs in reads:
+        grad.update({path + name: v for name, v in grads.items()})
+        curv.update({path + name: v for name, v in curvs.items()})
     return Result(value, y, grad, curv)
 
 
@@ -182,11 +186,11 @@ def backward(
         with torch.no_grad():
             value, y, reads = _pass(net, x, None, loss, on_tape)
         params, result = {}, Result(value, y, {}, {})
-        for rule, grads, curvatures in reads:
-            for name, p in rule.p.items():
-                params[rule.path + name], result.grad[rule.path + name] = p, grads[name]
+        for path, own, grads, curvatures in reads:
+            for name, p in own.items():
+                params[path + name], result.grad[path + name] = p, grads[name]
                 if curvatures:
-                    result.curvature[rule.path + name] = curvatures[name]
+                    result.curvature[path + name] = curvatures[name]
     if not curvature.on_tape:
         # By every parameter's first name; the gradients of a module that stands twice have two.
         result = result._replace(curvature=curvature.estimate(net, dict(net.named_parameters()), x, loss))

@@ -1,5 +1,7 @@
 """Where HesScale is exact it equals the dense Hessian, and nowhere else; gradients are autograd's everywhere."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -276,6 +278,20 @@ def test_convolutions_hold_no_more_than_their_activations():
     with Watch():
         hs.backward(net, x, hs.losses.MeanSquaredError(torch.randn(4, 768)), hs.HesScale())
     assert largest == x.numel()
+
+
+def test_a_layer_is_free_once_the_pass_is_below_it():
+    class Counting(hs.HesScale):
+        seen, alive = [], []
+
+        def read(self, rule, message):
+            self.alive.append(sum(ref() is not None for ref in self.seen))
+            self.seen.append(weakref.ref(rule))
+            return super().read(rule, message)
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), networks.Skip(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2))
+    hs.backward(net, torch.randn(5, 3), hs.losses.CrossEntropy(torch.zeros(5, dtype=torch.int64)), Counting())
+    assert Counting.alive == [0, 0, 0]
 
 
 def test_bl89_sees_only_the_target():
