@@ -18,12 +18,18 @@ class Elementwise(Rule):
     f: Callable[[Any, Tensor], Tensor]
     slope: Callable[[Any, Tensor, Tensor], Tensor]
     bend: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
+    _dy: Tensor | None = None  # torch.compile knows no functools.cached_property
 
     def forward(self, x: Tensor) -> Tensor:
         """Return f(x), never by the module itself: it may work in place and destroy x."""
-        y = type(self).f(self.layer, x)
-        self.dy = type(self).slope(self.layer, x, y)
-        return y
+        return type(self).f(self.layer, x)
+
+    @property
+    def dy(self) -> Tensor:
+        """f'(x), not before it is asked for: from the pass forward on it would be a third of all that is held."""
+        if self._dy is None:
+            self._dy = type(self).slope(self.layer, self.x, self.y)
+        return self._dy
 
     def vjp(self, v: Tensor) -> Tensor:
         """f'(x) v."""
@@ -92,9 +98,15 @@ def _softplus_slope(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(m.beta * x > m.threshold, 1.0, torch.sigmoid(m.beta * x))
 
 
-def _exp_below_zero(x: Tensor, a: float) -> Tensor:
-    """a e^x for x <= 0, else 0; the exponent is held at 0 above so that it cannot overflow."""
-    return torch.where(x > 0, 0.0, a * torch.exp(x.clamp(max=0)))
+def _elu_slope(x: Tensor, a: float) -> Tensor:
+    """1 for x > 0, else a e^x; the exponent is held at 0 above so that it cannot overflow."""
+    dy = x.clamp(max=0).exp()
+    return dy if a == 1 else torch.where(x > 0, 1.0, a * dy)
+
+
+def _below_zero(x: Tensor, dy: Tensor) -> Tensor:
+    """What dy is for x <= 0, where such an f is its own slope but for a constant; else 0."""
+    return torch.where(x > 0, 0.0, dy)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -106,13 +118,13 @@ _LEAKY_RELU = elementwise(
 )
 _ELU = elementwise(
     lambda m, x: F.elu(x, m.alpha),
-    lambda m, x, y: (x > 0) + _exp_below_zero(x, m.alpha),
-    lambda m, x, y, dy: _exp_below_zero(x, m.alpha),
+    lambda m, x, y: _elu_slope(x, m.alpha),
+    lambda m, x, y, dy: _below_zero(x, dy),
 )
 _SELU = elementwise(
     lambda m, x: F.selu(x),
-    lambda m, x, y: _SELU_SCALE * ((x > 0) + _exp_below_zero(x, _SELU_ALPHA)),
-    lambda m, x, y, dy: _SELU_SCALE * _exp_below_zero(x, _SELU_ALPHA),
+    lambda m, x, y: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA),
+    lambda m, x, y, dy: _below_zero(x, dy),
 )
 _GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
 _TANH = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
