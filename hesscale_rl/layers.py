@@ -47,7 +47,7 @@ class Conv(Affine):
     def _to_weight(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         out = {"weight": self._backward(v, x, self.p["weight"], 1)}
         if "bias" in self.p:
-            out["bias"] = v.transpose(0, 1).flatten(1).sum(1)
+            out["bias"] = v.flatten(2).sum(2).sum(0)
         return out
 
     def vjp(self, v: Tensor) -> Tensor:
@@ -73,11 +73,19 @@ class Conv(Affine):
 
     @cached_property
     def rows(self) -> Tensor:
-        """The patches under the kernel: what the same convolution gives with one-hot kernels."""
+        """The patches under the kernel; of a transposed convolution, what it gives with one-hot kernels."""
+        if not self.layout.transposed:
+            stride, padding, dilation = self.geometry[:3]
+            dims, x = len(stride), F.pad(self.x, [n for p in reversed(padding) for n in (p, p)])
+            for axis, (k, s, d) in enumerate(zip(self.layer.kernel_size, stride, dilation, strict=True), start=2):
+                x = x.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
+            x = x.unflatten(1, (self.layout.groups, -1))  # [N, G, I, *positions, *kernel]
+            positions, kernel = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
+            return x.permute(0, 1, 2, *kernel, *positions).flatten(3 + dims).flatten(2, 2 + dims).mT
         layout, w = self.layout, self.p["weight"]
         r = layout.pack(w).shape[-1]
         one_hot = torch.eye(r).to(w).expand(layout.groups, r, r)
-        shape = torch.Size((w.shape[0], r, *w.shape[2:]) if layout.transposed else (layout.groups * r, *w.shape[1:]))
+        shape = torch.Size((w.shape[0], r, *w.shape[2:]))
         return self.cols(torch.convolution(self.x, Layout(shape, *layout[1:]).unpack(one_hot), None, *self.geometry))
 
     def cols(self, v: Tensor) -> Tensor:
