@@ -71,11 +71,11 @@ class PeepholeLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs after every step; the states begin at zero."""
-        given = self.from_input(x)
         h = c = x.new_zeros(len(x), self.peephole.shape[1])
         outputs = []
-        for t in range(x.shape[1]):
-            i, f, o, g = (given[:, t] + self.from_output(h)).chunk(4, 1)
+        # unbind's way back is one stack; that of an index is zeros for all steps, at every step.
+        for given in self.from_input(x).unbind(1):
+            i, f, o, g = (given + self.from_output(h)).chunk(4, 1)
             i, f = torch.sigmoid(i + self.peephole[0] * c), torch.sigmoid(f + self.peephole[1] * c)
             c = f * c + i * torch.tanh(g)
             h = torch.sigmoid(o + self.peephole[2] * c) * torch.tanh(c)

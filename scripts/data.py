@@ -7,7 +7,8 @@ cifar10   50,000 training images of 32 by 32 pixels in 3 colours and 10,000 for 
 cifar100  the same in 100 classes
 
 `load` gives the examples that the studies train with: random, digits and mnist. `split` gives examples for training,
-validation and tests, of all but random. What is downloaded is kept in a directory of your choice.
+validation and tests, of all but random; `noise`, noise of their shapes. What is downloaded is kept in a directory of
+your choice.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ ARCHIVES = {
     ),
 }
 TESTS = 10_000  # images for tests of either
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)} | dict.fromkeys(ARCHIVES, (COLOURS, SIDE, SIDE))
+"""Of an image, by the name of the data."""
 
 
 class Data(NamedTuple):
@@ -230,6 +233,18 @@ def split(name: str, directory: str | Path | None = None) -> Splits:
 def _unit(pixels: Tensor) -> Tensor:
     """As float32 in [0, 1], of bytes or of what is in [0, 1] already."""
     return pixels.float() if pixels.is_floating_point() else pixels.float() / 255
+
+
+def noise(name: str, examples: int) -> Data:
+    """Return float32 images of the shape of `name`, one of SHAPES, pixels uniform in [0, 1), with random labels.
+
+    Drawn from torch's global generator. For what depends on sizes alone: nothing can be learned from them.
+    """
+    import torch
+
+    classes = ARCHIVES[name].classes if name in ARCHIVES else CLASSES
+    inputs = torch.rand(examples, *SHAPES[name])
+    return Data(name, inputs, torch.randint(0, classes, (examples,)))
 
 
 Part = tuple["Tensor", "Tensor"]  # pixels, labels
