@@ -18,6 +18,7 @@ from typing import Any
 Job = Callable[[], Any]  # makes an update, which is called without arguments
 Measure = Callable[[Job], Any]
 SECONDS, MIB = 3, 4096  # what the first update may take; a method that takes more is left out
+M_MMAP_THRESHOLD, LARGE = -3, 2**18  # of glibc's malloc.h; bytes
 
 
 def peak() -> float:
@@ -37,6 +38,16 @@ def limit(mib: float) -> float:
         highest = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, ((held << 10) + int(mib * 2**20), highest))
     return peak()
+
+
+def keep_nothing() -> None:
+    """From now on give every block of LARGE bytes back to the system as soon as it is freed.
+
+    The resident size is then what is held, where it else depends on what malloc keeps for later: for an update of a
+    convolutional network that is anything up to as much again. It makes large blocks slow.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than with glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 @contextlib.contextmanager
