@@ -173,7 +173,7 @@ def grad_of(rule: Rule, name: str, v: Tensor) -> Tensor:
 
 def second_moment(rows: Tensor) -> Tensor:
     """Mean over the samples of sum_q rows rows', [G, R, R] of [N, G, Q, R]."""
-    columns = rows.permute(1, 3, 0, 2).flatten(2)  # one copy at most: of a convolution's rows it can be gigabytes
+    columns = rows.permute(1, 3, 0, 2).flatten(2)  # a convolution's rows can be gigabytes; they lie so already
     return columns @ columns.mT / len(rows)
 
 

@@ -81,7 +81,8 @@ class Conv(Affine):
                 x = x.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
             x = x.unflatten(1, (self.layout.groups, -1))  # [N, G, I, *positions, *kernel]
             positions, kernel = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
-            return x.permute(0, 1, 2, *kernel, *positions).flatten(3 + dims).flatten(2, 2 + dims).mT
+            x = x.permute(1, 2, *kernel, 0, *positions).flatten(3 + dims).flatten(1, 1 + dims)
+            return x.permute(2, 0, 3, 1)  # lies in memory as [G, R, N, Q], so that KFAC multiplies it as it stands
         layout, w = self.layout, self.p["weight"]
         r = layout.pack(w).shape[-1]
         one_hot = torch.eye(r).to(w).expand(layout.groups, r, r)
