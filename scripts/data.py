@@ -35,7 +35,6 @@ SPLIT_SEED = 0  # of the examples that are held out: the same in every run, what
 HELD_OUT = {"digits": (200, 300), "mnist": (10_000, 0), "cifar10": (10_000, 0), "cifar100": (10_000, 0)}
 """How many of the training images are kept for validation and, where no others are published for it, for tests."""
 TRAINING = {"digits": 1_297, "mnist": 50_000, "cifar10": 40_000, "cifar100": 40_000}  # what is left for training
-IMAGES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of each image
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
 COLOURS, SIDE = 3, 32  # of CIFAR's images

@@ -306,3 +306,10 @@ def test_a_sweep_ends_every_run_once_whatever_became_of_it_before(tmp_path, monk
     assert losses[0] == losses[1]
     monkeypatch.setattr(sys, "argv", ["plot", "sensitivity", str(folder), "-o", str(tmp_path / "figure")])
     assert plot.main() == DONE and (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_hessian_free_takes_curvature_from_a_part_of_the_batch():
+    full, small = supervised.Args("cifar10-resnet", optimizer="hessian-free"), SMALL
+    assert supervised.fill(full).curvature_rows == 250
+    assert supervised.fill(replace(full, curvature_rows=7)).curvature_rows == 7
+    assert supervised.fill(replace(small, optimizer="hessian-free")).curvature_rows is None
