@@ -24,6 +24,7 @@ LOOKS |= {"newton-cg": ("#8C510A", "d")}
 
 FONTS = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "legend.fontsize": 7, "pdf.fonttype": 42}
 FONTS |= {"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.handlelength": 3.5}
+FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
 
 
@@ -120,8 +121,9 @@ def set_limits(axes: Any, lines: list[Line], loss: bool) -> None:
     every, sound = np.concatenate([*drawn.values()]), np.concatenate([line.sound for line in lines])
     if loss and (every[np.isfinite(every)] > 0).all():
         axes.set_yscale("log")
-        # A loss explodes upwards.
-        high, low = (10**-end for end in curves.limits(-np.log10(every), -np.log10(sound)))
+        usual = np.median(sound) if len(sound) else np.nanmedian(every)
+        top = min(np.nanmax(every), FAR * usual)  # a loss explodes upwards
+        low, high = (10**end for end in curves.limits(*2 * [np.log10(np.minimum(every, top))]))
     elif loss:
         high, low = (-end for end in curves.limits(-every, -sound))
     else:
@@ -154,8 +156,12 @@ def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
     if any(line.crosses for line in lines):
         axes.plot([], [], "x", color="#555555", label="diverged run, at its end")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    lengths = [line.x.max() for line in lines]
+    if max(lengths) > 4 * min(lengths):
+        axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=6, integer=max(lengths) > 6)
     axes.xaxis.set_major_formatter("{x:,.9g}")
-    axes.locator_params(axis="x", nbins=6, integer=lines[0].x.max() > 6)
 
 
 def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:

@@ -114,7 +114,8 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
         parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
     versions = [run.meta["versions"] for run in runs]
     parts += [f"{name} {each(str(v.get(name, '?')) for v in versions)}" for name in ("torch", "gymnasium", "mujoco")]
-    words = [os.path.basename(os.path.abspath(word)) if "/" in word else word for word in sys.argv[1:]]
+    places = {*args.runs, args.output}  # of which the last part is enough
+    words = [os.path.basename(os.path.abspath(word)) if word in places else word for word in sys.argv[1:]]
     at = sys.argv.index(args.runs[0]) - 1
     if len(args.runs) > 3:
         words[at : at + len(args.runs)] = [f"({len(args.runs)} run directories)"]
