@@ -1,5 +1,6 @@
 """What the curvature optimizers share: the torch.optim contract, the check of the curvature, step-size scaling."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,15 @@ class CurvatureOptimizer(Optimizer):
         """Add a group, after checking its settings as the constructor does."""
         group = {**self.defaults, **param_group}
         _check(type(self).__name__, group)
-        super().add_param_group(param_group)
+        _plain(Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch.optim.Optimizer does."""
+        return _plain(Optimizer.state_dict)(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state as torch.optim.Optimizer does."""
+        _plain(Optimizer.load_state_dict)(self, state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -210,6 +219,14 @@ def scale_and_apply(
 def within(delta: float, h: Tensor) -> Tensor:
     """Return eta = min(1, sqrt(2 delta/|h|)), 0-d: what scales a step u with u'Hu = h."""
     return (2 * delta / h.abs()).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+
+
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return torch's method without its guard against torch.compile, if nobody has loaded torch's compiler yet.
+
+    The guard's first call would: 2 s more until a program starts.
+    """
+    return method if "torch._dynamo" in sys.modules else getattr(method, "__wrapped__", method)
 
 
 def _version(h: Tensor | Block) -> int | None:
