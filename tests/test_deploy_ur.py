@@ -24,7 +24,7 @@ def learned(tmp_path_factory):
     from hesscale_rl.arguments import parse
 
     directory = tmp_path_factory.mktemp("runs") / "model"
-    flags = ["--num-steps", "1000", "--num-minibatches", "20", "-n", "4000", "--run-dir", str(directory)]
+    flags = ["--num-steps", "500", "--num-minibatches", "10", "-n", "1000", "--run-dir", str(directory)]
     assert ppo.main(parse(ppo.Args, ppo.PRESETS, [*TRAIN, *flags])) == DONE
     return directory
 

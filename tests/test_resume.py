@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,10 +56,16 @@ def assert_equal(a, b, path=""):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
 
 
+def lines(run):
+    """What metrics.jsonl holds of whole lines, if it is there."""
+    path = run / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def numbers(run):
     """All that a run decided: its last checkpoint, its metrics and its TensorBoard scalars, without the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines = [{k: v for k, v in line.items() if k not in ("time", "charts/SPS")} for line in lines]
+    rows = [{k: v for k, v in line.items() if k not in ("time", "charts/SPS")} for line in lines(run)]
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     scalars = {
         tag: [[event.step, event.value] for event in events.Scalars(tag)]
@@ -66,37 +73,45 @@ def numbers(run):
         if tag != "charts/SPS"
     }
     checkpoint = newest_checkpoint(run)
-    return {"metrics": lines, "scalars": json.loads(json.dumps(scalars)), "last": checkpoint | {"logs": None}}
+    return {"metrics": rows, "scalars": json.loads(json.dumps(scalars)), "last": checkpoint | {"logs": None}}
 
 
-# Steps that take a few seconds after the start of the program.
 OWN, DRAWS = "scaled-adahesscale", "adahessian"  # the agents' own optimizer, and the one that draws random signs
 CASES = [("ppo", "Hopper-v5", 1, OWN), ("a2c", "CartPole-v1", 4, DRAWS)]
 if KILLS > 1:
     TASKS = ("Hopper-v5", "Ant-v5", "CartPole-v1")
     CASES = [(a, e, n, o) for a in ("ppo", "a2c") for e in TASKS for n in (1, 4) for o in (OWN, DRAWS)]
 
+# Some seconds after the start of the program: not over before the last kill.
+STEPS = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 61_440}
+if KILLS == 1:
+    STEPS = {"CartPole-v1": 20_480, "Hopper-v5": 5_120}
 
-LONG = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 61_440}  # not over before the last kill
+
+def train_here(agent, *flags):
+    """Train in this process, which gives the numbers of a process of its own."""
+    module = {"ppo": ppo, "a2c": a2c}[agent]
+    return module.main(module.parse(module.Args, module.PRESETS, [*map(str, flags), "--quiet"]))
 
 
 @pytest.mark.parametrize("agent, env_id, num_envs, optimizer", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs, optimizer):
-    steps = 20_480 if KILLS == 1 else LONG[env_id]
-    flags = ["--env-id", env_id, "--num-envs", num_envs, "--quiet", "--checkpoint-interval", 500]
-    flags += ["--optimizer", optimizer]
+    flags = ["--env-id", env_id, "--num-envs", num_envs, "--checkpoint-interval", 500, "--optimizer", optimizer]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
-    short, flags = [*flags, "-n", 1024, "--run-dir", tmp_path / "short"], [*flags, "-n", steps]
-    subprocess.run(command(agent, *flags, "--run-dir", tmp_path / "whole"), check=True)  # may compile its loops
-    began = time.monotonic()
-    subprocess.run(command(agent, *short), check=True)
-    little = time.monotonic() - began
+    assert train_here(agent, *flags, "-n", STEPS[env_id], "--run-dir", tmp_path / "whole") == DONE
+    little = 0.0  # s of a start and two updates
+    if KILLS > 1:
+        began = time.monotonic()
+        subprocess.run(command(agent, *flags, "--quiet", "-n", 1024, "--run-dir", tmp_path / "short"), check=True)
+        little = time.monotonic() - began
     chance, run, kills = random.Random(f"{agent}{env_id}{num_envs}{optimizer}"), tmp_path / "killed", 0
     while True:
-        resume = ["--resume", run] if (run / "config.json").exists() else [*flags, "--run-dir", run]
+        begun = (run / "config.json").exists()
+        resume = ["--resume", run] if begun else [*flags, "-n", STEPS[env_id], "--run-dir", run]
         process = subprocess.Popen(command(agent, *resume, "--quiet"))
-        if kills == 0:  # the first time certainly in the midst of it
-            while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes():
+        if kills == 0:  # the first time certainly in the midst of it, with something to go on from
+            while not list(run.glob("checkpoints/*.pt")):
+                assert process.poll() is None
                 time.sleep(0.01)
         try:
             # Around the first updates: before, there is nothing to lose; much later, the run would be over.
@@ -114,28 +129,37 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path, number):
-    flags = ["--env-id", "CartPole-v1", "--quiet", "-n", 8192, "--num-steps", 256]
-    subprocess.run(command("ppo", *flags, "--run-dir", tmp_path / "whole"), check=True)
-    run = tmp_path / "stopped"
-    process = subprocess.Popen(command("ppo", *flags, "--run-dir", run))
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-        time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait() == INTERRUPTED
-    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
-    subprocess.run(command("ppo", "--resume", run), check=True)
+def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
+    """By SIGINT; then what goes on, by SIGTERM; then it goes on to its end."""
+    flags, run = ["--env-id", "CartPole-v1", "-n", 8192, "--num-steps", 256], tmp_path / "stopped"
+    assert train_here("ppo", *flags, "--run-dir", tmp_path / "whole") == DONE
+    start, steps = [*flags, "--run-dir", run], 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(command("ppo", *start, "--quiet"))
+        while len(lines(run)) == steps:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait() == INTERRUPTED
+        assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+        start, steps = ["--resume", run], len(lines(run))
+    assert 0 < newest_checkpoint(run)["global_step"] < 8192
+    assert train_here("ppo", *start) == DONE
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory with two checkpoints; nobody writes to it."""
+    path = tmp_path_factory.mktemp("trained") / "half"
+    assert ppo.train(replace(SMALL, run_dir=str(path), total_timesteps=256, anneal_lr=False)) == DONE
+    return path
+
+
 @pytest.fixture
-def halfway(tmp_path):
-    """A run directory with two checkpoints, and what the whole run gives."""
-    whole, half = tmp_path / "whole", tmp_path / "half"
-    assert ppo.train(replace(SMALL, run_dir=str(whole))) == DONE
-    assert ppo.train(replace(SMALL, run_dir=str(half), total_timesteps=256, anneal_lr=False)) == DONE
-    return half
+def halfway(trained, tmp_path):
+    """A copy of it for one test; a run directory may be moved."""
+    return Path(shutil.copytree(trained, tmp_path / "half"))
 
 
 def resumed(run, **changes):

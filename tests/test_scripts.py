@@ -26,12 +26,24 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
-def run(request, tmp_path_factory):
-    agent, args = RUNS[request.param]
-    directory = tmp_path_factory.mktemp(request.param) / "run"
-    assert agent.train(replace(args, run_dir=str(directory))) == DONE
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Gives the run directory of a name of RUNS, trained when it is first asked for."""
+    directories = {}
+
+    def directory(name):
+        if name not in directories:
+            (agent, args), path = RUNS[name], tmp_path_factory.mktemp(name) / "run"
+            assert agent.train(replace(args, run_dir=str(path))) == DONE
+            directories[name] = path
+        return directories[name]
+
     return directory
+
+
+@pytest.fixture(params=RUNS)
+def run(request, runs):
+    return runs(request.param)
 
 
 def call(module, monkeypatch, *flags):
@@ -76,21 +88,29 @@ def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
         assert played[0] == played[1]
 
 
-def test_exported_files_act_as_the_policy_with_torch_alone(run, monkeypatch, capsys, tmp_path):
-    assert call(export, monkeypatch, run) == DONE
-    assert capsys.readouterr().out.count("largest difference") == 2
-    policy, env, _, _ = evaluate.load(run)
-    obs = np.stack([env.reset(seed=seed)[0] for seed in range(5)]).astype(np.float64)
-    np.save(tmp_path / "obs.npy", obs)
-    code = (
-        "import sys, numpy, torch\n"
-        f"act = torch.export.load({str(run / 'export' / 'policy.pt2')!r}).module()\n"
-        f"obs = torch.from_numpy(numpy.load({str(tmp_path / 'obs.npy')!r}))\n"
-        f"numpy.save({str(tmp_path / 'actions.npy')!r}, torch.cat([act(obs[:1]), act(obs[1:])]).numpy())\n"
-        "assert not {'hesscale_rl', 'gymnasium', 'agents'} & sys.modules.keys()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
-    np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), export.act(policy, obs), rtol=0, atol=1e-6)
+ACT = """
+import sys, numpy, torch
+for folder in sys.argv[1:]:
+    act = torch.export.load(folder + "/policy.pt2").module()
+    obs = torch.from_numpy(numpy.load(folder + "/obs.npy"))
+    numpy.save(folder + "/actions.npy", torch.cat([act(obs[:1]), act(obs[1:])]).numpy())
+assert not {"hesscale_rl", "gymnasium", "agents"} & sys.modules.keys()
+"""
+
+
+def test_exported_files_act_as_the_policy_with_torch_alone(runs, monkeypatch, capsys, tmp_path):
+    expected = {}
+    for run in map(runs, RUNS):
+        assert call(export, monkeypatch, run) == DONE
+        assert capsys.readouterr().out.count("largest difference") == 2
+        policy, env, _, _ = evaluate.load(run)
+        obs = np.stack([env.reset(seed=seed)[0] for seed in range(5)]).astype(np.float64)
+        np.save(run / "export" / "obs.npy", obs)
+        expected[run / "export"] = export.act(policy, obs)
+    command = [sys.executable, "-c", ACT, *map(str, expected)]
+    subprocess.run(command, check=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    for folder, actions in expected.items():
+        np.testing.assert_allclose(np.load(folder / "actions.npy"), actions, rtol=0, atol=1e-6, err_msg=folder)
 
 
 def test_actions_stay_within_the_bounds_also_when_exported(run):

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from agents import ppo
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.run import lock
-from scripts import launchers, sweep
+from scripts import grid, launchers, sweep
 from scripts.grid import Planned
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,14 @@ def results(folder):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         found[path.parent.name] = [{k: v for k, v in row.items() if k not in ("time", "charts/SPS")} for row in lines]
     return found
+
+
+def train(spec, folder):
+    """Do the runs of a spec in this process, one after the other, without a sweep."""
+    for run in grid.read(spec):
+        assert run.agent == "ppo"
+        flags = [*run.flags, "--run-dir", str(folder / run.name), "--quiet"]
+        assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags)) == DONE
 
 
 @pytest.mark.parametrize(
@@ -215,7 +224,7 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
 def test_a_sweep_whose_launcher_and_runs_are_killed_ends_with_the_same_results(tmp_path):
     spec = write(tmp_path, SPEC.format(seeds=list(range(RUNS // 2))))
     calm, wild = tmp_path / "calm", tmp_path / "wild"
-    subprocess.run(command(spec, "--dir", calm, "-j", JOBS), cwd=ROOT, check=True, capture_output=True)
+    train(spec, calm)
     chance = random.Random(0)
     for _ in range(KILLS):
         process = subprocess.Popen(command(spec, "--dir", wild, "-j", JOBS), cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -267,14 +276,20 @@ def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, 
     assert error.count("first line") < 10 * sweep.TAILS
 
 
-def test_submitits_executors_do_the_same(tmp_path):
+def test_submitits_executors_do_the_same(tmp_path, monkeypatch, capsys):
     pytest.importorskip("submitit")
     spec = write(tmp_path, SPEC.format(seeds=[3]).replace("4096", "512"))
-    for launcher in ("submitit-debug", "submitit-local"):
-        line = command(spec, "--dir", tmp_path / launcher, "--launcher", launcher)
-        end = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-        assert end.returncode == 0 and "2/2 done" in end.stdout, end.stderr
-    assert results(tmp_path / "submitit-debug") == results(tmp_path / "submitit-local")
+    train(spec, tmp_path / "calm")
+    expected = results(tmp_path / "calm")
+    code, out, error = run_sweep(monkeypatch, capsys, spec, "--dir", tmp_path / "two", "--launcher", "submitit-local")
+    assert code == DONE and "2/2 done" in out, error
+    assert results(tmp_path / "two") == expected and len(expected) == 2
+    # submitit's debug executor leaves files open, so not in this process.
+    one = write(tmp_path, spec.read_text().replace('["adam", "scaled-adahesscale"]', '["adam"]'), "one.toml")
+    line = command(one, "--dir", tmp_path / "one", "--launcher", "submitit-debug")
+    end = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert end.returncode == DONE and "1/1 done" in end.stdout, end.stderr
+    assert len(found := results(tmp_path / "one")) == 1 and found.items() <= expected.items()
 
 
 @pytest.mark.skipif(not os.environ.get("RAY"), reason="RAY=1 starts two Ray nodes on this machine and kills one")
@@ -282,7 +297,7 @@ def test_a_ray_node_that_dies_costs_nothing(tmp_path):
     from ray.cluster_utils import Cluster
 
     spec = write(tmp_path, SPEC.format(seeds=list(range(RUNS // 2))))
-    subprocess.run(command(spec, "--dir", tmp_path / "calm", "-j", JOBS), cwd=ROOT, check=True, capture_output=True)
+    train(spec, tmp_path / "calm")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=2)
     try:
