@@ -223,15 +223,30 @@ def test_hutchinson_is_unbiased_and_exact_where_the_hessian_is_diagonal():
     torch.manual_seed(0)
     net = tanh_net(2, 2, 1)
     x, loss = torch.randn(N, 2, dtype=F64), hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    whole = torch.func.jacrev(torch.func.jacrev(oracle.loss_of(net, x, loss)))(params)
+    torch.manual_seed(1)
+    found = hs.Hutchinson(3).estimate(net, params, x, loss)
+    torch.manual_seed(1)
+    expected = {name: torch.zeros_like(p) for name, p in params.items()}
+    for _ in range(3):
+        z = {name: 2.0 * torch.randint_like(p, 2) - 1.0 for name, p in params.items()}
+        for name in params:
+            hz = sum(torch.tensordot(whole[name][other], v, v.ndim) for other, v in z.items())
+            expected[name] += z[name] * hz / 3
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     exact = hs.backward(net, x, loss, hs.ExactDiagonal()).curvature
-    params = dict(net.named_parameters())
-    draws = [hs.Hutchinson(400).estimate(net, params, x, loss) for _ in range(50)]  # 20,000
     largest = max(float(d.abs().max()) for d in exact.values())
-    for name, d in exact.items():
-        estimates = torch.stack([draw[name] for draw in draws])
+    copies = {name: p.expand(500, *p.shape) for name, p in params.items()}  # 20,000 draws
+
+    def estimate(p):
+        return hs.Hutchinson(40).estimate(net, p, x, loss)
+
+    for name, estimates in torch.func.vmap(estimate, randomness="different")(copies).items():
+        error = (estimates.mean(0) - exact[name]).abs()
         # Five standard errors of the mean, and 2 % of the largest entry.
-        assert bool(((estimates.mean(0) - d).abs() < 5 * estimates.std(0) / 50**0.5 + 1e-12).all())
-        assert float((estimates.mean(0) - d).abs().max()) < 0.02 * largest
+        assert bool((error < 5 * estimates.std(0) / 500**0.5 + 1e-12).all()) and float(error.max()) < 0.02 * largest
+        assert not torch.equal(found[name], exact[name])
     one = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh()).double()
     y = hs.losses.MeanSquaredError(torch.randn(N, 1, dtype=F64))
     exact, once = (hs.backward(one, x[:, :1], y, c).curvature for c in (hs.ExactDiagonal(), hs.Hutchinson()))
