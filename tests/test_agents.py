@@ -50,7 +50,8 @@ def status(run: Path) -> dict:
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("std", ["parameter", "network"])
 def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
-    args = replace(small, optimizer=optimizer, std=std, iterations=3, run_dir=str(tmp_path))
+    small = replace(small, total_timesteps=128, iterations=3, run_dir=str(tmp_path))
+    args = replace(small, optimizer=optimizer, std=std)
     torch.manual_seed(args.seed)
     before = new_policy(agent, args).state_dict()
     assert agent.train(args) == DONE

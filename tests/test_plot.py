@@ -319,21 +319,27 @@ def test_damaged_files_are_counted_and_left_out(tmp_path, monkeypatch, capsys):
         assert code == BAD_INPUT and told in err and err.count("\n") == 1
 
 
-def test_a_star_takes_in_logs_and_files_without_a_word(sweep, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are left empty: what is told and written beside them is the same."""
+    monkeypatch.setattr(plot, "draw", lambda *given: type("", (), {"savefig": lambda self, file, **how: None})())
+
+
+def test_a_star_takes_in_logs_and_files_without_a_word(sweep, tmp_path, monkeypatch, capsys, undrawn):
     (sweep / "logs").mkdir()
     (sweep / "sweep.json").write_text("{}")
-    _, err = figure(tmp_path / "new", monkeypatch, capsys, "curves", *sorted(sweep.iterdir()))
-    assert err == ""
+    output = ("-o", tmp_path / "new" / "fig")
+    code, _, err = command(monkeypatch, capsys, "curves", *sorted(sweep.iterdir()), *output)
+    assert (code, err) == (DONE, "")
     (sweep / "begun").mkdir()
-    _, err = figure(tmp_path / "new", monkeypatch, capsys, "curves", *sorted(sweep.iterdir()))
-    assert "1 of 21 folders hold no runs, the first: " in err and "begun; left out" in err
+    code, _, err = command(monkeypatch, capsys, "curves", *sorted(sweep.iterdir()), *output)
+    assert code == DONE and "1 of 21 folders hold no runs, the first: " in err and "begun; left out" in err
 
 
 @pytest.mark.parametrize("output", ["new/", "new", "new/curves", "new/curves.png", "new/curves.csv"])
-def test_names_of_figures(sweep, tmp_path, monkeypatch, capsys, output):
+def test_names_of_figures(sweep, tmp_path, monkeypatch, capsys, undrawn, output):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new").mkdir()
-    monkeypatch.setattr(plot, "draw", lambda *given: type("", (), {"savefig": lambda self, file, **how: None})())
     assert command(monkeypatch, capsys, "curves", sweep, "-o", output)[0] == DONE
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["curves.csv", "curves.pdf", "curves.png"]
 
