@@ -131,7 +131,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
 
 def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
     """By SIGINT; then what goes on, by SIGTERM; then it goes on to its end."""
-    flags, run = ["--env-id", "CartPole-v1", "-n", 8192, "--num-steps", 256], tmp_path / "stopped"
+    flags, run = ["--env-id", "CartPole-v1", "-n", 12_288, "--num-steps", 256], tmp_path / "stopped"
     assert train_here("ppo", *flags, "--run-dir", tmp_path / "whole") == DONE
     start, steps = [*flags, "--run-dir", run], 0
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -143,7 +143,7 @@ def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
         assert process.wait() == INTERRUPTED
         assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
         start, steps = ["--resume", run], len(lines(run))
-    assert 0 < newest_checkpoint(run)["global_step"] < 8192
+    assert 0 < newest_checkpoint(run)["global_step"] < 12_288
     assert train_here("ppo", *start) == DONE
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
 
