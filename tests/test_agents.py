@@ -50,8 +50,7 @@ def status(run: Path) -> dict:
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("std", ["parameter", "network"])
 def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
-    small = replace(small, total_timesteps=128, iterations=3, run_dir=str(tmp_path))
-    args = replace(small, optimizer=optimizer, std=std)
+    args = replace(small, optimizer=optimizer, std=std, total_timesteps=128, iterations=3, run_dir=str(tmp_path))
     torch.manual_seed(args.seed)
     before = new_policy(agent, args).state_dict()
     assert agent.train(args) == DONE

@@ -39,6 +39,7 @@ SMALL = ppo.Args(
 
 
 def command(agent, *flags):
+    """A process of its own: in one that has run test_optim.py before, the last digit of an eta is another."""
     return [sys.executable, str(ROOT / "agents" / f"{agent}.py"), *map(str, flags)]
 
 
@@ -88,17 +89,12 @@ if KILLS == 1:
     STEPS = {"CartPole-v1": 20_480, "Hopper-v5": 5_120}
 
 
-def train_here(agent, *flags):
-    """Train in this process, which gives the numbers of a process of its own."""
-    module = {"ppo": ppo, "a2c": a2c}[agent]
-    return module.main(module.parse(module.Args, module.PRESETS, [*map(str, flags), "--quiet"]))
-
-
 @pytest.mark.parametrize("agent, env_id, num_envs, optimizer", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs, optimizer):
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--checkpoint-interval", 500, "--optimizer", optimizer]
     flags += ["--num-steps", 512 // num_envs] if agent == "ppo" else []
-    assert train_here(agent, *flags, "-n", STEPS[env_id], "--run-dir", tmp_path / "whole") == DONE
+    whole = ["-n", STEPS[env_id], "--run-dir", tmp_path / "whole"]
+    subprocess.run(command(agent, *flags, "--quiet", *whole), check=True)
     little = 0.0  # s of a start and two updates
     if KILLS > 1:
         began = time.monotonic()
@@ -132,7 +128,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
 def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
     """By SIGINT; then what goes on, by SIGTERM; then it goes on to its end."""
     flags, run = ["--env-id", "CartPole-v1", "-n", 12_288, "--num-steps", 256], tmp_path / "stopped"
-    assert train_here("ppo", *flags, "--run-dir", tmp_path / "whole") == DONE
+    subprocess.run(command("ppo", *flags, "--quiet", "--run-dir", tmp_path / "whole"), check=True)
     start, steps = [*flags, "--run-dir", run], 0
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command("ppo", *start, "--quiet"))
@@ -144,7 +140,7 @@ def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
         assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
         start, steps = ["--resume", run], len(lines(run))
     assert 0 < newest_checkpoint(run)["global_step"] < 12_288
-    assert train_here("ppo", *start) == DONE
+    subprocess.run(command("ppo", *start, "--quiet"), check=True)
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
 
 

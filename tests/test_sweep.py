@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from agents import ppo
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.run import lock
 from scripts import grid, launchers, sweep
@@ -62,12 +61,20 @@ def results(folder):
     return found
 
 
+TRAIN = """
+import json, sys
+from agents import ppo
+for flags in json.load(sys.stdin):
+    assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags)) == 0
+"""
+
+
 def train(spec, folder):
-    """Do the runs of a spec in this process, one after the other, without a sweep."""
-    for run in grid.read(spec):
-        assert run.agent == "ppo"
-        flags = [*run.flags, "--run-dir", str(folder / run.name), "--quiet"]
-        assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags)) == DONE
+    """Do the runs of a spec one after the other in one process, without a sweep."""
+    runs = grid.read(spec)
+    assert {run.agent for run in runs} == {"ppo"}
+    lines = [[*run.flags, "--run-dir", str(folder / run.name), "--quiet"] for run in runs]
+    subprocess.run([sys.executable, "-c", TRAIN], cwd=ROOT, input=json.dumps(lines), text=True, check=True)
 
 
 @pytest.mark.parametrize(
