@@ -100,6 +100,7 @@ class HBP(Curvature):
         return Dense(each.sum(0) if self.average == "none" else each.mean(0), rule.p[name].shape)
 
     def _for_all(self, rule: Rule, message: Tensor) -> Tensor:
+        """One matrix as that of every sample."""
         return message.expand(len(rule.x), -1, -1)
 
     def split(self, rule: Branching, message: Tensor) -> list[Tensor]:
@@ -108,16 +109,30 @@ class HBP(Curvature):
 
     def merge(self, rule: Branching, message: Tensor, ends: list[Tensor]) -> Tensor:
         """Their sum, and the cross terms J_i'HJ_j of every two branches."""
-        total, shape, message = sum(ends[1:], ends[0]), rule.y.shape[1:], self._for_all(rule, message)
+        total = sum(ends[1:], ends[0])
         for i in range(len(ends)):
-            one = columns(partial(rule.branch_vjp, i), message, shape).mT  # (J_i'H)'
-            if self.average == "jacobian":
-                one = self._for_all(rule, one.mean(0, keepdim=True))
+            one = self._through(rule, i, message).mT  # (J_i'H)'
             for j in range(i + 1, len(ends)):
-                cross = columns(partial(rule.branch_vjp, j), one, shape)
-                cross = cross if self.average == "none" else cross.mean(0, keepdim=True)
+                cross = self._through(rule, j, one)
                 total = total + cross + cross.mT
         return total
+
+    def _through(self, rule: Branching, i: int, h: Tensor) -> Tensor:
+        """J_i'h for h [*, d, k]; averaged, the product of the layers' average Jacobians.
+
+        The averages of the branches' own terms are taken layer by layer, as if every layer had drawn its sample for
+        itself; so are these, or their sum could have negative eigenvalues where no sample has.
+        """
+        if self.average == "none":
+            return columns(partial(rule.branch_vjp, i), h, rule.y.shape[1:])
+        h = _split(rule, h)[i]
+        for inner in reversed(rule.branches[i]):
+            if isinstance(inner, Branching):
+                through = [self._through(inner, k, h) for k in range(len(inner.branches))]
+                h = sum(through[1:], through[0])
+            else:
+                h = columns(inner.vjp, self._for_all(inner, h), inner.y.shape[1:]).mean(0, keepdim=True)
+        return h
 
 
 class KFRA(HBP):

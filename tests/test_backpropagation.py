@@ -1,5 +1,7 @@
 """Modular Hessian backpropagation in all its variants against the equations, with dense Jacobians, in float64."""
 
+from itertools import product
+
 import pytest
 import torch
 from test_curvatures import CLOSE, conv_net
@@ -94,6 +96,17 @@ def test_blocks_are_positive_semi_definite_where_they_are_said_to_be(variant, av
         for block in blocks(net, x, LOSSES[loss], hs.HBP(variant, average)).values():
             values = torch.linalg.eigvalsh(block)
             assert float(values[0]) > -1e-12 * float(values[-1]) and float(values[-1]) > 0
+    large = nn.Sequential(
+        nn.Linear(5, 8),
+        networks.Skip(nn.Linear(8, 8), nn.ReLU(), networks.Skip(nn.Linear(8, 8), nn.Tanh())),
+        networks.Heads(nn.Sequential(nn.Linear(8, 2), nn.ReLU()), nn.Sequential(nn.Linear(8, 2), nn.Tanh())),
+    ).double()
+    with torch.no_grad():
+        for p in large.parameters():
+            p.mul_(3)  # so that the samples' Jacobians differ much
+    for block in blocks(large, x, LOSSES["ce"], hs.HBP(variant, average)).values():
+        values = torch.linalg.eigvalsh(block)
+        assert float(values[0]) > -1e-12 * float(values[-1])
     values = torch.linalg.eigvalsh(blocks(net, x, LOSSES["softmax-ppo-0.0"], hs.HBP())["0.weight"])
     assert float(values[0]) < -1e-6
 
@@ -122,6 +135,33 @@ def test_through_skip_the_averages_are_those_of_the_equations_for_its_parts():
         a, b = (blocks(net, x, loss, hs.HBP("hessian", average)) for net in (one, other))
         torch.testing.assert_close(a["0.weight"], b["0.weight"], **CLOSE)
         torch.testing.assert_close(a["2.body.0.weight"], b["2.weight"], **CLOSE)
+
+
+@pytest.mark.parametrize("average", ["hessian", "jacobian"])
+def test_through_skip_and_heads_every_layer_averages_for_itself(average):
+    """Equation 6 is the mean over a sample for each layer, drawn on its own; equation 7 has mean Jacobians."""
+    torch.manual_seed(0)
+    w = [nn.Linear(4, 4).double() for _ in range(4)]
+    heads = networks.Heads(nn.Sequential(w[2], nn.Tanh()), nn.Sequential(w[3], nn.Sigmoid()))
+    skip = networks.Skip(w[0], nn.Tanh(), w[1], nn.Sigmoid())
+    net, n = nn.Sequential(nn.Linear(3, 4), skip, heads).double(), 3
+    x, loss = torch.randn(n, 3, dtype=F64), hs.losses.CrossEntropy(torch.arange(n))
+    x0 = net[:1](x)
+    a, x1 = w[0](x0), net[:2](x)
+    b = w[1](a.tanh())
+    ends = [w[2](x1).tanh(), w[3](x1).sigmoid()]
+    slopes = [1 - a.tanh() ** 2, b.sigmoid() * (1 - b.sigmoid()), 1 - ends[0] ** 2, ends[1] * (1 - ends[1])]
+    if average == "jacobian":
+        slopes = [s.mean(0, keepdim=True) for s in slopes]
+    h, drawn = loss.hessian(torch.cat(ends, 1)).sum(0), range(len(slopes[0]))
+    jacobians = [
+        torch.cat((slopes[2][k].diag() @ w[2].weight, slopes[3][m].diag() @ w[3].weight))
+        @ (torch.eye(4, dtype=F64) + slopes[1][j].diag() @ w[1].weight @ slopes[0][i].diag() @ w[0].weight)
+        for i, j, k, m in product(drawn, repeat=4)
+    ]
+    expected = sum(j.mT @ h @ j for j in jacobians) / len(jacobians)
+    found = blocks(net, x, loss, hs.HBP("ggn", average))["0.bias"]
+    torch.testing.assert_close(found, expected.detach(), **CLOSE)
 
 
 def test_kfra_and_bda_pch_are_special_cases():
