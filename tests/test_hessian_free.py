@@ -10,6 +10,7 @@ from torch.func import functional_call, jvp, vjp
 
 import hesscale_rl as hs
 from hesscale_rl import networks, oracle
+from hesscale_rl.optim.conjugate import Systems, conjugate_gradients
 from hesscale_rl.optim.hessian_free import HessianFree, adjacent
 from hesscale_rl.products import VARIANTS, GaussNewton, Products
 
@@ -247,7 +248,8 @@ def test_a_quadratic_with_independent_blocks_is_solved_in_one_step():
 
     net, x = Two().double(), torch.randn(20, 7, dtype=F64)
     loss = hs.losses.MeanSquaredError(torch.randn(20, 4, dtype=F64))
-    optimizer = HessianFree(net.named_parameters(), lr=1.0, blocks=2, iterations=100, tolerance=1e-12)
+    settings = {"damping": 0.0, "iterations": 100, "tolerance": 1e-12}
+    optimizer = HessianFree(net.named_parameters(), lr=1.0, blocks=2, **settings)
     train(net, x, loss, optimizer, 1)
     gradient = torch.autograd.grad(loss.value(net(x)), list(net.parameters()))
     assert max(float(g.abs().max()) for g in gradient) < 1e-9
@@ -338,3 +340,19 @@ def test_what_it_needs_and_what_it_cannot_is_said():
     for settings in ({"blocks": 0}, {"damping": -1.0}, {"iterations": 0}, {"tolerance": -1.0}, {"warm_start": 2.0}):
         with pytest.raises(ValueError, match=rf"HessianFree(: |\(){next(iter(settings))}="):
             HessianFree(net.named_parameters(), **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_curvature_that_is_rounding_ends_a_singular_system(dtype):
+    """A has three directions without curvature, of which b has a part: steps along them have no bound."""
+    torch.manual_seed(0)
+    q, values = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0], torch.tensor([4.0, 3, 2, 1, 0.5, 0, 0, 0])
+    a, weights = ((q * values) @ q.mT).to(dtype), torch.randn(5, dtype=torch.float64)
+    seen, solution = q[:, :5] @ weights, q[:, :5] @ (weights / values[:5])
+
+    def solve(b):
+        return conjugate_gradients(lambda v, alive: [a @ v[0]], [b.to(dtype)], Systems([0], 1), 0.0, 200)[0].double()
+
+    x = solve(seen)
+    assert float((a.double() @ x - seen).norm()) < 1e3 * torch.finfo(dtype).eps and float((x - solution).norm()) < 1
+    assert float((solve(seen + q[:, 5]) - solution).norm()) < 100  # without the end: 3e7 and 2e16

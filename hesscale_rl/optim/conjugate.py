@@ -44,7 +44,8 @@ def conjugate_gradients(
     """Return x with A x = b, where each system ends by itself once its residual is `tolerance` times its b.
 
     `product(v, alive)`: A v; `alive` [K] tells which systems still need it. `start`: where to begin, else at zero.
-    A direction of negative curvature ends its system where it stands; at the start at zero, x is b itself.
+    A direction of negative curvature ends its system where it stands; at the start at zero, x is b itself. So does
+    one whose curvature is rounding beside the largest that was met: where A is singular, steps would have no bound.
     """
 
     def plus(u: Vectors, v: Vectors) -> Vectors:
@@ -54,6 +55,7 @@ def conjugate_gradients(
     x = [torch.zeros_like(t) for t in b] if start is None else start
     r = b if start is None else plus(b, [-t for t in product(start, alive)])
     p, squares, goal = r, systems.dot(r, r), systems.dot(b, b) * tolerance**2
+    flat, top = 10 * torch.finfo(squares.dtype).eps, torch.zeros_like(squares)
     for i in range(iterations):
         alive = alive & (squares > goal)
         if not bool(alive.any()):
@@ -62,7 +64,9 @@ def conjugate_gradients(
         bend = systems.dot(p, ap)
         if i == 0 and start is None:
             x = systems.scale(((bend <= 0) & alive).to(bend), b)
-        alive = alive & (bend > 0)
+        curvature = bend / systems.dot(p, p)
+        top = torch.maximum(top, curvature.nan_to_num(0.0))
+        alive = alive & (bend > 0) & (curvature > flat * top)
         step = torch.where(alive, squares / bend, 0.0)
         x, r = plus(x, systems.scale(step, p)), plus(r, systems.scale(-step, ap))
         before, squares = squares, torch.where(alive, systems.dot(r, r), squares)

@@ -25,6 +25,8 @@ class HessianFree(CurvatureOptimizer):
     `tolerance` times the gradient; these three and `together` are the first group's. `together`: one batched product
     for all blocks of a pass in place of one for each; the results are the same. A direction of negative curvature
     ends its block where it stands; if it is the gradient's own and nothing was solved before, x = g.
+    Without damping the system has no solution where the gradient has a part that G does not see, as with a G of few
+    rows or of saturated outputs: steps then grow until they are stopped by rounding.
     With `delta` the step u = lr x of a block is scaled by eta = min(1, sqrt(2 delta/|u'Gu|)): as TRPO's, if G is the
     policy's Fisher matrix, lr 1 and `delta` a KL divergence (Schulman et al. 2015, without its line search).
     """
@@ -36,7 +38,7 @@ class HessianFree(CurvatureOptimizer):
         params: Iterable[Any],
         lr: float | Tensor = 0.1,
         blocks: int = 1,
-        damping: float = 0.0,
+        damping: float = 1e-2,
         iterations: int = 30,
         tolerance: float = 1e-3,
         warm_start: float = 0.95,
