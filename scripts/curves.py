@@ -1,9 +1,9 @@
 """The numbers behind the plots: runs on one grid, and statistics over them.
 
 A curve is cut into equal bins of steps. A bin's value is the mean return of the episodes that ended in it; where none
-ended, the value before. A run that diverged counts from its end on with the worst value it had, or that any run on
-its environment had: it is never dropped. scripts/runs.py reads the runs, for other metrics and axes too, and
-scripts/plot.py draws what is computed here.
+ended, the value before. A run that diverged counts from its end on with the worst value it had or, if asked for and
+for a loss, which has no bound, with the worst that any run on its environment had: it is never dropped.
+scripts/runs.py reads the runs, for other metrics and axes too, and scripts/plot.py draws what is computed here.
 """
 
 from collections.abc import Callable
@@ -86,25 +86,31 @@ def bin_of(step: Any, length: int, bins: int) -> Any:
 def on_grid(run: Run, length: int, bins: int) -> Array | None:
     """Return the curve of a run over its first `length` steps, [bins]; None if it has no value there."""
     there = run.steps <= length
-    if not there.any():
+    if not there.any() and np.isnan(run.start):
         return None
     place = bin_of(run.steps[there], length, bins)
     counts = np.bincount(place, minlength=bins)
-    sums = np.bincount(place, weights=run.values[there], minlength=bins)
-    last = np.maximum.accumulate(np.where(counts > 0, np.arange(bins), place.min()))
-    curve = sums[last] / counts[last]
+    means = np.bincount(place, weights=run.values[there], minlength=bins) / np.maximum(counts, 1)
+    last = np.maximum.accumulate(np.where(counts > 0, np.arange(bins), -1))
+    curve = np.where(last < 0, means[place.min()] if np.isnan(run.start) else run.start, means[last])
     if run.status == "diverged":
         rest = bin_of(run.end, length, bins) + 1
         curve[rest:] = curve[:rest].min()
     return curve
 
 
-def gather(runs: list[Run], bins: int, together: bool, worst: str = "own") -> list[Group]:
+def usual_worst(runs: list[Run]) -> str:
+    """Return whose worst value a diverged run counts with, where nothing is said: a loss's own may well be small."""
+    return "env" if runs[0].view.lower else "own"
+
+
+def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None) -> list[Group]:
     """Return the runs of one agent as groups, by environment, optimizer, settings and learning rate.
 
     Runs of different length are cut to the shortest of their group, or with `together` of their environment: averages
     compare over the same steps only. A diverged run counts with the `worst` of its own, or of its env.
     """
+    worst = worst or usual_worst(runs)
     labels, keys, taken, lengths = apart(runs), {}, {}, {}
     for run in runs:
         env, optimizer, rate, seed = (run.config[name] for name in [*NAMES][1:])
@@ -166,16 +172,22 @@ def best(groups: list[Group]) -> list[Group]:
 
 
 def normalise(groups: list[Group], statistic: str) -> dict[Group, Array]:
-    """Return the average returns of each group's runs, [runs], between 0 and 1 for the worst and the best group."""
+    """Return the average returns of each group's runs, [runs], between 0 and 1 for the worst and the best group.
+
+    A loss above that before training, which explosions have no bound for, counts as that.
+    """
     scores = {}
     for env, own in collect(groups, lambda group: group.env).items():
-        values = [float(STATISTICS[statistic]([group.averages])) for group in own]
+        starts = [run.start for group in own for run in group.runs if group.runs[0].view.lower]
+        bottom = np.nanmedian(starts) if np.isfinite(starts).any() else -np.inf
+        averages = {group: np.maximum(group.averages, bottom) for group in own}
+        values = [float(STATISTICS[statistic]([averages[group]])) for group in own]
         low, high = min(values), max(values)
         if low == high:
             what = "all groups have the same average" if len(own) > 1 else "there is a single group"
             say(f"{env}: {what}; it has no part in what is normalised")
         else:
-            scores |= {group: (group.averages - low) / (high - low) for group in own}
+            scores |= {group: (averages[group] - low) / (high - low) for group in own}
     return scores
 
 

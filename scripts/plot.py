@@ -104,14 +104,18 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
 
     error = "one standard error" if args.error == "se" else "95 % bootstrap intervals"
     view = runs[0].view
-    lengths = each(round(group.length / FINE[view.axis]) for group in groups)
+    fine = FINE[view.axis]
+    lengths = each(group.length if fine == 1 else f"{group.length / fine:.3g}" for group in groups)
     parts = [f"{args.statistic}, {error}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
     counts = each(len(g.runs) for g in groups)
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
     if any(group.diverged for group in groups):
-        whose = "its own curve had" if args.diverged == "own" else "any run on its task had"
+        own = (args.diverged or curves.usual_worst(runs)) == "own"
+        whose = "its own curve had" if own else "any run on its task had"
         parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
+    if view.lower and any(line.panel == EVERYWHERE for line in lines):
+        parts += ["score 0: a loss as before training or above"]
     versions = [run.meta["versions"] for run in runs]
     parts += [f"{name} {each(str(v.get(name, '?')) for v in versions)}" for name in ("torch", "gymnasium", "mujoco")]
     places = {*args.runs, args.output}  # of which the last part is enough
@@ -187,7 +191,7 @@ def main() -> int:
     parser.add_argument("--bins", type=int, default=100, help="of a curve (100)")
     parser.add_argument("--statistic", choices=("mean", "iqm"), default="mean", help="over runs (mean)")
     parser.add_argument("--error", choices=("bootstrap", "se"), default="bootstrap", help="se: one standard error")
-    parser.add_argument("--diverged", choices=("own", "env"), default="own", help="whose worst such a run has (own)")
+    parser.add_argument("--diverged", choices=("own", "env"), help="whose worst such a run has (own; of a loss env)")
     parser.add_argument("--all", action="store_true", help="curves: every learning rate, not the best alone")
     parser.add_argument("--normalized", action="store_true", help="sensitivity: only the panel over all tasks")
     parser.add_argument("--unfinished", action="store_true", help="take runs that are not finished as they are")

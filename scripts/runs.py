@@ -43,7 +43,8 @@ class Run:
     """What a run directory says, seen in one way.
 
     `steps` [values]: where on the axis, in integers: milliseconds, for seconds; `values` [values]: the metric, a loss
-    negative. `total`: the length that the run was to have; `end`: where it ended; `tags`: the metrics that it has.
+    negative; `start`: what it was before training, or NaN. `total`: the length that the run was to have; `end`: where
+    it ended; `tags`: the metrics that it has.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Run:
     end: int
     steps: NDArray[Any]
     values: NDArray[Any]
+    start: float
     tags: set[str]
 
 
@@ -206,15 +208,15 @@ def _run(path: Path, metric: str | None, axis: str | None) -> Run:
     end = max(last, math.ceil(status.get("global_step", 0) * pace))
     sign = -1 if view.lower else 1
     series = [(x, sign * value) for _, x, value in points if value is not None]
-    # What a network has before its training counts only where there is nothing else.
-    series = [point for point in series if point[0] > 0] or series
+    start = next((value for x, value in series if x == 0), math.nan)
+    series = [point for point in series if point[0] > 0]
     steps, values = np.array([x for x, _ in series], dtype=int), np.array([value for _, value in series])
     finite = np.isfinite(values)
     if not finite.all():
         say(f"{metrics}: {np.sum(~finite)} values are not finite and count as the worst of the run")
         values = np.where(finite, values, values[finite].min(initial=np.inf))
         steps, values = steps[values < np.inf], values[values < np.inf]  # none, if none was finite
-    return Run(path, config, _meta(path), state, view, total, end, steps, values, tags)
+    return Run(path, config, _meta(path), state, view, total, end, steps, values, start, tags)
 
 
 def _meta(path: Path) -> dict[str, Any]:

@@ -44,8 +44,9 @@ def test_of_supervised_runs_the_lowest_loss_is_best_and_counts_by_epoch(tmp_path
     assert {row["learning_rate"] for row in adam} == {"0.001"} and {row["task"] for row in rows} == {
         "mnist-mlp, digits"
     }
-    # Two whole curves, one that ended with 1, and one with nothing but the loss before training.
-    expected = [(2 + 2 + 1 + 4) / 4, (1 + 1 + 1 + 4) / 4, (0.5 + 0.5 + 1 + 4) / 4]
+    # Two whole curves; one that had 1 and ended in the second epoch; and one with the loss before training alone,
+    # which is the worst that a diverged run can have here.
+    expected = [(2 + 2 + 1 + 4) / 4, (1 + 1 + 1 + 4) / 4, (0.5 + 0.5 + 4 + 4) / 4]
     assert [(float(row["epoch"]), float(row["value"])) for row in adam] == list(zip((1, 2, 3), expected, strict=True))
     assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in adam)
     crosses = [(row["epoch"], row["value"], row["seed"]) for row in rows if row["seed"]]
@@ -67,9 +68,9 @@ def test_supervised_runs_have_other_metrics_and_axes(tmp_path, monkeypatch, caps
     monkeypatch.setattr(plot, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
     seconds = ("--x", "seconds")
     rows, _ = figure(tmp_path / "a", monkeypatch, capsys, "curves", tmp_path / "runs", *seconds)
-    # In the three seconds that the fastest run took, the slower one got through its first epoch.
+    # In the three seconds that the fastest run took, the slower one got through its first epoch: at two seconds.
     values = [float(row["value"]) for row in rows if not row["seed"]]
-    assert values == pytest.approx([(2 + 2 + 1) / 3] * 3 + [(1 + 2 + 1) / 3, (0.5 + 2 + 1) / 3])
+    assert values == pytest.approx([4, (2 + 4 + 1) / 3, (2 + 4 + 1) / 3, (1 + 2 + 4) / 3, (0.5 + 2 + 4) / 3])
     assert [float(row["second"]) for row in rows] == pytest.approx([0.6, 1.2, 1.8, 2.4, 3, 1.5])
     how = ("curves", tmp_path / "runs", "--metric", "accuracy/test", "--x", "steps")
     rows, _ = figure(tmp_path / "b", monkeypatch, capsys, *how)
@@ -84,3 +85,22 @@ def test_supervised_runs_have_other_metrics_and_axes(tmp_path, monkeypatch, caps
     run(tmp_path, "ppo")
     code, _, err = command(monkeypatch, capsys, "curves", tmp_path / "ppo", "--x", "epochs")
     assert code == BAD_INPUT and err.startswith("--x epochs: is for supervised runs")
+
+
+def test_a_diverged_run_never_counts_with_a_small_loss(tmp_path, monkeypatch, capsys):
+    """One that ends in its first epoch has logged nothing but the loss before training."""
+    for seed in (0, 1):
+        supervised(tmp_path / "runs", "adam", seed)
+        supervised(tmp_path / "runs", "adam", seed, losses=(9.0, 9.0, 9.0), rate=1.0)
+        supervised(tmp_path / "runs", "sgd", seed, losses=(), rate=1.0, status="diverged")
+    rows, _ = figure(tmp_path / "a", monkeypatch, capsys, "sensitivity", tmp_path / "runs")
+    values = {(row["optimizer"], row["learning_rate"]): float(row["value"]) for row in rows if not row["seed"]}
+    # It has the loss before training in its epoch, then the worst of the task.
+    assert values == pytest.approx({("adam", "0.001"): 3.5 / 3, ("adam", "1.0"): 9, ("sgd", "1.0"): (4 + 9 + 9) / 3})
+    rows, _ = figure(tmp_path / "b", monkeypatch, capsys, "sensitivity", tmp_path / "runs", "--normalized")
+    scores = {(row["optimizer"], row["learning_rate"]): float(row["value"]) for row in rows}
+    assert scores == {
+        ("adam", "0.001"): 1,
+        ("adam", "1.0"): 0,
+        ("sgd", "1.0"): 0,
+    }  # none is below the loss before training
