@@ -70,7 +70,7 @@ def check_optimizer(args: Any) -> None:
         need(getattr(args, flag, None) is None or getattr(args, flag) >= 1, flag, "at least 1")
     of = getattr(args, "curvature_of", "loss")
     need(of in CURVATURES_OF, "curvature_of", f"one of {', '.join(CURVATURES_OF)}")
-    need(of == "loss" or name in NEWTON, "curvature_of", f"loss, but for --optimizer {', '.join(NEWTON)}")
+    need(of == "loss" or name in NEWTON, "curvature_of", f"loss; {of} is for --optimizer {', '.join(NEWTON)}")
 
 
 def optimizer_settings(args: Any) -> dict[str, Any]:

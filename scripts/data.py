@@ -110,7 +110,7 @@ def _digits(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError(f"--data digits: {MISSING}; --data random does without") from None
+        raise InputError(f"--data digits: {MISSING}") from None
     digits = load_digits()
     return torch.tensor(digits.images / 16.0)[:, None], torch.tensor(digits.target, dtype=torch.int64)
 
@@ -289,7 +289,7 @@ def _fetch(name: str, archive: Archive, path: Path) -> bytes:
             content = answer.read()
     except (OSError, HTTPException) as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
-        way = f"try again with a network, or put {archive.file} into --data-dir {path.parent} yourself"
+        way = f"try again with a network, or put it (md5 sum {archive.md5}) into --data-dir {path.parent} yourself"
         raise InputError(f"--data {name}: the download of {SITE}{archive.file} failed ({what}); {way}") from None
     _verify(content, archive, f"--data {name}: {SITE}{archive.file}", f"nothing was kept in --data-dir {path.parent}")
     try:

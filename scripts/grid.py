@@ -49,10 +49,11 @@ class Planned:
     steps: int
 
 
-def read(spec: Path, here: bool = True) -> list[Planned]:
+def read(spec: Path, here: bool = True, fetch: bool = False) -> list[Planned]:
     """Return the runs of a spec, in its order; InputError with one line for the first thing that cannot be.
 
-    `here`: they are to run on this machine, which so must have the device that they name.
+    `here`: they are to run on this machine, which so must have the device that they name. `fetch`: download what data
+    supervised runs need, before several want it.
     """
     runs: dict[str, tuple[Planned, Any, str]] = {}
     for number, setting in enumerate(_settings(spec)):
@@ -68,7 +69,17 @@ def read(spec: Path, here: bool = True) -> list[Planned]:
                 )
     if not runs:
         raise InputError(f"{spec}: a grid with no runs")
+    if fetch:
+        _fetch([args for run, args, _ in runs.values() if run.agent == SUPERVISED])
     return [run for run, _, _ in runs.values()]
+
+
+def _fetch(supervised_runs: list[Any]) -> None:
+    """Get the data of these arguments; InputError if it cannot be had."""
+    from scripts import data, supervised
+
+    for name, directory in {(supervised.fill(args).data, args.data_dir) for args in supervised_runs}:
+        data.split(name, directory)
 
 
 def module_name(agent: str) -> str:

@@ -10,6 +10,8 @@ time of all updates so far. Networks that no rules cover, those with LSTMs, are 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import sys
 import time
@@ -134,8 +136,10 @@ def check(args: Args) -> None:
     need(args.task in TASKS, "task", f"one of {', '.join(TASKS)}")
     known, data = (TASKS[args.task].data, SMALL), args.data or SMALL
     need(data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
+    need(data != SMALL or args.data_dir is None, "data_dir", "left out: digits are part of scikit-learn")
     most = TRAINING[data]
     need((args.batch_size or 1) <= most, "batch_size", f"at most {most:,}, the training examples")
+    need((args.curvature_rows or 1) <= (args.batch_size or 1), "curvature_rows", "at most the batch size")
     for flag, owners in OWNERS.items():
         own = args.optimizer.removeprefix("scaled-") in owners
         need(own or getattr(args, flag) is None, flag, f"left out: it is for --optimizer {', '.join(owners)}")
@@ -213,6 +217,15 @@ def update(
     except (torch.linalg.LinAlgError, CurvatureError) as error:  # of a matrix that is not finite, or nearly so
         raise Diverged(f"no step from this curvature ({str(error).splitlines()[0]})") from None
     return value, outputs
+
+
+def warm_up(args: Args, net: nn.Sequential, taped: bool, x: Tensor, loss: hs.losses.Loss) -> None:
+    """Take a step with a copy, so that what torch loads and allocates at first is no part of charts/seconds."""
+    import torch
+
+    copied = copy.deepcopy(net)
+    with torch.random.fork_rng(devices=[]), contextlib.suppress(Diverged):
+        update(copied, *make_optimizer(args, copied), taped, x, loss)
 
 
 # --- loop
@@ -309,6 +322,8 @@ def train(args: Args) -> int:
         try:
             if begins:
                 last = log({})
+            first = now.order[:batch_size]
+            warm_up(args, net, taped, data.train.inputs[first], task.loss(*(t[first] for t in data.train[1:])))
             while now.epoch < epochs and not run.stop:
                 began = time.perf_counter()
                 while now.place < updates and not run.stop:

@@ -178,7 +178,7 @@ def sweep(args: argparse.Namespace) -> int:
     from hesscale_rl.run import lock, write_json
     from scripts import grid
 
-    runs = grid.read(args.spec, here=args.launcher == "local")
+    runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
         tell(*(run.name for run in runs))
         return DONE

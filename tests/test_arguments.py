@@ -19,7 +19,10 @@ from scripts import supervised
         ({"optimizer": "hessian-free", "damping": -0.1}, "--damping -0.1: must be zero or a positive number"),
         ({"optimizer": "hessian-free", "iterations": 0}, "--iterations 0: must be at least 1"),
         ({"optimizer": "hessian-free", "curvature_of": "value"}, "--curvature-of value: must be one of loss, kl"),
-        ({"optimizer": "kfac", "curvature_of": "kl"}, "--curvature-of kl: must be loss, but for --optimizer hessian"),
+        (
+            {"optimizer": "kfac", "curvature_of": "kl"},
+            "--curvature-of kl: must be loss; kl is for --optimizer hessian",
+        ),
         ({"optimizer": "scaled-newton-cg", "backend": "compiled"}, "--backend compiled: no compiled update"),
     ],
 )

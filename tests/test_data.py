@@ -150,7 +150,8 @@ def test_a_failed_download_says_where_to_put_the_file(error, tmp_path, monkeypat
     with pytest.raises(InputError) as told:
         data.split("cifar10", tmp_path)
     line = str(told.value)
-    assert f"put cifar-10-binary.tar.gz into --data-dir {tmp_path} yourself" in line and "\n" not in line
+    way = f"put it (md5 sum {data.ARCHIVES['cifar10'].md5}) into --data-dir {tmp_path} yourself"
+    assert "cifar-10-binary.tar.gz failed" in line and way in line and "\n" not in line
 
 
 def test_data_without_a_split_or_a_place_is_told(tmp_path):

@@ -108,6 +108,8 @@ def test_python_and_toml_say_the_same_and_pairs_and_flags_are_understood(tmp_pat
             "agent = 'supervised'\ndata = 'digits'\noptimizer = 'hessian-free'\nblocks = 9",
             "--blocks 9: must be at most 4",
         ),
+        ("agent = 'supervised'", "--data mnist: say with --data-dir DIR where it is kept"),
+        ("agent = 'supervised'\ndata = 'digits'\ndata_dir = 'x'", "--data-dir x: must be left out"),
         ("agent = ", "TOMLDecodeError"),
     ],
 )

@@ -16,8 +16,9 @@ class NewtonCG(CurvatureOptimizer):
 
     H is `p.hess_block`, of hesscale_rl.HBP("pch-abs", "jacobian") in the paper. Conjugate gradients end where the
     residual is `tolerance` times the gradient, or after `iterations`; all blocks take their iterations together.
-    `alpha` keeps a block invertible whose curvature is positive semi-definite. `splits`: sub-blocks that the rows of
-    a parameter (its first axis) are cut into, each solved by itself; a parameter of fewer rows has as many as rows.
+    `alpha` keeps a block invertible whose curvature is positive semi-definite. `splits`: sub-blocks that a parameter
+    is cut into by its layer's outputs, the first axis but for transposed convolutions, each solved by itself; one of
+    fewer outputs has as many as outputs.
     A direction of negative curvature ends its block's iterations; if it is the gradient's own, d = -g.
     With `delta` the step u = lr d of a parameter group is scaled by eta = min(1, sqrt(2 delta/|h|)), h = u'Hu summed
     over its blocks.
