@@ -24,6 +24,7 @@ LOOKS |= {"newton-cg": ("#8C510A", "d")}
 
 FONTS = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "legend.fontsize": 7, "pdf.fonttype": 42}
 FONTS |= {"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.handlelength": 3.5}
+LABEL = 60  # letters in a line of a legend
 FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
 
@@ -50,6 +51,11 @@ class Line:
             self.ends, self.sound = -self.ends[[0, 2, 1]], -self.sound
             self.crosses = [(x, -y, seed) for x, y, seed in self.crosses]
 
+    @property
+    def name(self) -> str:
+        """The optimizer, and what sets it apart."""
+        return ", ".join(filter(None, self.method))
+
     def counts(self) -> list[tuple[int, int]]:
         """Of each point, the runs behind it and how many of them diverged."""
         each = [(sum(len(g.runs) for g in cell), sum(len(g.diverged) for g in cell)) for cell in self.cells]
@@ -69,6 +75,11 @@ def axis_names(kind: str, run: Run) -> tuple[str, str, str]:
     return run.view.axis.removesuffix("s"), names.get(run.view.axis, run.view.axis), metric
 
 
+def wrapped(label: str) -> str:
+    """Return an entry of a legend in lines that fit under a panel."""
+    return textwrap.fill(label, LABEL, break_on_hyphens=False)
+
+
 def look(line: Line, lines: list[Line]) -> dict[str, Any]:
     """Return how to draw a line, with several of one optimizer among `lines` from light to dark."""
     base = line.method[0].removeprefix("scaled-")
@@ -78,8 +89,7 @@ def look(line: Line, lines: list[Line]) -> dict[str, Any]:
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     rgb = rgb + (1 - rgb) * shade if shade > 0 else rgb * (1 + shade)
     hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white"} if base != line.method[0] else {}
-    name = ", ".join(filter(None, line.method))
-    return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, "label": name, **hollow}
+    return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, "label": line.name, **hollow}
 
 
 def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
@@ -90,7 +100,8 @@ def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
     _, xlabel, ylabel = axis_names(kind, run)
     panels = collect(lines, lambda line: line.panel)
     columns = min(3, len(panels))
-    rows, below = -(-len(panels) // columns), 0.0 if kind == "sensitivity" else 0.16 * max(map(len, panels.values()))
+    words = {panel: sum(wrapped(line.name).count("\n") + 1 for line in own) for panel, own in panels.items()}
+    rows, below = -(-len(panels) // columns), 0.0 if kind == "sensitivity" else 0.16 * max(words.values())
     figure = Figure(figsize=(max(6.4, 4.1 * columns), rows * (3.1 + below) + 0.8), layout="constrained")
     for i, (panel, own) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -106,7 +117,8 @@ def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
         named = {
             text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        ncols = int(figure.get_figwidth() / (0.7 + 0.055 * max(map(len, named))))
+        longest = max(len(part) for text in named for part in text.split("\n"))
+        ncols = int(figure.get_figwidth() / (0.7 + 0.055 * longest))
         figure.legend(named.values(), named, loc="outside upper center", ncols=max(1, ncols))
     text = textwrap.fill(caption, int(figure.get_figwidth() * 19), break_on_hyphens=False)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5)
@@ -149,7 +161,7 @@ def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
     for k, line in enumerate(lines):
         style, (n, diverged), every = look(line, kin), line.counts()[0], len(line.x) // 8 + 1
         style["label"] += f", lr {line.rate}" * (line.panel != EVERYWHERE)
-        style["label"] += f" (n = {n}{f', {diverged} diverged' if diverged else ''})"
+        style["label"] = wrapped(f"{style['label']} (n = {n}{f', {diverged} diverged' if diverged else ''})")
         axes.fill_between(line.x, *line.ends[1:], color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(line.x, line.ends[0], markevery=(k * every // len(lines), every), **style)
         draw_crosses(axes, line, style["color"])
@@ -172,7 +184,8 @@ def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:
         style, aside = look(line, kin), 1.06 ** (k - (len(lines) - 1) / 2)  # aside, so that no bar hides another
         alike = [g for other in kin if other.method == line.method for cell in other.cells for g in cell]
         seeds = sorted({len(group.runs) for group in alike})
-        style["label"] += f" (n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))})"
+        count = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        style["label"] = wrapped(f"{style['label']} (n = {count})")
         axes.vlines(line.x * aside, *line.ends[1:], color=style["color"], linewidth=1)
         axes.plot(line.x * aside, line.ends[0], **style)
         draw_crosses(axes, line, style["color"], aside)
