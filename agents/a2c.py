@@ -303,7 +303,7 @@ def train(args: Args) -> int:
     recent: deque[float] = deque(maxlen=20)
     if saved is not None and "policy" in saved:
         restore(policy, optimizer, saved, args.num_envs)
-    fast = make_learner(policy, optimizer, curvature, "torch" if args.compile else args.backend)
+    fast = make_learner(policy, optimizer, curvature, "torch" if args.compile else args.backend, args.quiet)
     with (
         Run(args, args.run_dir, args.quiet, __file__, args.total_timesteps, saved, args.track) as run,
         Progress(args.total_timesteps, args.quiet, saved["global_step"] if saved else 0) as progress,

@@ -164,6 +164,7 @@ def test_what_has_no_compiled_update_is_said(capsys):
     momentum, curvature = hs.make_optimizer("sgd", side[0].groups(), momentum=0.9)
     assert make_learner(side[0], momentum, curvature) is None
     assert "no compiled update" in capsys.readouterr().err
+    assert make_learner(side[0], momentum, curvature, quiet=True) is None and capsys.readouterr().err == ""
     assert make_learner(*side, "torch") is None and capsys.readouterr().err == ""
     side[0].double()
     with pytest.raises(InputError, match="--backend compiled"):

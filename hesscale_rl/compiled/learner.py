@@ -138,10 +138,12 @@ _NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 BACKENDS = ("auto", "compiled", "torch")
 
 
-def make_learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto") -> Learner | None:
+def make_learner(
+    policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto", quiet: bool = False
+) -> Learner | None:
     """Return the compiled update if the backend allows it and there is one, else None, for the readable way.
 
-    InputError for "compiled" where there is none; one line on stderr where "auto" has to do without.
+    InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without.
     """
     found = None if backend == "torch" else _chains(policy, optimizer, curvature)
     if found is not None:
@@ -151,7 +153,7 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, backend: str = 
         return Learner(policy, optimizer, curvature, found)
     if backend == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
-    if backend == "auto":
+    if backend == "auto" and not quiet:
         print("backend torch: no compiled update for this network and optimizer", file=sys.stderr)
     return None
 
