@@ -274,7 +274,7 @@ def _construct(agent: str, optimizer: str, std: str, compiles: bool, backend: st
     policy = module.make_policy(*spaces, module.Args(std=std))
     policy.place(device)
     if backend == "compiled" and not compiles:
-        make_learner(policy, *make_optimizer(optimizer, policy.groups()), backend)
+        make_learner(policy, *make_optimizer(optimizer, policy.groups()), backend, quiet=True)
 
 
 def _name(agent: str, args: Any, default: Any, rate: float) -> str:
