@@ -161,7 +161,8 @@ def _config(path: Path) -> dict[str, Any]:
     if "task" in config:
         what = f"{config['task']}, digits" if config.get("data") == "digits" else config["task"]
         config |= {"exp_name": SUPERVISED, "env_id": what}
-    for name, kind in NAMES.items():
+    needed = NAMES | ({"epochs": int} if "task" in config else {})
+    for name, kind in needed.items():
         if name not in config:
             raise InputError(f"{path / 'config.json'}: no {name!r}")
         if not isinstance(config[name], kind):

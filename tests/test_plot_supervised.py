@@ -104,3 +104,11 @@ def test_a_diverged_run_never_counts_with_a_small_loss(tmp_path, monkeypatch, ca
         ("adam", "1.0"): 0,
         ("sgd", "1.0"): 0,
     }  # none is below the loss before training
+
+
+def test_a_damaged_config_is_counted_and_left_out(tmp_path, monkeypatch, capsys):
+    supervised(tmp_path / "runs", "adam")
+    path = supervised(tmp_path / "runs", "adam", 1) / "config.json"
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": "three"'))
+    rows, err = figure(tmp_path / "a", monkeypatch, capsys, "curves", tmp_path / "runs")
+    assert {row["n"] for row in rows} == {"1"} and "1 of 2 runs cannot be read" in err and "epochs is 'three'" in err
