@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
 from scripts.results import SESSION
-from scripts.runs import FINE, NAMES, Run, collect, say
+from scripts.runs import FINE, NAMES, Run, View, collect, say
 
 RESAMPLES = 2000
 Array = NDArray[Any]
@@ -32,6 +32,11 @@ class Group:
     length: int
     runs: list[Run]
     curves: Array
+
+    @property
+    def view(self) -> View:
+        """How its runs are seen."""
+        return self.runs[0].view
 
     @property
     def averages(self) -> Array:
@@ -165,7 +170,7 @@ def best(groups: list[Group]) -> list[Group]:
 
     def rank(group: Group) -> tuple[int, float]:
         # No two groups take the same seconds.
-        return 0 if group.runs[0].view.axis == "seconds" else group.length, group.averages.mean()
+        return 0 if group.view.axis == "seconds" else group.length, group.averages.mean()
 
     cells = collect(groups, lambda group: (group.env, group.method))
     return [max(own, key=rank) for own in cells.values()]
@@ -178,7 +183,7 @@ def normalise(groups: list[Group], statistic: str) -> dict[Group, Array]:
     """
     scores = {}
     for env, own in collect(groups, lambda group: group.env).items():
-        starts = [run.start for group in own for run in group.runs if group.runs[0].view.lower]
+        starts = [run.start for group in own for run in group.runs if group.view.lower]
         bottom = np.nanmedian(starts) if np.isfinite(starts).any() else -np.inf
         averages = {group: np.maximum(group.averages, bottom) for group in own}
         values = [float(STATISTICS[statistic]([averages[group]])) for group in own]

@@ -47,7 +47,7 @@ class Line:
 
     def __post_init__(self) -> None:
         """Give a loss, which was read negative, its own sign."""
-        if self.panel != EVERYWHERE and self.cells[0][0].runs[0].view.lower:
+        if self.panel != EVERYWHERE and self.cells[0][0].view.lower:
             self.ends, self.sound = -self.ends[[0, 2, 1]], -self.sound
             self.crosses = [(x, -y, seed) for x, y, seed in self.crosses]
 

@@ -31,8 +31,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import agents
 from hesscale_rl.errors import InputError
+from scripts.runs import SUPERVISED
 
-SUPERVISED = "supervised"  # the command of that name, taken as an agent
 OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
 UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name", "data_dir"}
 NAMED = {"env_id", "task", "optimizer", "learning_rate", "seed"}  # in every name, at a place of their own

@@ -34,7 +34,7 @@ def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
     """Return against steps: of the best learning rate, or of all."""
     groups, lines = curves.gather(runs, args.bins, together=False, worst=args.diverged), []
     for group in groups if args.all else curves.best(groups):
-        bins, fine = group.curves.shape[1], FINE[group.runs[0].view.axis]
+        bins, fine = group.curves.shape[1], FINE[group.view.axis]
         x, sound = group.length * np.arange(1, bins + 1) / (bins * fine), group.curves[group.sound].ravel()
         ends, rate = curves.interval([group.curves], args.statistic, args.error), f"{group.rate:g}"
         crosses = [(end / fine, value, seed) for end, value, seed in group.ends()]

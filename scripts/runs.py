@@ -20,7 +20,7 @@ FINISHED = ("done", "diverged")
 # What every config.json must have.
 NAMES = {"exp_name": str, "env_id": str, "optimizer": str, "learning_rate": (int, float), "seed": int}
 MOST = 2**53  # steps: more is no number of steps, and no integer of numpy's once it is multiplied
-SUPERVISED = "supervised"  # the name under which runs of that command are drawn
+SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis
 FINE = {"steps": 1, "epochs": 1, "seconds": 1000}  # parts of its unit that are told apart
 

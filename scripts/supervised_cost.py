@@ -180,7 +180,7 @@ def measure_all(args: argparse.Namespace) -> int:
     optimizers = args.optimizers or [*OPTIMIZERS, *MORE]
     for flag, given, allowed in (
         ("tasks", tasks, [*TASKS]),
-        ("optimizers", optimizers, [*OPTIMIZER_NAMES, NEWTON_CG, HESSIAN_FREE]),
+        ("optimizers", optimizers, [*OPTIMIZER_NAMES]),
     ):
         for name in given:
             if name not in allowed:

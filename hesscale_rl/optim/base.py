@@ -209,7 +209,7 @@ def scale_and_apply(
         # No entry is negative: the 1-norm is the sum. In float64, so that no step size makes it overflow.
         sums = torch.stack(torch._foreach_norm(root, 1)).double()
         h = (sums * torch.tensor(rates, dtype=torch.float64, device=sums.device).square()).sum()
-        eta = (2 * delta / h).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
+        eta = within(delta, h)
         torch._foreach_mul_(u, eta)
     torch._foreach_mul_(u, rates)
     torch._foreach_sub_(params, u)
