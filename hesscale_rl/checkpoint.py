@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,14 +91,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def restore(policy: Any, optimizer: Any, saved: dict[str, Any], num_envs: int) -> None:
-    """Load a checkpoint into a policy and its optimizer; InputError if it does not fit."""
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Loading a checkpoint: what is raised where a state does not fit becomes an InputError."""
     try:
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
+
+
+def restore(policy: Any, optimizer: Any, saved: dict[str, Any], num_envs: int) -> None:
+    """Load a checkpoint into a policy and its optimizer; InputError if it does not fit."""
+    with fitting():
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
     if saved["rollout"]["obs"].shape != (num_envs, policy.observations):
         raise InputError("--resume: the checkpoint is of another environment or --num-envs")
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
+from hesscale_rl.checkpoint import fitting, newest_checkpoint
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
@@ -249,15 +250,12 @@ def restore(
 ) -> Account:
     """Load a checkpoint into all of these; InputError if it does not fit. The optimizer keeps its settings."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
+    with fitting():
         net.load_state_dict(saved["policy"])
         if tested is not net:
             tested.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
         account = Account(**saved["rollout"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
     if account.order.shape != (examples,):
         raise InputError("--resume: the checkpoint is of other data")
     for group, own in zip(optimizer.param_groups, settings, strict=True):
@@ -270,7 +268,6 @@ def train(args: Args) -> int:
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    from hesscale_rl.checkpoint import newest_checkpoint
     from hesscale_rl.progress import Progress
     from hesscale_rl.run import Run
     from scripts.data import split
