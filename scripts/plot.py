@@ -16,6 +16,7 @@ import io
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -94,8 +95,8 @@ def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[l
     return [own for own in cells.values() if len(own) == tasks]
 
 
-def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
-    """Return what a figure says of itself: from how many runs, with what, when, and by which command."""
+def caption_of(lines: list[Line], left: Counter[str], args: argparse.Namespace) -> str:
+    """Return what a figure says of itself: from how many runs, which not, with what, when, and by which command."""
     groups = {group for line in lines for cell in line.cells for group in cell}
     runs = [run for group in groups for run in group.runs]
 
@@ -109,6 +110,8 @@ def caption_of(lines: list[Line], args: argparse.Namespace) -> str:
     parts = [f"{args.statistic}, {error}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
     counts = each(len(g.runs) for g in groups)
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
+    if left.total():
+        parts += [f"left out: {', '.join(f'{n} {why}' for why, n in left.items() if n)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
     if any(group.diverged for group in groups):
         own = (args.diverged or curves.usual_worst(runs)) == "own"
@@ -154,7 +157,8 @@ def plot(args: argparse.Namespace) -> int:
     check_output(target(args.output, args.kind))
     import matplotlib
 
-    found = read(args.runs, args.unfinished, args.metric, args.x)
+    left: Counter[str] = Counter()
+    found = read(args.runs, args.unfinished, args.metric, args.x, left)
     agents, contents = collect(found, lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):
         if args.x not in (None, "steps") and agent != SUPERVISED:
@@ -164,7 +168,7 @@ def plot(args: argparse.Namespace) -> int:
             raise InputError(f"{args.kind}: nothing to normalise among the runs of {agent}; it needs {needs}")
         name = target(args.output, args.kind) + f"_{agent}" * (len(agents) > 1)
         with matplotlib.rc_context(FONTS):
-            figure = draw(args.kind, agent, lines, caption_of(lines, args))
+            figure = draw(args.kind, agent, lines, caption_of(lines, left, args))
             for kind, how in (("png", {"dpi": 150}), ("pdf", {"metadata": {"CreationDate": None}})):
                 figure.savefig(file := io.BytesIO(), format=kind, **how)
                 contents[Path(f"{name}.{kind}")] = file.getvalue()

@@ -6,6 +6,7 @@ Higher is better in all that is read: a loss is read with the other sign, and dr
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +74,20 @@ def collect(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
     return cells
 
 
-def read(given: list[str], unfinished: bool, metric: str | None = None, axis: str | None = None) -> list[Run]:
+def read(
+    given: list[str],
+    unfinished: bool,
+    metric: str | None = None,
+    axis: str | None = None,
+    left: Counter[str] | None = None,
+) -> list[Run]:
     """Return the runs of run directories and of folders that hold some, and say on stderr which are left out.
 
     `unfinished` takes runs that are not done, as far as they have come. `metric` and `axis`: None for the return
-    against steps or, of supervised runs, the validation loss against epochs.
+    against steps or, of supervised runs, the validation loss against epochs. `left` counts those left out, by why.
     """
-    runs, broken = [], []
-    for path in find([Path(name) for name in given]):
+    runs, broken, left = [], [], Counter() if left is None else left
+    for path in find([Path(name) for name in given], left):
         try:
             runs.append(_run(path, metric, axis))
         except InputError as error:
@@ -90,6 +97,7 @@ def read(given: list[str], unfinished: bool, metric: str | None = None, axis: st
         if not runs:
             raise InputError(f"{what}; there is nothing to plot")
         say(f"{what}; left out")
+        left["cannot be read"] = len(broken)
     silent = [run.path.name for run in runs if not run.meta["versions"]]
     if silent:
         say(f"{len(silent)} of {len(runs)} runs have no versions in meta.json, the first: {silent[0]}; taken without")
@@ -99,16 +107,19 @@ def read(given: list[str], unfinished: bool, metric: str | None = None, axis: st
         say(f"{len(going)} of {len(runs)} runs are not finished, the first: {', '.join(going[:3])}; {taken}")
     if len(going) == len(runs) and not unfinished:
         raise InputError(f"{given[0]}: no finished run among {len(runs)}; --unfinished takes them as they are")
+    left["not finished"] = 0 if unfinished else len(going)
     return [run for run in runs if unfinished or run.status in FINISHED]
 
 
-def find(given: list[Path]) -> list[Path]:
+def find(given: list[Path], left: Counter[str]) -> list[Path]:
     """Return the run directories that are meant, each once; InputError for a path where there is none."""
     found: dict[Path, Path] = {}
     empty = []
     for folder in given:
         single = (folder / "config.json").is_file()
-        own = [folder] if single else _asked(folder, sorted(path.parent for path in folder.glob("*/config.json")))
+        own = (
+            [folder] if single else _asked(folder, sorted(path.parent for path in folder.glob("*/config.json")), left)
+        )
         found = {path.resolve(): path for path in own} | found
         # DIR/* takes in what a sweep keeps beside its runs.
         if not own and not folder.is_file() and folder.name not in ("logs", "slurm"):
@@ -121,7 +132,7 @@ def find(given: list[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _asked(folder: Path, own: list[Path]) -> list[Path]:
+def _asked(folder: Path, own: list[Path], left: Counter[str]) -> list[Path]:
     """Of the runs in a folder those that the last sweep there asked for, by sweep.json; all if there is none."""
     path = folder / "sweep.json"
     if not path.exists():
@@ -138,9 +149,11 @@ def _asked(folder: Path, own: list[Path]) -> list[Path]:
     if missing:
         names = ", ".join(missing[:3])
         say(f"{folder}: {len(missing)} of {len(planned)} planned runs are missing, the first: {names}")
+        left["missing"] += len(missing)
     if others:
         what = f"{len(others)} of {len(own)} runs there are not in sweep.json, of an earlier spec"
         say(f"{folder}: {what}, the first: {', '.join(others[:3])}; left out")
+        left["of an earlier spec"] += len(others)
     return [run for run in own if run.name in wanted]
 
 

@@ -73,35 +73,6 @@ def test_a_diverged_run_counts_with_its_worst_from_its_end_on(tmp_path, capsys):
         gather(tmp_path / "bare")
 
 
-def test_broken_lines_are_counted_and_returns_that_are_no_numbers_are_the_worst(tmp_path, capsys):
-    with open(run(tmp_path, "a") / "metrics.jsonl", "ab") as file:
-        file.write(b'[1]\n{"global_step": "x"}\n\xff\n{"global_step": 1000, "charts/episodic_re')
-    path = run(tmp_path, "b", 1, [(200, 4.0), (400, 2.0), (1000, 3.0)]) / "metrics.jsonl"
-    path.write_text(path.read_text().replace("4.0", '"nan"').replace("3.0", '"inf"'))
-    path = run(tmp_path, "c", 2, [(200, 4.0)]) / "metrics.jsonl"
-    path.write_text(path.read_text().replace("4.0", '"-inf"'))
-    (group,) = gather(tmp_path)
-    assert group.curves.tolist() == [[1, 2, 3, 4, 5], [2] * 5]
-    errors = capsys.readouterr().err
-    assert "metrics.jsonl: 4 of 10 lines are broken and skipped" in errors
-    assert "metrics.jsonl: 2 values are not finite" in errors and "c: no charts/episodic_return" in errors
-
-
-def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
-    for name, status in (("a", "done"), ("b", "running"), ("c", "failed")):
-        run(tmp_path, name, ord(name), status=status)
-    (tmp_path / "c" / "status.json").unlink()
-    (tmp_path / "d").mkdir()
-    (tmp_path / "sweep.json").write_text(json.dumps({"spec": "x.toml", "runs": [*"abcdefg"]}))
-    run(tmp_path, "short", ord("a"), total=500)  # of the spec before it was lengthened
-    assert [r.path.name for r in runs.read([tmp_path], False)] == ["a"]
-    errors = capsys.readouterr().err
-    assert "4 of 7 planned runs are missing, the first: d, e, f\n" in errors
-    assert "1 of 4 runs there are not in sweep.json, of an earlier spec, the first: short; left out" in errors
-    assert "2 of 3 runs are not finished, the first: b (running), c (no status.json); left out" in errors
-    assert sorted(r.path.name for r in runs.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
-
-
 def test_unequal_lengths_are_cut_and_told(tmp_path, capsys):
     run(tmp_path, "a", 0)
     run(tmp_path, "b", 1, LADDER[:3], status="running")
@@ -348,12 +319,14 @@ def test_figures_say_how_many_runs_they_show_and_which_diverged(sweep, monkeypat
     drawn, draw = [], plot.draw
     monkeypatch.setattr(plot, "draw", lambda *given: drawn.append((draw(*given), given[-1])) or drawn[-1][0])
     monkeypatch.setattr(plot, "write", lambda contents: None)
+    run(sweep, "going", 3, status="running")
     for path in sweep.glob("Hopper-v5adam1.0[01]"):  # they exploded
         lines = (path / "metrics.jsonl").read_text().replace('_return": ', '_return": -1e7, "was": ')
         (path / "metrics.jsonl").write_text(lines)
     for line in ("sensitivity", "curves --all --diverged env"):
         assert command(monkeypatch, capsys, line.split()[0], sweep, *line.split()[1:])[0] == DONE
     (points, caption), (bands, other) = drawn
+    assert all("; left out: 1 not finished; " in text for text in (caption, other))
     names = [text.get_text() for text in points.legends[0].get_texts()]
     assert sorted(names) == ["adam (n = 3)", "diverged run", "scaled-adam (n = 3)"]
     hopper = next(axes for axes in points.axes if "Hopper" in axes.get_title())
