@@ -6,7 +6,7 @@
 
 Every optimizer takes 20 updates of every task with the task's batch size and its own default settings, on one thread,
 in a process of its own. The numbers are kept in the file -o, a row at a time: the same command goes on where it
-stopped, and at the end prints them as tables.
+stopped, several share a file, and at the end each prints its numbers as tables.
 
 Time is that of the processor, so that what else runs counts less: the median and the mean of the updates after the
 first; the mean because K-FAC inverts in one update of ten. Memory is measured in two more updates in another process,
@@ -201,16 +201,17 @@ def measure_all(args: argparse.Namespace) -> int:
     warm += [partial(trial, task, True, BASELINE, 2, args.memory) for task in ("cifar10-3c3d", "cifar10-resnet")]
     with fresh_processes(warm, operator.call) if missing else contextlib.nullcontext(None) as measure:
         for task, data, name in missing:
+            if (task, data, name) in map(key_of, read(path, args.updates)):
+                continue  # by now: another command adds to the same file
             found = measure(partial(trial, task, args.small, name, args.updates, args.memory))
             if "mib" in found:
                 held = measure(partial(trial, task, args.small, name, 2, args.memory, True))
                 found |= {"mib": held["mib"]} if "mib" in held else {"reason": held["reason"]}
             shown = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
             row = dict.fromkeys(COLUMNS, "") | {"task": task, "data": data, "optimizer": name} | shown
-            rows = [*read(path, args.updates), row]  # anew: another command may have added to it
-            save(path, rows)
+            save(path, [*read(path, args.updates), row])
             print(tell(row), flush=True)
-    found = {key_of(row): row for row in rows}
+    found = {key_of(row): row for row in read(path, args.updates)}
     print(f"\n{tables([found[key] for key in wanted])}")
     return DONE
 

@@ -80,6 +80,27 @@ def test_the_same_command_goes_on_where_it_stopped(monkeypatch, capsys, tmp_path
     assert len(asked) == 7 and again.partition("\n\n")[2] == output.partition("\n\n")[2]
 
 
+def test_commands_share_a_file(monkeypatch, capsys, tmp_path, measure):
+    """What another one measured meanwhile is kept, and not measured again."""
+    out, jobs = tmp_path / "cost.csv", []
+    how = ("--small", "--updates", 2, "-o", out, "--tasks", "mnist-mlp", "--optimizers")
+
+    def meanwhile(job):
+        if not jobs:
+            (row,) = table(theirs)
+            supervised_cost.save(out, [*supervised_cost.read(out, 2), row])
+        jobs.append(job.args[2])
+        return measure(job)
+
+    monkeypatch.setattr(supervised_cost, "fresh_processes", lambda *_: contextlib.nullcontext(measure))
+    theirs = tmp_path / "theirs.csv"
+    assert command(monkeypatch, capsys, *how[:4], theirs, *how[5:], "sgd")[0] == DONE
+    monkeypatch.setattr(supervised_cost, "fresh_processes", lambda *_: contextlib.nullcontext(meanwhile))
+    code, output, _ = command(monkeypatch, capsys, *how, "adam", "sgd")
+    assert code == DONE and jobs == ["adam", "adam"] and [row["optimizer"] for row in table(out)] == ["sgd", "adam"]
+    assert f"| sgd | {float(table(theirs)[0]['seconds']):.3g} (" in output
+
+
 @pytest.mark.parametrize(
     "task, optimizer, gib, words",
     [
