@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
 from scripts.results import SESSION
-from scripts.runs import FINE, NAMES, Run, View, collect, say
+from scripts.runs import FINE, NAMES, RATE, Run, View, collect, say
 
 RESAMPLES = 2000
 Array = NDArray[Any]
@@ -24,7 +24,10 @@ Statistic = Callable[[list[Array]], Array]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that differ in nothing but their seeds, on one grid. `curves`: [runs, bins], over `length` steps."""
+    """Runs that differ in nothing but their seeds, on one grid. `curves`: [runs, bins], over `length` steps.
+
+    `rate`: the learning rate, or the value of the flag that the view has in its place.
+    """
 
     env: str
     method: tuple[str, str]  # the optimizer, and what sets the group apart from others or ""
@@ -61,8 +64,9 @@ class Group:
 
 
 def apart(runs: list[Run]) -> dict[Run, str]:
-    """Return what sets each run apart from others on its environment, seeds and step sizes aside: "delta 1e-06"."""
-    ignored = SESSION | NAMES.keys() | {"task", "epochs"}  # more epochs begin as fewer do, and can be cut to them
+    """Return what sets each run apart from others on its environment, seeds and rates aside: "delta 1e-06"."""
+    # More epochs begin as fewer do, and can be cut to them.
+    ignored = SESSION | (NAMES.keys() - {RATE}) | {runs[0].view.over, "task", "epochs"}
     own = {run: {k: v for k, v in run.config.items() if k not in ignored} for run in runs}
     for settings in own.values():
         # A longer run begins as a shorter one, too, unless its step size is annealed.
@@ -110,7 +114,7 @@ def usual_worst(runs: list[Run]) -> str:
 
 
 def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None) -> list[Group]:
-    """Return the runs of one agent as groups, by environment, optimizer, settings and learning rate.
+    """Return the runs of one agent as groups, by environment, optimizer, settings and rate.
 
     Runs of different length are cut to the shortest of their group, or with `together` of their environment: averages
     compare over the same steps only. A diverged run counts with the `worst` of its own, or of its env.
@@ -118,7 +122,7 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
     worst = worst or usual_worst(runs)
     labels, keys, taken, lengths = apart(runs), {}, {}, {}
     for run in runs:
-        env, optimizer, rate, seed = (run.config[name] for name in [*NAMES][1:])
+        env, optimizer, rate, seed = (run.config[name] for name in ("env_id", "optimizer", run.view.over, "seed"))
         keys[run] = (env, (optimizer, labels[run]), float(rate))
         other = taken.setdefault((keys[run], seed), run)
         if other is not run:

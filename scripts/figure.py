@@ -69,7 +69,7 @@ def axis_names(kind: str, run: Run) -> tuple[str, str, str]:
     metric = " ".join(reversed(run.view.metric.split("/")))
     metric = {"episodic_return charts": "return", "train loss": "training loss"}.get(metric, metric)
     if kind == "sensitivity":
-        return "learning_rate", "learning rate", f"average {metric}"
+        return run.view.over, run.view.over.replace("_", " "), f"average {metric}"
     supervised = run.config["exp_name"] == SUPERVISED
     names = {"steps": "updates" if supervised else "environment steps", "seconds": "seconds of training"}
     return run.view.axis.removesuffix("s"), names.get(run.view.axis, run.view.axis), metric

@@ -1,7 +1,7 @@
 """Figures of runs, with the numbers behind them: NAME.png, NAME.pdf and NAME.csv.
 
     hesscale-rl plot curves runs/*               return against steps, each optimizer at its best learning rate
-    hesscale-rl plot sensitivity sweeps/NAME     average return against the learning rate
+    hesscale-rl plot sensitivity sweeps/NAME     average return against the learning rate, or --over delta
     hesscale-rl plot profile sweeps/NAME         share of the runs above a score, over all tasks
     hesscale-rl plot curves DIR --x seconds --metric loss/train      of supervised runs
 
@@ -27,7 +27,7 @@ from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import curves
 from scripts.curves import Group
 from scripts.figure import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
-from scripts.runs import FINE, SUPERVISED, TAGS, Run, collect, read, say
+from scripts.runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read, say
 from scripts.sweep import tell
 
 
@@ -44,7 +44,7 @@ def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
 
 
 def sensitivity_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Average return against the learning rate: on each task, and normalised over all of them."""
+    """Average return against the rate: on each task, and normalised over all of them."""
     groups, lines = curves.gather(runs, args.bins, together=True, worst=args.diverged), []
     envs = collect(groups, lambda group: group.env)
     parts = [(env, [[group] for group in own], {group: group.averages for group in own}) for env, own in envs.items()]
@@ -154,11 +154,14 @@ def plot(args: argparse.Namespace) -> int:
         raise InputError(f"--bins {args.bins}: must be at least 1")
     if (args.statistic, args.error) == ("iqm", "se"):
         raise InputError("--error se: is the mean's; leave --statistic iqm out, or take --error bootstrap")
+    args.over = args.over.replace("-", "_")
+    if args.over != RATE and args.kind != "sensitivity":
+        raise InputError(f"--over {args.over}: is for plot sensitivity")
     check_output(target(args.output, args.kind))
     import matplotlib
 
     left: Counter[str] = Counter()
-    found = read(args.runs, args.unfinished, args.metric, args.x, left)
+    found = read(args.runs, args.unfinished, args.metric, args.x, args.over, left)
     agents, contents = collect(found, lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):
         if args.x not in (None, "steps") and agent != SUPERVISED:
@@ -192,6 +195,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", metavar="NAME", help="write NAME.png, NAME.pdf, NAME.csv (KIND.png ...)")
     parser.add_argument("--metric", help="of metrics.jsonl (charts/episodic_return; if supervised, loss/validation)")
     parser.add_argument("--x", choices=TAGS, help="axis of the curves (steps; if supervised, epochs)")
+    parser.add_argument("--over", metavar="FLAG", default=RATE, help="sensitivity: what is on x (learning-rate)")
     parser.add_argument("--bins", type=int, default=100, help="of a curve (100)")
     parser.add_argument("--statistic", choices=("mean", "iqm"), default="mean", help="over runs (mean)")
     parser.add_argument("--error", choices=("bootstrap", "se"), default="bootstrap", help="se: one standard error")

@@ -19,7 +19,8 @@ from hesscale_rl.errors import InputError
 
 FINISHED = ("done", "diverged")
 # What every config.json must have.
-NAMES = {"exp_name": str, "env_id": str, "optimizer": str, "learning_rate": (int, float), "seed": int}
+RATE = "learning_rate"
+NAMES = {"exp_name": str, "env_id": str, "optimizer": str, RATE: (int, float), "seed": int}
 MOST = 2**53  # steps: more is no number of steps, and no integer of numpy's once it is multiplied
 SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis
@@ -28,10 +29,11 @@ FINE = {"steps": 1, "epochs": 1, "seconds": 1000}  # parts of its unit that are 
 
 @dataclass(frozen=True)
 class View:
-    """What is read: `metric`, a tag of metrics.jsonl, and `axis`, one of TAGS."""
+    """What is read: `metric`, a tag of metrics.jsonl; `axis`, one of TAGS; `over`, the flag that is a run's rate."""
 
     metric: str
     axis: str
+    over: str
 
     @property
     def lower(self) -> bool:
@@ -79,17 +81,19 @@ def read(
     unfinished: bool,
     metric: str | None = None,
     axis: str | None = None,
+    over: str = RATE,
     left: Counter[str] | None = None,
 ) -> list[Run]:
     """Return the runs of run directories and of folders that hold some, and say on stderr which are left out.
 
     `unfinished` takes runs that are not done, as far as they have come. `metric` and `axis`: None for the return
-    against steps or, of supervised runs, the validation loss against epochs. `left` counts those left out, by why.
+    against steps or, of supervised runs, the validation loss against epochs. `over`: a flag of positive numbers.
+    `left` counts those left out, by why.
     """
     runs, broken, left = [], [], Counter() if left is None else left
     for path in find([Path(name) for name in given], left):
         try:
-            runs.append(_run(path, metric, axis))
+            runs.append(_run(path, metric, axis, over))
         except InputError as error:
             broken.append(str(error))
     if broken:
@@ -168,7 +172,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path, over: str) -> dict[str, Any]:
     """The arguments of a run, those of a supervised one under the names that agents use."""
     config = _json(path / "config.json")
     if "task" in config:
@@ -180,16 +184,18 @@ def _config(path: Path) -> dict[str, Any]:
             raise InputError(f"{path / 'config.json'}: no {name!r}")
         if not isinstance(config[name], kind):
             raise InputError(f"{path / 'config.json'}: {name} is {config[name]!r}")
-    if not 0 < config["learning_rate"] < np.inf:
-        raise InputError(f"{path / 'config.json'}: learning_rate is {config['learning_rate']!r}")
+    for name in (RATE, over):
+        value = config.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < np.inf:
+            raise InputError(f"{path / 'config.json'}: {name} is {value!r}, no positive number")
     return config
 
 
-def _run(path: Path, metric: str | None, axis: str | None) -> Run:
+def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
     """The run in a directory; InputError for one whose files are damaged beyond single lines of metrics.jsonl."""
-    config, status, metrics = _config(path), _json(path / "status.json"), path / "metrics.jsonl"
+    config, status, metrics = _config(path, over), _json(path / "status.json"), path / "metrics.jsonl"
     usual = ("loss/validation", "epochs") if config["exp_name"] == SUPERVISED else ("charts/episodic_return", "steps")
-    view = View(metric or usual[0], axis or usual[1])
+    view = View(metric or usual[0], axis or usual[1], over)
     try:
         lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
     except OSError as error:

@@ -3,8 +3,9 @@
 import json
 from collections import Counter
 
-from test_plot import gather, run
+from test_plot import command, figure, gather, run
 
+from hesscale_rl.errors import BAD_INPUT
 from scripts import runs
 
 
@@ -37,3 +38,25 @@ def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
     assert "1 of 4 runs there are not in sweep.json, of an earlier spec, the first: short; left out" in errors
     assert "2 of 3 runs are not finished, the first: b (running), c (no status.json); left out" in errors
     assert sorted(r.path.name for r in runs.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
+
+
+def test_any_flag_of_numbers_takes_the_place_of_the_step_size(tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        for i, (delta, rate) in enumerate(((1e-8, 0.1), (1e-6, 0.1), (1e-6, 1.0))):
+            settings = {"delta": delta, "learning_rate": rate, "optimizer": "scaled-adam", "eps": 0.0}
+            run(tmp_path / "runs", f"{i}{seed}", seed, add=10.0 * i + seed, **settings)
+    how = ("sensitivity", tmp_path / "runs", "--over")
+    rows, _ = figure(tmp_path / "a", monkeypatch, capsys, *how, "delta")
+    own = [(row["settings"], float(row["delta"]), float(row["value"])) for row in rows]
+    first, second = "learning_rate 0.1", "learning_rate 1.0"
+    assert own == [(first, 1e-8, 3.5), (first, 1e-6, 13.5), (second, 1e-6, 23.5)]
+    run(tmp_path / "runs", "none", 0, optimizer="sgd")
+    _, err = figure(tmp_path / "b", monkeypatch, capsys, *how, "delta")
+    assert "1 of 7 runs cannot be read" in err and "delta is None, no positive number; left out" in err
+    for kind, flag, words in (
+        ("sensitivity", "eps", "eps is 0.0, no positive number"),
+        ("sensitivity", "max-grad-norm", "max_grad_norm is None"),
+        ("curves", "delta", "--over delta: is for plot sensitivity"),
+    ):
+        code, _, err = command(monkeypatch, capsys, kind, tmp_path / "runs", "--over", flag)
+        assert code == BAD_INPUT and words in err
