@@ -75,7 +75,8 @@ def apart(runs: list[Run]) -> dict[Run, str]:
 
     def varied(key: str, *by: str) -> bool:
         cells = collect(runs, lambda run: tuple(str(run.config.get(name)) for name in by))
-        kinds = [{str(own[run].get(key)) for run in cell} for cell in cells.values()]
+        # A run from before there was a flag lacks it, and is not told apart by it.
+        kinds = [{str(own[run][key]) for run in cell if key in own[run]} for cell in cells.values()]
         # None is what a flag has that is not the optimizer's own.
         return any(len(kind if "optimizer" in by else kind - {"None"}) > 1 for kind in kinds)
 

@@ -115,6 +115,11 @@ def read(
     return [run for run in runs if unfinished or run.status in FINISHED]
 
 
+def seen(run: Run, metric: str) -> Run:
+    """Return the same run with another metric."""
+    return _run(run.path, metric, run.view.axis, run.view.over)
+
+
 def find(given: list[Path], left: Counter[str]) -> list[Path]:
     """Return the run directories that are meant, each once; InputError for a path where there is none."""
     found: dict[Path, Path] = {}

@@ -86,7 +86,7 @@ def test_unequal_lengths_are_cut_and_told(tmp_path, capsys):
 
 def test_groups_are_what_differs_in_more_than_seeds(tmp_path):
     run(tmp_path, "a", 0, delta=1e-8, torch_threads=1, total_timesteps=1000)
-    run(tmp_path, "b", 1, delta=1e-8, torch_threads=4, total_timesteps=1001)
+    run(tmp_path, "b", 1, delta=1e-8, torch_threads=4, total_timesteps=1001, damping=0.01)  # a newer flag
     run(tmp_path, "c", 0, delta=1e-6)
     run(tmp_path, "d", 0, delta=1e-8, learning_rate=0.1)
     run(tmp_path, "f", 0, delta=1e-4, env_id="Ant-v5")

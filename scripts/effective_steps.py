@@ -1,0 +1,87 @@
+"""What step-size scaling leaves of the step size: python scripts/effective_steps.py sweeps/ppo_sensitivity_small
+
+A step of step size lr is scaled by eta = min(1, sqrt(2 delta/h)), and h grows with lr^2: where the trust region acts,
+eta lr does not depend on lr. For every task and scaled optimizer: the median of eta lr over a run, for each network;
+its range over all runs with step sizes from --least on; and, of each step size, how many seeds had to the last digit
+the same returns as with the largest one.
+"""
+
+import argparse
+import sys
+from typing import NoReturn
+
+import numpy as np
+
+from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from scripts import curves
+from scripts.runs import Run, collect, read, seen
+
+ETA = "optim/eta_"
+
+
+def same(run: Run, other: Run) -> bool:
+    """Whether two runs had the same episodes."""
+    return np.array_equal(run.steps, other.steps) and np.array_equal(run.values, other.values)
+
+
+def effective_steps(run: Run) -> dict[str, float]:
+    """Return the median of eta lr by network."""
+    networks = sorted(tag.removeprefix(ETA) for tag in run.tags if tag.startswith(ETA))
+    return {name: float(np.median(seen(run, ETA + name).values)) * run.config["learning_rate"] for name in networks}
+
+
+def rows(runs: list[Run], least: float) -> list[list[str]]:
+    """Return the rows of one agent's runs: which, effective steps, equal ones."""
+    labels = curves.apart(runs)
+    table = []
+    scaled = [run for run in runs if run.config["optimizer"].startswith("scaled-")]
+    for key, own in sorted(collect(scaled, lambda r: (r.config["env_id"], r.config["optimizer"], labels[r])).items()):
+        by_rate = {r: {run.config["seed"]: run for run in some} for r, some in collect(own, rate).items()}
+        *smaller, largest = sorted(by_rate)
+        if largest < least:
+            continue
+        found = [effective_steps(run) for run in own if rate(run) >= least]
+        names = sorted(set().union(*found))
+        spans = [[steps[name] for steps in found if name in steps] for name in names]
+        steps = [f"{name} {min(span):.2g} to {max(span):.2g}" for name, span in zip(names, spans, strict=True)]
+        equal = []
+        for r in (r for r in smaller if r >= least):
+            pairs = [(run, by_rate[largest][seed]) for seed, run in by_rate[r].items() if seed in by_rate[largest]]
+            equal.append(f"{r:g}: {sum(same(*pair) for pair in pairs)} of {len(pairs)}")
+        table.append([", ".join(filter(None, key)), "; ".join(steps), f"{', '.join(equal)} as at {largest:g}"])
+    return table
+
+
+def rate(run: Run) -> float:
+    """Its step size."""
+    return float(run.config["learning_rate"])
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise what is wrong with the command line."""
+    raise InputError(f"{message} (scripts/effective_steps.py --help)")
+
+
+def main() -> int:
+    """Print the table of the runs named on the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("--least", type=float, default=1e-3, help="smallest step size that is looked at (0.001)")
+    parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
+    try:
+        args = parser.parse_args()
+        agents = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
+        table = [[agent, *cells] for agent, own in agents.items() for cells in rows(own, args.least)]
+        if not table:
+            raise InputError(f"{args.runs[0]}: no run of a scaled optimizer with a step size from {args.least:g} on")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    print("| agent | runs | eta times step size | the same returns |\n|---|---|---|---|")
+    for cells in table:
+        print(f"| {' | '.join(cells)} |")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
