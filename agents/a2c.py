@@ -293,7 +293,7 @@ def train(args: Args) -> int:
     check(args)
     saved = newest_checkpoint(args.resume) if args.resume else None
     env = envs.make_vector(args.env_id, args.num_envs, args.env_module, args.seed)
-    check_spaces(args.env_id, env.action_space)
+    check_spaces(args.env_id, env.observation_space, env.action_space)
     torch.set_num_threads(args.torch_threads)
     torch.manual_seed(args.seed)
     [rollout_seed] = np.random.SeedSequence(args.seed).spawn(1)

@@ -168,14 +168,16 @@ def _eager(net: nn.Module) -> Function:
     return lambda obs: net(torch.from_numpy(obs).to(like.device, like.dtype)).detach().cpu().float().numpy()
 
 
-def check_spaces(env_id: str, action_space: Any) -> None:
-    """Raise InputError for an environment whose actions no policy here can take."""
+def check_spaces(env_id: str, observation_space: Any, action_space: Any) -> None:
+    """Raise InputError for an environment that no policy here can act in."""
     from gymnasium.spaces import Box, Discrete
 
-    if not (isinstance(action_space, Discrete) or (isinstance(action_space, Box) and len(action_space.shape) == 1)):
-        raise InputError(
-            f"--env-id {env_id}: its actions are {action_space}; needed is a Discrete, or a Box of rank 1"
-        )
+    if not observation_space.shape[0]:
+        raise InputError(f"--env-id {env_id}: its observations are {observation_space}: there is nothing to see")
+    vector = isinstance(action_space, Box) and len(action_space.shape) == 1 and action_space.shape[0] > 0
+    if not (isinstance(action_space, Discrete) or vector):
+        needed = "a Discrete, or a Box of rank 1 with at least one action"
+        raise InputError(f"--env-id {env_id}: its actions are {action_space}; needed is {needed}")
 
 
 def check_finite(policy: Policy) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -168,8 +169,10 @@ def _download(folder: Path, path: Path) -> tuple[Tensor, Tensor]:
     try:
         # This parser needs no pandas. The fewest retries it allows: whoever is offline shall hear of it at once.
         how: dict[str, Any] = {"as_frame": False, "parser": "liac-arff", "n_retries": 1, "delay": 0.1}
-        with warnings.catch_warnings(action="ignore"):  # of the retry
-            content = fetch_openml("mnist_784", version=1, data_home=str(folder), **how)
+        # What it keeps is of no use once the images are kept here, or once it has failed.
+        home = tempfile.TemporaryDirectory(dir=folder)
+        with home, warnings.catch_warnings(action="ignore"):  # of the retry
+            content = fetch_openml("mnist_784", version=1, data_home=home.name, **how)
         pixels = torch.tensor(content.data).to(torch.uint8)
         labels = torch.tensor([int(label) for label in content.target], dtype=torch.uint8)
     except (OSError, ValueError) as error:  # no network, a server that fails, or an answer that is no MNIST

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import envs
+from agents import a2c, ppo
 from envs import mujoco, state, vector
-from hesscale_rl.errors import InputError
+from hesscale_rl.errors import BAD_INPUT, InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -254,3 +255,27 @@ def test_envpool_masks_the_steps_that_only_reset(monkeypatch):
 def test_envpool_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
     assert "pip install -e '.[envpool]'" in complaint(envs.make_vector, "envpool:CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    "seen, done, words",
+    [
+        (
+            gym.spaces.Box(0, 1, (0,)),
+            gym.spaces.Discrete(2),
+            "its observations are Box([], [], (0,), float32): there is nothing",
+        ),
+        (gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (0,)), "its actions are Box([], [], (0,), float32)"),
+        (gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (1, 1)), "needed is a Discrete, or a Box of rank 1"),
+        (gym.spaces.Box(0, 1, (1,)), gym.spaces.MultiBinary(2), "its actions are MultiBinary(2)"),
+    ],
+)
+@pytest.mark.parametrize("agent", [a2c, ppo])
+def test_spaces_that_no_policy_acts_in(registered, monkeypatch, tmp_path, capsys, agent, seen, done, words):
+    class Odd(gym.Env):
+        observation_space, action_space = seen, done
+
+    registered("Odd-v0", Odd)
+    monkeypatch.chdir(tmp_path)
+    assert agent.main(agent.Args(env_id="Odd-v0")) == BAD_INPUT
+    assert words in capsys.readouterr().err and not [*tmp_path.iterdir()]

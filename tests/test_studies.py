@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -290,7 +291,8 @@ def test_mnist_is_downloaded_once_and_kept(tmp_path, monkeypatch):
     calls = []
 
     def fetch(name, **how):
-        calls.append((name, how["version"], how["data_home"]))
+        (Path(how["data_home"]) / "openml").mkdir()
+        calls.append((name, how["version"], Path(how["data_home"]).parent))
         return SimpleNamespace(data=pixels, target=np.array([str(i % 10) for i in range(70_000)], dtype=object))
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
@@ -299,8 +301,8 @@ def test_mnist_is_downloaded_once_and_kept(tmp_path, monkeypatch):
     assert float(first.inputs[5, 0, 1, 2]) == pixels[5, 30] / 255 and first.labels[:12].tolist() == [*range(10), 0, 1]
     again = data.load("mnist", str(tmp_path / "kept"))
     assert torch.equal(again.inputs, first.inputs) and torch.equal(again.labels, first.labels)
-    assert calls == [("mnist_784", 1, str(tmp_path / "kept"))]
-    path = tmp_path / "kept" / "mnist.safetensors"
+    assert calls == [("mnist_784", 1, tmp_path / "kept")]
+    (path,) = (tmp_path / "kept").iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read as MNIST; remove it"):
         data.load("mnist", tmp_path / "kept")
@@ -313,6 +315,7 @@ def test_mnist_is_downloaded_once_and_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [URLError("no network\nhere"), TimeoutError(), ValueError("no data set")])
 def test_a_failed_download_says_what_to_do(error, tmp_path, monkeypatch):
     def fetch(*args, **how):
+        (Path(how["data_home"]) / "openml").mkdir()
         raise error
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
@@ -320,7 +323,7 @@ def test_a_failed_download_says_what_to_do(error, tmp_path, monkeypatch):
         InputError, match="--data mnist: the download to .* failed .*; try again with a network"
     ) as told:
         data.load("mnist", tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and not [*tmp_path.iterdir()]
 
 
 def test_what_is_missing_is_told(tmp_path, monkeypatch):
