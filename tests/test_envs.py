@@ -263,7 +263,7 @@ def test_envpool_that_is_not_installed_is_named(monkeypatch):
         (
             gym.spaces.Box(0, 1, (0,)),
             gym.spaces.Discrete(2),
-            "its observations are Box([], [], (0,), float32): there is nothing",
+            "its observations are Box([], [], (0,), float32)",
         ),
         (gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (0,)), "its actions are Box([], [], (0,), float32)"),
         (gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (1, 1)), "needed is a Discrete, or a Box of rank 1"),
