@@ -19,14 +19,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.errors import DONE, InputError
 from scripts import curves, data
-from scripts.curves import Array, say
+from scripts.commands import Parser, obey
+from scripts.curves import Array
 from scripts.figure import FONTS, check_output, target, write
+from scripts.runs import say
 from scripts.sweep import duration, tell
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
@@ -342,42 +344,25 @@ def check_common(args: argparse.Namespace, name: str) -> str:
     return output
 
 
-def parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that the studies share; what is wrong is raised, as one line."""
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+def common_flags(prog: str, text: str | None) -> Parser:
+    """Return a parser with the flags that the studies share."""
+    made = Parser(prog, text)
     made.add_argument("--data", choices=data.NAMES, default="digits", help="what the networks see (digits)")
     made.add_argument("--data-dir", metavar="DIR", help="where MNIST is kept, after one download")
     made.add_argument("--init", choices=("torch", "he"), default="torch", help="torch's own (default), or He's")
     made.add_argument("--seed", type=int, default=0, help="of everything (0); network K has the seed SEED + K")
     made.add_argument("-o", "--output", metavar="OUT", help="write OUT.png and OUT.csv (STUDY_DATA)")
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (python scripts/{made.prog} --help)")
-
-    made.error = refuse  # type: ignore[method-assign]
     return made
-
-
-def command(work: Callable[[argparse.Namespace], int], flags: argparse.ArgumentParser) -> int:
-    """Read the command line, do the work and return the exit code."""
-    try:
-        return work(flags.parse_args())
-    except InputError as error:
-        say(str(error))
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        say("interrupted; nothing is written")
-        return INTERRUPTED
 
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    flags = parser(__doc__)
+    flags = common_flags("scripts/approximation_quality.py", __doc__)
     flags.add_argument("--initialisations", type=int, default=40, metavar="N", help="networks (40)")
     flags.add_argument("--examples", type=int, default=1000, metavar="N", help="to measure on and train with (1000)")
     flags.add_argument("--step-size", type=float, default=0.01, help="of SGD (0.01)")
     flags.add_argument("--epochs", type=int, default=10, help="over the examples (10)")
-    return command(carry_out, flags)
+    return obey(flags, carry_out, "interrupted; nothing is written")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import hesscale_rl as hs
-from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.errors import DONE, InputError
 from scripts import cost_figure
+from scripts.commands import Parser, obey
 from scripts.cost_figure import BASELINE, Row
 from scripts.cost_memory import Measure, fresh_processes
 
@@ -280,28 +281,15 @@ def measure_all(args: argparse.Namespace) -> int:
     return DONE
 
 
-def refuse(message: str) -> NoReturn:
-    """Raise what is wrong with the command line."""
-    raise InputError(f"{message} (scripts/cost.py --help)")
-
-
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("scripts/cost.py", __doc__)
     parser.add_argument("--experiment", nargs="+", default=["usual"], choices=("usual", "outputs", "layers"))
     parser.add_argument("--rounds", type=int, default=40, help="how often every method has its turn")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="only these, as they are named in the table")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES, help="of outputs and layers (1 and 128)")
     parser.add_argument("-o", "--output", metavar="OUT", help="outputs, layers: write OUT.png and OUT.csv")
-    parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
-    try:
-        return measure_all(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; no figure is written", file=sys.stderr)
-        return INTERRUPTED
+    return obey(parser, measure_all, "interrupted; no figure is written")
 
 
 if __name__ == "__main__":

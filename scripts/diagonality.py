@@ -23,7 +23,8 @@ import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
 from scripts import data
-from scripts.approximation_quality import caption, check_common, command, interval, network, parser, save
+from scripts.approximation_quality import caption, check_common, common_flags, interval, network, save
+from scripts.commands import obey
 from scripts.curves import Array, say
 from scripts.sweep import duration, tell
 
@@ -219,12 +220,12 @@ def carry_out(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    flags = parser(__doc__)
+    flags = common_flags("scripts/diagonality.py", __doc__)
     flags.add_argument("--runs", type=int, default=30, metavar="N", help="networks (30; the paper: 300)")
     flags.add_argument("--iterations", type=int, default=10_000, metavar="N", help="of training (10000)")
     flags.add_argument("--batch", type=int, default=32, metavar="N", help="examples to train and measure with (32)")
     flags.add_argument("--step-size", type=float, default=1e-3, help="of Adam (0.001)")
-    return command(carry_out, flags)
+    return obey(flags, carry_out, "interrupted; nothing is written")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ the same returns as with the largest one.
 
 import argparse
 import sys
-from typing import NoReturn
 
 import numpy as np
 
-from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.errors import DONE, InputError
 from scripts import curves
+from scripts.commands import Parser, obey
 from scripts.runs import Run, collect, read, seen
 
 ETA = "optim/eta_"
@@ -57,30 +57,24 @@ def rate(run: Run) -> float:
     return float(run.config["learning_rate"])
 
 
-def refuse(message: str) -> NoReturn:
-    """Raise what is wrong with the command line."""
-    raise InputError(f"{message} (scripts/effective_steps.py --help)")
-
-
-def main() -> int:
-    """Print the table of the runs named on the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
-    parser.add_argument("--least", type=float, default=1e-3, help="smallest step size that is looked at (0.001)")
-    parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
-    try:
-        args = parser.parse_args()
-        agents = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
-        table = [[agent, *cells] for agent, own in agents.items() for cells in rows(own, args.least)]
-        if not table:
-            raise InputError(f"{args.runs[0]}: no run of a scaled optimizer with a step size from {args.least:g} on")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+def show(args: argparse.Namespace) -> int:
+    """Print the table."""
+    agents = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
+    table = [[agent, *cells] for agent, own in agents.items() for cells in rows(own, args.least)]
+    if not table:
+        raise InputError(f"{args.runs[0]}: no run of a scaled optimizer with a step size from {args.least:g} on")
     print("| agent | runs | eta times step size | the same returns |\n|---|---|---|---|")
     for cells in table:
         print(f"| {' | '.join(cells)} |")
     return DONE
+
+
+def main() -> int:
+    """Read the command line and return the exit code."""
+    parser = Parser("scripts/effective_steps.py", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("--least", type=float, default=1e-3, help="smallest step size that is looked at (0.001)")
+    return obey(parser, show)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.errors import DONE, InputError
+from scripts.commands import Parser, obey
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -165,19 +166,13 @@ def _need_video() -> None:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="hesscale-rl evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("hesscale-rl evaluate", __doc__)
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--episodes", type=int, default=10, help="how many (10)")
     parser.add_argument("--seed", type=int, default=1000, help="of the first episode; the next have the next (1000)")
     parser.add_argument("--sampled", action="store_true", help="sample the actions as training does")
     parser.add_argument("--video", action="store_true", help="write the first episode as mp4")
-    try:
-        return evaluate(parser.parse_args())
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+    return obey(parser, evaluate, "interrupted", OSError)
 
 
 if __name__ == "__main__":

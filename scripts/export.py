@@ -17,8 +17,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.errors import DONE, InputError
 
+from .commands import Parser, obey
 from .evaluate import load
 
 if TYPE_CHECKING:
@@ -115,16 +116,10 @@ def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="hesscale-rl export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("hesscale-rl export", __doc__)
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--onnx", action="store_true", help="write policy.onnx as well")
-    try:
-        return export(parser.parse_args())
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+    return obey(parser, export, "interrupted", OSError)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def _check_env(env_id: str, module: str | None) -> None:
 
     if env_id.startswith(envs.POOL):
         pool = envs.make_vector(env_id)
-        check_spaces(env_id, pool.action_space)
+        check_spaces(env_id, pool.observation_space, pool.action_space)
         pool.close()
         return
     try:

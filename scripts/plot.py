@@ -19,12 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.errors import DONE, InputError
 from scripts import curves
+from scripts.commands import Parser, obey
 from scripts.curves import Group
 from scripts.figure import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
 from scripts.runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read, say
@@ -181,15 +182,9 @@ def plot(args: argparse.Namespace) -> int:
     return DONE
 
 
-def refuse(message: str) -> NoReturn:
-    """Raise what is wrong with the command line."""
-    raise InputError(f"{message} (hesscale-rl plot --help)")
-
-
 def main() -> int:
     """Read the command line and return the exit code."""
-    whole = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hesscale-rl plot", description=__doc__, formatter_class=whole)
+    parser = Parser("hesscale-rl plot", __doc__)
     parser.add_argument("kind", choices=KINDS, help="of the figure")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("-o", "--output", metavar="NAME", help="write NAME.png, NAME.pdf, NAME.csv (KIND.png ...)")
@@ -203,12 +198,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="curves: every learning rate, not the best alone")
     parser.add_argument("--normalized", action="store_true", help="sensitivity: only the panel over all tasks")
     parser.add_argument("--unfinished", action="store_true", help="take runs that are not finished as they are")
-    parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
-    try:
-        return plot(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+    return obey(parser, plot, "interrupted; nothing is written")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import copy
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.errors import DONE, InputError
+from scripts.commands import Parser, obey
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def study(env_id: str, seed: int, steps: int, points: int) -> list[tuple[Any, ..
     args = ppo.Args(env_id=env_id, seed=seed, total_timesteps=steps, optimizer="adam")
     ppo.check(args)
     env = envs.make_vector(env_id, 1, None, seed)
-    check_spaces(env_id, env.action_space)
+    check_spaces(env_id, env.observation_space, env.action_space)
     torch.manual_seed(seed)
     rollout_seed, shuffle_seed = np.random.SeedSequence(seed).spawn(2)
     shuffle = torch.Generator().manual_seed(int(shuffle_seed.generate_state(1)[0]))
@@ -202,45 +203,37 @@ def numbers(rows: list[tuple[Any, ...]]) -> bytes:
     return table.getvalue().encode()
 
 
+def carry_out(args: argparse.Namespace) -> int:
+    """Train, measure, draw and print; return the exit code."""
+    if args.points < 2:
+        raise InputError(f"--points {args.points}: must be at least 2")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: one of them is there twice")
+    from scripts.figure import check_output
+
+    check_output(args.output)
+    import torch
+
+    from scripts.approximation_quality import caption, save
+
+    torch.set_num_threads(1)
+    rows = [row for seed in args.seeds for row in study(args.env_id, seed, args.total_timesteps, args.points)]
+    parts = [f"PPO (default settings, Adam) on {args.env_id}", f"{MINIBATCHES} minibatches of {ROWS} at each point"]
+    parts += [f"mean and 95 % bootstrap interval over seeds {', '.join(map(str, args.seeds))}"]
+    save(args.output, lambda: draw(rows, caption(parts)), numbers(rows))
+    tell(rows)
+    return DONE
+
+
 def main() -> int:
     """Read the command line and return the exit code."""
-    whole = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=whole)
+    parser = Parser("scripts/rl_approximation.py", __doc__)
     parser.add_argument("--env-id", default="HalfCheetah-v5", help="with continuous actions (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a policy for each (1 2 3)")
     parser.add_argument("--total-timesteps", type=int, default=300_000, help="of each (%(default)s)")
     parser.add_argument("--points", type=int, default=8, help="moments that are looked at (%(default)s)")
     parser.add_argument("-o", "--output", default="rl_approximation", help="OUTPUT.png, OUTPUT.csv (%(default)s)")
-    args = parser.parse_args()
-    try:
-        if args.points < 2:
-            raise InputError(f"--points {args.points}: must be at least 2")
-        if len(set(args.seeds)) < len(args.seeds):
-            raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: one of them is there twice")
-        from scripts.figure import check_output
-
-        check_output(args.output)
-        import torch
-
-        from scripts.approximation_quality import caption, save
-
-        torch.set_num_threads(1)
-        rows = [row for seed in args.seeds for row in study(args.env_id, seed, args.total_timesteps, args.points)]
-        seeds = ", ".join(map(str, args.seeds))
-        parts = [
-            f"PPO (default settings, Adam) on {args.env_id}",
-            f"{MINIBATCHES} minibatches of {ROWS} at each point",
-        ]
-        parts += [f"mean and 95 % bootstrap interval over seeds {seeds}"]
-        save(args.output, lambda: draw(rows, caption(parts)), numbers(rows))
-        tell(rows)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; nothing is written", file=sys.stderr)
-        return INTERRUPTED
-    return DONE
+    return obey(parser, carry_out, "interrupted; nothing is written")
 
 
 if __name__ == "__main__":

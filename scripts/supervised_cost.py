@@ -29,9 +29,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, Diverged, InputError
+from hesscale_rl.errors import DONE, Diverged, InputError
+from scripts.commands import Parser, obey
 from scripts.cost_memory import fresh_processes, keep_nothing, limit, memory_errors, peak
 from scripts.supervised import HESSIAN_FREE, NEWTON_CG, Args, check_curvature, fill, make_optimizer, update
 from scripts.tasks import SMALL, TASKS, is_taped
@@ -216,30 +217,16 @@ def measure_all(args: argparse.Namespace) -> int:
     return DONE
 
 
-def refuse(message: str) -> NoReturn:
-    """Raise what is wrong with the command line."""
-    raise InputError(f"{message} (scripts/supervised_cost.py --help)")
-
-
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("scripts/supervised_cost.py", __doc__)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
     parser.add_argument("--optimizers", nargs="+", metavar="NAME", help="these, in place of the 12 usual ones")
     parser.add_argument("--updates", type=int, default=20, help="of every optimizer and task (%(default)s)")
     parser.add_argument("--memory", type=float, default=12.0, help="GiB that a process may take (%(default)g)")
     parser.add_argument("--small", action="store_true", help="the small twins of the tasks, on 8 by 8 images")
     parser.add_argument("-o", "--output", default=OUTPUT, metavar="FILE", help="the rows, as CSV (%(default)s)")
-    parser.error = refuse  # type: ignore[method-assign]  # one line, without the usage
-    try:
-        args = parser.parse_args()
-        return measure_all(args)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the rows so far are kept, and the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    return obey(parser, measure_all, "interrupted; the rows so far are kept, and the same command goes on")
 
 
 if __name__ == "__main__":

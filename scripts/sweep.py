@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
+from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
+from scripts.commands import Parser, obey
 
 if TYPE_CHECKING:  # what takes its time to import waits until Ctrl-C is heeded
     from scripts import launchers
@@ -240,8 +241,7 @@ def leave(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> int:
     """Read the command line and return the exit code."""
     before = signal.signal(signal.SIGINT, leave)  # until there are runs to be ended
-    whole = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hesscale-rl sweep", description=__doc__, formatter_class=whole)
+    parser = Parser("hesscale-rl sweep", __doc__)
     parser.add_argument("spec", type=Path, help="a TOML or Python file")
     parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
     parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core")
@@ -256,12 +256,8 @@ def main() -> int:
     parser.add_argument("--slurm", nargs="+", metavar="NAME=VALUE", help="options of sbatch: partition=cpu")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
     try:
-        return sweep(parser.parse_args())
-    except KeyboardInterrupt:  # a second one, which did not wait for the runs
-        return INTERRUPTED
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+        # A second Ctrl-C does not wait for the runs.
+        return obey(parser, sweep, "interrupted; the same command goes on from the runs' last checkpoints")
     finally:
         signal.signal(signal.SIGINT, before)
 

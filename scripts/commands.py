@@ -1,0 +1,36 @@
+"""What the command lines of this folder have in common: help as it is written, mistakes in one line, exit codes."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from hesscale_rl.errors import BAD_INPUT, INTERRUPTED, InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows a module's docstring as it stands, and raises what is wrong as InputError, without the usage."""
+
+    def __init__(self, prog: str, description: str | None):
+        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it, with the way to the help."""
+        raise InputError(f"{message} ({self.prog} --help)")
+
+
+def obey(
+    parser: Parser, act: Callable[[argparse.Namespace], int], interrupted: str = "interrupted", *told: type[Exception]
+) -> int:
+    """Parse the command line, act, and return the exit code.
+
+    InputError and the exceptions `told` become a line; Ctrl-C the line `interrupted`.
+    """
+    try:
+        return act(parser.parse_args())
+    except (InputError, *told) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED
