@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -174,10 +174,11 @@ def check(args: Args) -> None:
 STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
 
 
-def make_policy(observation_space: gym.Space, action_space: gym.Space, args: Args) -> Policy:
+def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy:
     """Return the policy with new networks: two hidden layers of 64 tanh."""
     observations = observation_space.shape[0]
     hidden, start = [observations, 64, 64], {"orthogonal": args.orthogonal}
+    actor: nn.Module
     if isinstance(action_space, gym.spaces.Discrete):
         actor, parametrization = mlp([*hidden, int(action_space.n)], last_gain=0.01, **start), DISCRETE
     else:
@@ -214,7 +215,7 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
 # --- update
 
 
-def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losses.Loss:
+def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losses.PolicyGradient:
     """Return -A log pi(a) with the entropy bonus."""
     advantages = batch["advantages"]
     if args.norm_adv and len(advantages) > 1:
@@ -269,7 +270,7 @@ def update(
 def diagnose(
     policy: Policy,
     optimizer: hs.optim.CurvatureOptimizer,
-    loss: hs.losses.Loss,
+    loss: hs.losses.PolicyGradient,
     outputs: Tensor,
     batch: dict[str, Tensor],
 ) -> dict[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -178,10 +178,10 @@ def check(args: Args) -> None:
 STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
 
 
-def make_policy(observation_space: gym.Space, action_space: gym.Space, args: Args) -> Policy:
+def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy:
     """Return the policy with new networks: two hidden layers of 64 tanh, orthogonal weights, biases zero."""
-    observations = observation_space.shape[0]
-    hidden = [observations, 64, 64]
+    hidden = [observations := observation_space.shape[0], 64, 64]
+    actor: nn.Module
     if isinstance(action_space, gym.spaces.Discrete):
         actor, parametrization = mlp([*hidden, int(action_space.n)], last_gain=0.01), DISCRETE
     else:
@@ -215,7 +215,7 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
     return batch if valid.all() else {name: a[torch.from_numpy(valid)] for name, a in batch.items()}
 
 
-def likelihood(policy: Policy, actions: Tensor, advantages: Tensor) -> hs.losses.Loss:
+def likelihood(policy: Policy, actions: Tensor, advantages: Tensor) -> hs.losses.PolicyGradient:
     """Return the loss -A log pi(a), which knows log pi."""
     if policy.discrete:
         return hs.losses.CategoricalPolicyGradient(actions, advantages)
@@ -225,7 +225,7 @@ def likelihood(policy: Policy, actions: Tensor, advantages: Tensor) -> hs.losses
 # --- update
 
 
-def actor_loss(policy: Policy, mb: dict[str, Tensor], args: Args) -> hs.losses.Loss:
+def actor_loss(policy: Policy, mb: dict[str, Tensor], args: Args) -> hs.losses.PPO:
     """Return PPO's clipped loss for a minibatch."""
     advantages = mb["advantages"]
     if args.norm_adv and len(advantages) > 1:
@@ -297,7 +297,7 @@ def update(
 
 
 @torch.no_grad()
-def diagnose(loss: hs.losses.Loss, outputs: Tensor, args: Args) -> dict[str, float]:
+def diagnose(loss: hs.losses.PPO, outputs: Tensor, args: Args) -> dict[str, float]:
     """Return CleanRL's figures of a minibatch from the policy's outputs before its step."""
     logratio = loss.log_prob(outputs) - loss.old_logprob
     ratio = logratio.exp()

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -43,7 +43,7 @@ def make(env_id: str, env_module: str | None = None, render_mode: str | None = N
     mujoco.quiet()
     try:
         # Not every environment of a user's own takes a render mode.
-        rendering = {} if render_mode is None else {"render_mode": render_mode}
+        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gym.make(env_id, disable_env_checker=True, **rendering)
     except Exception as error:  # an environment may fail in any way: a missing package, a missing asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -65,8 +65,7 @@ class Several(Envs):
     """E environments in this process, by Gymnasium's SyncVectorEnv with resets in the same step."""
 
     def __init__(self, make: Any, num_envs: int):
-        how = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.vector = SyncVectorEnv([lambda: state.Copied(make())] * num_envs, **how)
+        self.vector = SyncVectorEnv([lambda: state.Copied(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
         self.num_envs = num_envs
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space

@@ -37,9 +37,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import hesscale_rl
 
@@ -266,7 +266,7 @@ def _cut_logs(directory: Path, lengths: dict[str, int]) -> None:
 
 def _wandb() -> Any:
     try:
-        import wandb  # type: ignore[import-not-found, unused-ignore]
+        import wandb
     except ImportError:
         raise InputError("--track: needs Weights & Biases, pip install -e '.[track]'") from None
     return wandb

@@ -5,6 +5,7 @@ same with one pass over five steps and no clipping of ratios. Nothing here is us
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +25,11 @@ def make_env(env_id: str) -> gym.Env:
     env = gym.wrappers.NormalizeObservation(env)
     env = gym.wrappers.TransformObservation(env, lambda obs: np.clip(obs, -10, 10), env.observation_space)
     env = gym.wrappers.NormalizeReward(env, gamma=GAMMA)
-    return gym.wrappers.TransformReward(env, lambda reward: float(np.clip(reward, -10, 10)))
+
+    def clipped(reward: Any) -> float:
+        return float(np.clip(reward, -10, 10))
+
+    return gym.wrappers.TransformReward(env, clipped)
 
 
 def network(sizes: list[int], last_gain: float) -> nn.Sequential:
@@ -116,7 +121,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, batch: Batch, clip: b
 def train(env_id: str, algorithm: str, seed: int = 1) -> Iterator[int]:
     """Train for ever; yield the steps taken after every rollout and what was learned from it."""
     torch.manual_seed(seed)
-    envs = gym.vector.SyncVectorEnv([lambda: make_env(env_id)])
+    envs: Any = gym.vector.SyncVectorEnv([lambda: make_env(env_id)])
     agent = Agent(envs.single_observation_space.shape[0], envs.single_action_space.shape[0])
     optimizer = torch.optim.Adam(agent.parameters(), lr=LR, eps=EPS)
     num_steps, parts, epochs = (2048, 32, 10) if algorithm == "ppo" else (5, 1, 1)

@@ -235,9 +235,9 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
     split = [row for row in rows if "us_act" in row]
     bottom = np.zeros(len(split))
     for part, colour in zip(PARTS, ["#0072B2", "#009E73", "#F0E442", "#D55E00", "#999999"], strict=True):
-        values = np.array([row[f"us_{part}"] for row in split])
-        right.barh(range(len(split)), values, left=bottom, label=part, color=colour)
-        bottom += values
+        spent = np.array([row[f"us_{part}"] for row in split])
+        right.barh(range(len(split)), spent, left=bottom, label=part, color=colour)
+        bottom += spent
     names = [f"{r['agent'].upper()} {r['env'].partition('-')[0]}, {r['method'].partition(',')[0]}" for r in split]
     right.set_yticks(range(len(split)), names, fontsize=8)
     right.invert_yaxis()
@@ -271,7 +271,7 @@ def main() -> None:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with open(args.out.with_suffix(".csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, list(max(rows, key=len)))
+            writer = csv.DictWriter(file, [*max(rows, key=len)])
             writer.writeheader()
             writer.writerows(rows)
         draw(rows, args.out.with_suffix(".png"), caption)

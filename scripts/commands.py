@@ -26,9 +26,10 @@ def obey(
 
     InputError and the exceptions `told` become a line; Ctrl-C the line `interrupted`.
     """
+    mistakes: tuple[type[Exception], ...] = (InputError, *told)
     try:
         return act(parser.parse_args())
-    except (InputError, *told) as error:
+    except mistakes as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

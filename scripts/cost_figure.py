@@ -224,8 +224,7 @@ def save(rows: list[Row], output: str) -> None:
     import matplotlib
 
     name = target(output, "cost")
-    fonts: Any = FONTS
-    with matplotlib.rc_context(fonts):
+    with matplotlib.rc_context(FONTS):
         draw(rows, caption_of(rows)).savefig(picture := io.BytesIO(), format="png", dpi=150)
     table = csv.DictWriter(text := io.StringIO(), COLUMNS, restval="", lineterminator="\n")
     table.writeheader()

@@ -97,7 +97,7 @@ def serve(pipe: Any, first: Sequence[Job], how: Measure) -> None:
     gc.freeze()  # else every process would search, and so copy, all that torch has made
     with contextlib.suppress(EOFError):
         while True:
-            job: Job = pipe.recv()
+            job = pipe.recv()
             ours, theirs = os.pipe()
             if (child := os.fork()) == 0:
                 try:

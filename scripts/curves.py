@@ -121,7 +121,9 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
     compare over the same steps only. A diverged run counts with the `worst` of its own, or of its env.
     """
     worst = worst or usual_worst(runs)
-    labels, keys, taken, lengths = apart(runs), {}, {}, {}
+    labels, keys = apart(runs), {}
+    taken: dict[Any, Run] = {}
+    lengths: dict[Run, int] = {}
     for run in runs:
         env, optimizer, rate, seed = (run.config[name] for name in ("env_id", "optimizer", run.view.over, "seed"))
         keys[run] = (env, (optimizer, labels[run]), float(rate))
@@ -151,9 +153,9 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
                 if run.status == "diverged":
                     curves[run][bin_of(run.end, lengths[run], parts[run]) + 1 :] = floor
     groups = []
-    for key, own in sorted(collect(curves, keys.get).items()):
+    for (env, method, rate), own in sorted(collect(curves, keys.get).items()):
         own.sort(key=lambda run: run.config["seed"])
-        groups.append(Group(*key, lengths[own[0]], own, np.array([curves[run] for run in own])))
+        groups.append(Group(env, method, rate, lengths[own[0]], own, np.array([curves[run] for run in own])))
     return groups
 
 
@@ -186,7 +188,7 @@ def normalise(groups: list[Group], statistic: str) -> dict[Group, Array]:
 
     A loss above that before training, which explosions have no bound for, counts as that.
     """
-    scores = {}
+    scores: dict[Group, Array] = {}
     for env, own in collect(groups, lambda group: group.env).items():
         starts = [run.start for group in own for run in group.runs if group.view.lower]
         bottom = np.nanmedian(starts) if np.isfinite(starts).any() else -np.inf

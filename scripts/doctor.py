@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
 OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
@@ -56,7 +57,7 @@ def drawing() -> str:
 
     env = envs.make("HalfCheetah-v5", render_mode="rgb_array")
     env.reset(seed=0)
-    picture = env.render()
+    picture: Any = env.render()
     env.close()
     return f"MUJOCO_GL={gl} draws {picture.shape[1]} x {picture.shape[0]} pixels"
 

@@ -96,7 +96,7 @@ def write_video(path: Path, frames: list, fps: float) -> None:
     part = path.with_name(f".{path.name}")
     try:
         # A side that is not a multiple of 16 would be scaled: some players cannot show it otherwise.
-        imageio.mimwrite(part, frames, format="mp4", fps=fps, macro_block_size=16)  # type: ignore[call-overload]
+        imageio.mimwrite(part, frames, format="mp4", fps=fps, macro_block_size=16)
         part.replace(path)
     except ImportError as error:
         raise InputError(f"--video: needs ffmpeg, pip install -e '.[video]' ({error})") from None
@@ -159,7 +159,7 @@ def evaluate(args: argparse.Namespace) -> int:
 def _need_video() -> None:
     """InputError before an episode is played for nothing."""
     try:
-        import imageio_ffmpeg  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise InputError("--video: needs imageio-ffmpeg, pip install -e '.[video]'") from None
 

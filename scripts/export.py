@@ -96,22 +96,23 @@ def _observations(env: Any, random: Any) -> "np.ndarray":
 
 def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
     try:
-        import onnx  # type: ignore[import-not-found, unused-ignore]
-        import onnxscript  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
+        import onnx
+        import onnxscript  # noqa: F401
+        from onnx.reference import ReferenceEvaluator
     except ImportError:
         raise InputError("--onnx: needs onnx and onnxscript, pip install -e '.[export]'") from None
     import torch
 
-    names = {"input_names": ["observation"], "output_names": ["action"]}
+    names: dict[str, Any] = {"input_names": ["observation"], "output_names": ["action"]}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own use of torch
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             policy, (inputs[:2],), dynamo=True, dynamic_shapes=(batch,), verbose=False, **names
         )
     program.save(path)
-    return ReferenceEvaluator(onnx.load(path)).run(None, {"observation": inputs.numpy()})[0]
+    evaluator: Any = ReferenceEvaluator(onnx.load(path))
+    return evaluator.run(None, {"observation": inputs.numpy()})[0]
 
 
 def main() -> int:

@@ -22,8 +22,9 @@ LOOKS |= {"sgd": ("#CC79A7", "D"), "adahesscale-gn": ("#E69F00", "v"), "adabl89"
 LOOKS |= {"adaggn-mc": ("#000000", "X"), "kfac": ("#999999", "*"), "hessian-free": ("#5E3C99", "p")}
 LOOKS |= {"newton-cg": ("#8C510A", "d")}
 
-FONTS = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "legend.fontsize": 7, "pdf.fonttype": 42}
-FONTS |= {"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.handlelength": 3.5}
+FONTS: dict[Any, Any] = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "pdf.fonttype": 42}
+FONTS |= {"axes.grid": True, "grid.alpha": 0.25}
+FONTS |= {"legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 3.5}
 LABEL = 60  # letters in a line of a legend
 FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel

@@ -78,7 +78,8 @@ def _fetch(supervised_runs: list[Any]) -> None:
     """Get the data of these arguments; InputError if it cannot be had."""
     from scripts import data, supervised
 
-    for name, directory in {(supervised.fill(args).data, args.data_dir) for args in supervised_runs}:
+    filled: list[Any] = [supervised.fill(args) for args in supervised_runs]
+    for name, directory in {(args.data, args.data_dir) for args in filled}:
         data.split(name, directory)
 
 
@@ -225,7 +226,7 @@ def _check_supervised(given: Any) -> tuple[float, int]:
     if given.task not in tasks.TASKS:
         raise InputError(f"no task {given.task!r}: {_near(given.task, [*tasks.TASKS])}")
     _check_optimizer(given.optimizer)
-    args = supervised.fill(given)
+    args: Any = supervised.fill(given)  # so that nothing that is used here is None
     supervised.check(args)
     _check_network(args.task, args.data, args.optimizer, args.batch_size, args.blocks)
     return args.learning_rate, data.TRAINING[args.data] // args.batch_size * args.epochs

@@ -56,7 +56,7 @@ def errors(net: "nn.Module", x: "torch.Tensor", loss: Any) -> dict[tuple[str, st
     """Return the L1 error and the exact diagonal's L1 norm by layer and method."""
     import hesscale_rl as hs
 
-    params = dict(net.named_parameters())
+    params: dict[str, torch.Tensor] = dict(net.named_parameters())
     blocks = hs.value_grad_curvature(net, params, x, loss, hs.HBP()).curvature
     exact = {name: block.diagonal().detach() for name, block in blocks.items()}
     found: dict[tuple[str, str], tuple[float, float]] = {}
@@ -163,8 +163,8 @@ def draw(rows: list[tuple[Any, ...]], caption: str) -> Any:
         found = relative(rows, network=network, update=update)
         for k, method in enumerate(methods()):
             value, low, high = interval([np.array(found[method])], "mean", "bootstrap")
-            shown = {"color": COLOURS[k], "marker": MARKERS[k], "markersize": 4, "linewidth": 1.2, "label": method}
-            axes.plot(steps, value, **shown)
+            shown: dict[str, Any] = {"color": COLOURS[k], "marker": MARKERS[k], "markersize": 4, "linewidth": 1.2}
+            axes.plot(steps, value, label=method, **shown)
             axes.fill_between(steps, low, high, color=COLOURS[k], alpha=0.15, linewidth=0)
         axes.axhline(1, color="#555555", linewidth=0.8, linestyle=":", label="an estimate of zero")
         axes.set(title=f"{network}, {update} the update", yscale="log", xlabel="environment steps")

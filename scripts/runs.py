@@ -20,7 +20,7 @@ from hesscale_rl.errors import InputError
 FINISHED = ("done", "diverged")
 # What every config.json must have.
 RATE = "learning_rate"
-NAMES = {"exp_name": str, "env_id": str, "optimizer": str, RATE: (int, float), "seed": int}
+NAMES: dict[str, Any] = {"exp_name": str, "env_id": str, "optimizer": str, RATE: (int, float), "seed": int}
 MOST = 2**53  # steps: more is no number of steps, and no integer of numpy's once it is multiplied
 SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis

@@ -39,7 +39,7 @@ from scripts.tasks import SMALL, TASKS, is_taped
 
 Row = dict[str, str]
 KEYS = ("task", "data", "optimizer")
-COLUMNS = (*KEYS, "parameters", "batch", "updates", "seconds", "mean_seconds", "mib")
+COLUMNS: tuple[str, ...] = (*KEYS, "parameters", "batch", "updates", "seconds", "mean_seconds", "mib")
 COLUMNS += ("first_loss", "largest_loss", "diverged", "reason")
 MORE = (
     "scaled-adam",
@@ -72,7 +72,7 @@ def trial(
     start = copy.deepcopy(net.state_dict())
     optimizer, curvature = make_optimizer(args, net)
     taped = is_taped(net, images.inputs)
-    row = {"parameters": sum(p.numel() for p in net.parameters()), "batch": size, "updates": updates}
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters()), "batch": size, "updates": updates}
     try:
         check_curvature(args, net, curvature, taped, images.inputs)
     except InputError as error:
@@ -200,7 +200,7 @@ def measure_all(args: argparse.Namespace) -> int:
     # Whatever is loaded or compiled once is there before the first process begins.
     warm = [partial(trial, "mnist-mlp", True, name, 2, args.memory) for name in {name for *_, name in missing}]
     warm += [partial(trial, task, True, BASELINE, 2, args.memory) for task in ("cifar10-3c3d", "cifar10-resnet")]
-    with fresh_processes(warm, operator.call) if missing else contextlib.nullcontext(None) as measure:
+    with fresh_processes(warm, operator.call) if missing else contextlib.nullcontext(operator.call) as measure:
         for task, data, name in missing:
             if (task, data, name) in map(key_of, read(path, args.updates)):
                 continue  # by now: another command adds to the same file

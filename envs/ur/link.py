@@ -198,7 +198,7 @@ class Link:
         while stamp != before:  # until no new state came while this one was being read
             before = stamp
             joints = (r.getActualQ(), r.getActualQd(), r.getTargetQ(), r.getTargetQd())
-            packet = Packet(stamp, *map(np.array, joints), r.getSafetyMode())  # type: ignore[call-arg]
+            packet = Packet._make((stamp, *map(np.array, joints), r.getSafetyMode()))
             stamp = r.getTimestamp()
         self.last = packet
         return packet

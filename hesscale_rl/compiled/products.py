@@ -5,7 +5,7 @@ while the loop runs over K. No order of summation depends on the machine's load:
 """
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 

@@ -4,6 +4,10 @@ from .base import Autodiff, Loss, as_loss
 from .policy import CategoricalPolicyGradient, CategoricalPPO, GaussianPolicyGradient, GaussianPPO
 from .supervised import CrossEntropy, MeanSquaredError, ValueLoss
 
+# For annotations, whatever the actions are.
+PolicyGradient = CategoricalPolicyGradient | GaussianPolicyGradient
+PPO = CategoricalPPO | GaussianPPO
+
 __all__ = [
     "Autodiff",
     "CategoricalPPO",
@@ -13,6 +17,8 @@ __all__ = [
     "GaussianPolicyGradient",
     "Loss",
     "MeanSquaredError",
+    "PPO",
+    "PolicyGradient",
     "ValueLoss",
     "as_loss",
 ]
