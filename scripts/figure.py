@@ -27,6 +27,7 @@ FONTS |= {"axes.grid": True, "grid.alpha": 0.25}
 FONTS |= {"legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 3.5}
 LABEL = 60  # letters in a line of a legend
 FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
+NOTE = 0.09  # of a panel's height, for a note at its top
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
 
 
@@ -141,6 +142,9 @@ def set_limits(axes: Any, lines: list[Line], loss: bool) -> None:
         high, low = (-end for end in curves.limits(-every, -sound))
     else:
         low, high = curves.limits(every, sound)
+    known = every[np.isfinite(every)]
+    if ((known < low) | (known > high)).any():  # room for the note
+        high = high * (high / low) ** NOTE if axes.get_yscale() == "log" else high + NOTE * (high - low)
     axes.set_ylim(low, high)
     outside = {name: values[(values < low) | (values > high)] for name, values in drawn.items()}
     values = np.concatenate([*outside.values()])
