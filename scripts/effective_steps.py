@@ -16,7 +16,7 @@ from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.runs import Run, collect, read, seen
 
-ETA = "optim/eta_"
+ETA, RATE = "optim/eta_", "charts/learning_rate"
 
 
 def same(run: Run, other: Run) -> bool:
@@ -27,7 +27,8 @@ def same(run: Run, other: Run) -> bool:
 def effective_steps(run: Run) -> dict[str, float]:
     """Return the median of eta lr by network."""
     networks = sorted(tag.removeprefix(ETA) for tag in run.tags if tag.startswith(ETA))
-    return {name: float(np.median(seen(run, ETA + name).values)) * run.config["learning_rate"] for name in networks}
+    annealed = seen(run, RATE).values if RATE in run.tags else rate(run)  # logged with the factors
+    return {name: float(np.median(seen(run, ETA + name).values * annealed)) for name in networks}
 
 
 def rows(runs: list[Run], least: float) -> list[list[str]]:
@@ -48,7 +49,8 @@ def rows(runs: list[Run], least: float) -> list[list[str]]:
         for r in (r for r in smaller if r >= least):
             pairs = [(run, by_rate[largest][seed]) for seed, run in by_rate[r].items() if seed in by_rate[largest]]
             equal.append(f"{r:g}: {sum(same(*pair) for pair in pairs)} of {len(pairs)}")
-        table.append([", ".join(filter(None, key)), "; ".join(steps), f"{', '.join(equal)} as at {largest:g}"])
+        compared = f"{', '.join(equal)} as at {largest:g}" if equal else ""
+        table.append([", ".join(filter(None, key)), "; ".join(steps), compared])
     return table
 
 

@@ -18,11 +18,12 @@ def command(monkeypatch, capsys, *arguments):  # exit code, output, errors
     return effective_steps.main(), *capsys.readouterr()
 
 
-def write(folder, rate, seed, etas, returns=0.0, optimizer="scaled-adam"):
+def write(folder, rate, seed, etas, returns=0.0, optimizer="scaled-adam", annealed=None):
     path = run(folder, f"{optimizer}{rate}{seed}", seed, add=returns, learning_rate=rate, optimizer=optimizer)
     with open(path / "metrics.jsonl", "a") as file:
-        for step, eta in zip((200, 400, 600), etas, strict=True):
-            row = {"global_step": step, "optim/eta_actor": eta, "optim/eta_critic": 1.0}
+        for k, eta in enumerate(etas):
+            row = {"global_step": 200 * (k + 1), "optim/eta_actor": eta, "optim/eta_critic": 1.0}
+            row |= {} if annealed is None else {"charts/learning_rate": rate * annealed[k]}
             file.write(json.dumps(row) + "\n")
 
 
@@ -39,6 +40,11 @@ def test_the_steps_and_which_runs_are_the_same(tmp_path, monkeypatch, capsys):
     ]
     code, out, err = command(monkeypatch, capsys, tmp_path / "runs", "--least", 10)
     assert (code, out) == (BAD_INPUT, "") and "no run of a scaled optimizer with a step size from 10 on" in err
+
+
+def test_an_annealed_step_size_counts_as_it_was(tmp_path, monkeypatch, capsys):
+    write(tmp_path, 1.0, 0, (0.1, 0.2, 0.9), annealed=(1.0, 0.4, 0.1))
+    assert "| actor 0.09 to 0.09; critic 0.4 to 0.4 |  |" in command(monkeypatch, capsys, tmp_path)[1]
 
 
 def test_one_more_episode_makes_another_run(tmp_path, monkeypatch, capsys):
