@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
 from scripts.results import SESSION
-from scripts.runs import FINE, NAMES, RATE, Run, View, collect, say
+from scripts.runs import FINE, NAMES, Run, View, collect, say
 
 RESAMPLES = 2000
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ class Group:
 def apart(runs: list[Run]) -> dict[Run, str]:
     """Return what sets each run apart from others on its environment, seeds and rates aside: "delta 1e-06"."""
     # More epochs begin as fewer do, and can be cut to them.
-    ignored = SESSION | (NAMES.keys() - {RATE}) | {runs[0].view.over, "task", "epochs"}
+    ignored = SESSION | NAMES.keys() | {runs[0].view.over, "task", "epochs"}
     own = {run: {k: v for k, v in run.config.items() if k not in ignored} for run in runs}
     for settings in own.values():
         # A longer run begins as a shorter one, too, unless its step size is annealed.

@@ -14,9 +14,9 @@ import numpy as np
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
-from scripts.runs import Run, collect, read, seen
+from scripts.runs import RATE, Run, collect, read, seen
 
-ETA, RATE = "optim/eta_", "charts/learning_rate"
+ETA, LOGGED = "optim/eta_", "charts/learning_rate"
 
 
 def same(run: Run, other: Run) -> bool:
@@ -27,8 +27,8 @@ def same(run: Run, other: Run) -> bool:
 def effective_steps(run: Run) -> dict[str, float]:
     """Return the median of eta lr by network."""
     networks = sorted(tag.removeprefix(ETA) for tag in run.tags if tag.startswith(ETA))
-    annealed = seen(run, RATE).values if RATE in run.tags else rate(run)  # logged with the factors
-    return {name: float(np.median(seen(run, ETA + name).values * annealed)) for name in networks}
+    lr = seen(run, LOGGED).values if LOGGED in run.tags else rate(run)  # annealed or not, beside every factor
+    return {name: float(np.median(seen(run, ETA + name).values * lr)) for name in networks}
 
 
 def rows(runs: list[Run], least: float) -> list[list[str]]:
@@ -56,7 +56,7 @@ def rows(runs: list[Run], least: float) -> list[list[str]]:
 
 def rate(run: Run) -> float:
     """Its step size."""
-    return float(run.config["learning_rate"])
+    return float(run.config[RATE])
 
 
 def show(args: argparse.Namespace) -> int:

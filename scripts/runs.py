@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from hesscale_rl.errors import InputError
 
 FINISHED = ("done", "diverged")
-# What every config.json must have.
 RATE = "learning_rate"
-NAMES: dict[str, Any] = {"exp_name": str, "env_id": str, "optimizer": str, RATE: (int, float), "seed": int}
+NAMES = {"exp_name": str, "env_id": str, "optimizer": str, "seed": int}  # what every config.json must have beside it
 MOST = 2**53  # steps: more is no number of steps, and no integer of numpy's once it is multiplied
 SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis
