@@ -107,16 +107,7 @@ class Args:
 
 PRESETS = {
     "default": Args(),
-    "paper": Args(
-        preset="paper",
-        anneal_lr=False,
-        eps=1e-8,
-        normalize=False,
-        orthogonal=False,
-        vf_coef=1.0,
-        max_grad_norm=0.0,
-        std="log-variance",
-    ),
+    "paper": Args(preset="paper", anneal_lr=False, orthogonal=False, vf_coef=1.0, max_grad_norm=0.0, std="network"),
 }
 
 if __name__ == "__main__":

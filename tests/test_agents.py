@@ -304,10 +304,12 @@ def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
     args = ppo.parse(ppo.Args, ppo.PRESETS, ["--preset", "paper", "--lr", "0.01"])
     assert (args.learning_rate, args.anneal_lr, args.max_grad_norm, args.std) == (0.01, False, 0.0, "network")
     policy = new_policy(ppo, replace(args, env_id="Hopper-v5"))
-    assert isinstance(policy.actor, Heads)
-    other = new_policy(a2c, replace(a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper"]), env_id="Hopper-v5"))
-    assert other.obs_norm is None and other.parametrization == "log_var"
-    for each in (policy, other):
+    args = a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper", "--env-id", "Hopper-v5"])
+    other = new_policy(a2c, args)
+    assert isinstance(policy.actor, Heads) and isinstance(other.actor, Heads) and other.obs_norm is not None
+    raw = new_policy(a2c, replace(args, normalize=False, std="log-variance"))
+    assert raw.obs_norm is None and raw.parametrization == "log_var"
+    for each in (policy, other, raw):
         groups = each.groups()
         assert [group["name"] for group in groups] == ["mean", "variance", "critic"]
         params = [id(p) for group in groups for p in group["params"]]

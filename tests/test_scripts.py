@@ -22,7 +22,7 @@ RUNS = {
     "ppo-network": (ppo, replace(PPO, std="network")),
     "ppo-shared": (ppo, replace(PPO, std="shared")),
     "a2c-categorical": (a2c, A2C),
-    "a2c-raw": (a2c, replace(a2c.PRESETS["paper"], env_id="Pendulum-v1", total_timesteps=512, quiet=True)),
+    "a2c-raw": (a2c, replace(A2C, env_id="Pendulum-v1", std="log-variance", normalize=False)),
 }
 
 
