@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import agents
-from hesscale_rl.errors import BAD_INPUT
+from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
 
 USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
@@ -37,7 +37,15 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
-    command, *rest = sys.argv[1:] or ["--help"]
+    try:
+        return run(*sys.argv[1:] or ["--help"])
+    except KeyboardInterrupt:  # while torch is imported: a command that has begun tells of it itself
+        print("interrupted before anything began", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(command: str, *rest: str) -> int:
+    """Run a command with what follows it."""
     if command in ("-h", "--help"):
         return _usage()
     if command == "--version":
@@ -48,7 +56,7 @@ def main() -> int:
         return importlib.import_module(COMMANDS[command]).main()
     if command != "train":
         return _unknown("command", command, ["train", *COMMANDS])
-    return train(rest)
+    return train([*rest])
 
 
 def train(argv: list[str]) -> int:

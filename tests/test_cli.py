@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 def command(monkeypatch, capsys, tmp_path):
     """Runs one command line in this process, with an agent `probe` added, and gives (code, stdout, stderr)."""
     (tmp_path / "probe.py").write_text(
-        "import sys\nprint(__name__, __file__, sys.argv)\nsys.exit(3 if '--fail' in sys.argv else None)\n"
+        "import sys\nif '--told' in sys.argv: raise KeyboardInterrupt\n"
+        "print(__name__, __file__, sys.argv)\nsys.exit(3 if '--fail' in sys.argv else None)\n"
     )
     monkeypatch.setattr(agents, "__path__", [*agents.__path__, str(tmp_path)])
 
@@ -61,6 +62,10 @@ def test_train_runs_the_agents_file_as_a_program(command, tmp_path):
     file = str(tmp_path / "probe.py")
     assert command("train", "probe", "--seed", "3") == (0, f"__main__ {file} {[file, '--seed', '3']}\n", "")
     assert command("train", "probe", "--fail")[0] == 3
+
+
+def test_ctrl_c_while_the_agents_file_is_imported_is_one_line(command):
+    assert command("train", "probe", "--told") == (130, "", "interrupted before anything began\n")
 
 
 def test_help_and_mistakes_import_no_torch():
