@@ -38,14 +38,15 @@ COMMANDS = {
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
     try:
-        return run(*sys.argv[1:] or ["--help"])
+        return run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:  # while torch is imported: a command that has begun tells of it itself
         print("interrupted before anything began", file=sys.stderr)
         return INTERRUPTED
 
 
-def run(command: str, *rest: str) -> int:
-    """Run a command with what follows it."""
+def run(argv: list[str]) -> int:
+    """Run the command that argv[0] names, with what follows it."""
+    command, *rest = argv
     if command in ("-h", "--help"):
         return _usage()
     if command == "--version":
@@ -56,7 +57,7 @@ def run(command: str, *rest: str) -> int:
         return importlib.import_module(COMMANDS[command]).main()
     if command != "train":
         return _unknown("command", command, ["train", *COMMANDS])
-    return train([*rest])
+    return train(rest)
 
 
 def train(argv: list[str]) -> int:

@@ -305,9 +305,8 @@ def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
     assert (args.learning_rate, args.anneal_lr, args.max_grad_norm, args.std) == (0.01, False, 0.0, "network")
     policy = new_policy(ppo, replace(args, env_id="Hopper-v5"))
     args = a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper", "--env-id", "Hopper-v5"])
-    other = new_policy(a2c, args)
+    other, raw = new_policy(a2c, args), new_policy(a2c, replace(args, normalize=False, std="log-variance"))
     assert isinstance(policy.actor, Heads) and isinstance(other.actor, Heads) and other.obs_norm is not None
-    raw = new_policy(a2c, replace(args, normalize=False, std="log-variance"))
     assert raw.obs_norm is None and raw.parametrization == "log_var"
     for each in (policy, other, raw):
         groups = each.groups()
