@@ -93,14 +93,19 @@ def bin_of(step: Any, length: int, bins: int) -> Any:
     return np.maximum((step * bins + length - 1) // length - 1, 0)
 
 
+def bin_means(steps: Array, values: Array, length: int, bins: int) -> tuple[Array, Array, Array]:
+    """Return the bin of each value, [values], and how many values each bin has and their mean, [bins] each."""
+    place = bin_of(steps, length, bins)
+    counts = np.bincount(place, minlength=bins)
+    return place, counts, np.bincount(place, weights=values, minlength=bins) / np.maximum(counts, 1)
+
+
 def on_grid(run: Run, length: int, bins: int) -> Array | None:
     """Return the curve of a run over its first `length` steps, [bins]; None if it has no value there."""
     there = run.steps <= length
     if not there.any() and np.isnan(run.start):
         return None
-    place = bin_of(run.steps[there], length, bins)
-    counts = np.bincount(place, minlength=bins)
-    means = np.bincount(place, weights=run.values[there], minlength=bins) / np.maximum(counts, 1)
+    place, counts, means = bin_means(run.steps[there], run.values[there], length, bins)
     last = np.maximum.accumulate(np.where(counts > 0, np.arange(bins), -1))
     curve = np.where(last < 0, means[place.min()] if np.isnan(run.start) else run.start, means[last])
     if run.status == "diverged":
