@@ -6,6 +6,10 @@ the sensitivity sweeps have them in docs/results/; a task that is not there yet 
 
 from scripts.results import best_rates
 
+TABLES = {
+    "ppo": ("ppo_sensitivity.csv", "adahessian_ppo.csv"),
+    "a2c": ("a2c_sensitivity.csv", "a2c_sensitivity_ant_pendulum.csv", "adahessian_a2c.csv"),
+}
 SETTINGS = tuple(
     {
         "agent": agent,
@@ -18,5 +22,5 @@ SETTINGS = tuple(
         "seed": range(3, 8),  # 0 to 2 have chosen the step sizes
     }
     for agent in ("ppo", "a2c")
-    for (task, optimizer), rate in best_rates(f"{agent}_sensitivity.csv", f"{agent}_adahessian.csv").items()
+    for (task, optimizer), rate in best_rates(*TABLES[agent]).items()
 )
