@@ -151,7 +151,7 @@ def set_limits(axes: Any, lines: list[Line], loss: bool) -> None:
     if len(values):
         counts = ", ".join(f"{name} {len(some)}" for name, some in outside.items() if len(some))
         note = f"outside: {counts}; {values.min():,.3g} to {values.max():,.3g}"
-        axes.text(0.02, 0.98, note, transform=axes.transAxes, fontsize=6.5, va="top", bbox=PAPER)
+        axes.text(0.01, 0.985, note, transform=axes.transAxes, fontsize=5.8, va="top", bbox=PAPER)
 
 
 def draw_crosses(axes: Any, line: Line, colour: Any, aside: float = 1.0) -> None:
