@@ -12,8 +12,11 @@ TABLES = {
 }
 # Task by task, the slowest last, so that a sweep which is not done yet has whole panels.
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedDoublePendulum-v5", "Ant-v5")
-SETTINGS = tuple(
-    {
+
+
+def runs(agent: str, task: str, optimizer: str, rate: float) -> dict:
+    """Return the settings of five seeds."""
+    return {
         "agent": agent,
         "preset": "paper",
         "env_id": task,
@@ -23,6 +26,14 @@ SETTINGS = tuple(
         "checkpoint_interval": 100_000,
         "seed": range(3, 8),  # 0 to 2 have chosen the step sizes
     }
-    for agent, tables in TABLES.items()
-    for (task, optimizer), rate in sorted(best_rates(*tables).items(), key=lambda best: TASKS.index(best[0][0]))
+
+
+SETTINGS = (
+    # Of 3e-3, the best over 300,000 steps, four of five runs diverge later; so the next best, too.
+    runs("a2c", "Hopper-v5", "adahesscale", 1e-3),
+    *(
+        runs(agent, task, optimizer, rate)
+        for agent, tables in TABLES.items()
+        for (task, optimizer), rate in sorted(best_rates(*tables).items(), key=lambda best: TASKS.index(best[0][0]))
+    ),
 )
