@@ -1,6 +1,7 @@
 """What the command lines of this folder have in common: help as it is written, mistakes in one line, exit codes."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -17,6 +18,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise it, with the way to the help."""
         raise InputError(f"{message} ({self.prog} --help)")
+
+
+def near(word: str, known: list[str]) -> str:
+    """Return what to say of a word that is not among those known: the closest one, or all of them."""
+    closest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {closest[0]!r}?" if closest else f"there is {', '.join(known)}"
 
 
 def obey(

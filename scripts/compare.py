@@ -4,10 +4,12 @@ A table for each agent, of every task and optimizer at its best learning rate: t
 the `--last` part of it, with Student's 95 % interval; its difference to that of the optimizer named, with Welch's;
 and the probability that a run of it is above one of the other, ties as halves. Over all tasks that has a stratified
 bootstrap interval: the probability of improvement of Agarwal et al. 2021, "Deep reinforcement learning at the edge
-of the statistical precipice", 0.5 where the two are alike. A diverged run counts as in the plots.
+of the statistical precipice", 0.5 where the two are alike. A diverged run counts as in the plots. The best of several
+learning rates by these same runs flatters its optimizer: give runs of other seeds, at rates that were chosen before.
 """
 
 import argparse
+import math
 import sys
 
 import numpy as np
@@ -16,7 +18,7 @@ from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.curves import Array, Group
-from scripts.runs import Run, collect, read
+from scripts.runs import SUPERVISED, Run, collect, read, say
 from scripts.sweep import tell
 
 HEADER = "| task | optimizer | n | return | difference to {} | P(above) |", "|---|---|---|---|---|---|"
@@ -35,50 +37,68 @@ def above(pairs: list[Array]) -> Array:
     return np.mean(each, axis=0)
 
 
-def spread(low: float, value: float, high: float) -> str:
+def spread(low: float, value: float, high: float, places: int) -> str:
     """Return "1,234 [1,000, 1,468]", without the ends where they are not known."""
-    return f"{value:,.0f}" + (f" [{low:,.0f}, {high:,.0f}]" if np.isfinite([low, high]).all() else "")
+    ends = f" [{low:,.{places}f}, {high:,.{places}f}]" if np.isfinite([low, high]).all() else ""
+    return f"{value:,.{places}f}{ends}"
 
 
-def row(group: Group, mine: Array, other: Array | None) -> str:
+def row(group: Group, mine: Array, other: Array | None, places: int) -> str:
     """Return the row of a group: `mine`, the values of its runs, against the `other` ones of the same task."""
-    from scipy import stats
-
-    unknown = (np.nan, np.nan)
-    low, high = stats.ttest_1samp(mine, 0.0).confidence_interval(0.95) if len(mine) > 1 else unknown
-    name = ", ".join(filter(None, group.method)) + f", lr {group.rate:g}"
+    low, high = curves.student(mine)
     lost = f", {len(group.diverged)} diverged" if group.diverged else ""
-    cells = [group.env, name, f"{len(mine)}{lost}", spread(low, mine.mean(), high), "", ""]
+    name = f"{title(group.method)}, lr {group.rate:g}"
+    cells = [group.env, name, f"{len(mine)}{lost}", spread(low, mine.mean(), high, places), "", ""]
     if other is not None:
-        test = stats.ttest_ind(mine, other, equal_var=False) if min(len(mine), len(other)) > 1 else None
-        low, high = test.confidence_interval(0.95) if test else unknown
-        cells[4:] = spread(low, mine.mean() - other.mean(), high), f"{above([mine, other]):.2f}"
+        low, high = curves.welch(mine, other)
+        cells[4:] = spread(low, mine.mean() - other.mean(), high, places), f"{above([mine, other]):.2f}"
     return f"| {' | '.join(cells)} |"
 
 
+def title(method: tuple[str, str]) -> str:
+    """Return the name of an optimizer with what sets it apart."""
+    return ", ".join(filter(None, method))
+
+
+def chosen(methods: list[tuple[str, str]], to: str) -> tuple[str, str]:
+    """Return the method that `--to` names: an optimizer, or one with its settings."""
+    found = [method for method in methods if title(method) == to] or [m for m in methods if m[0] == to]
+    if len(found) != 1:
+        there = "; ".join(title(method) for method in sorted(found or methods))
+        raise InputError(
+            f"--to {to}: {'it is there with several settings, name one of' if found else 'there is'} {there}"
+        )
+    return found[0]
+
+
 def table(runs: list[Run], to: str, last: float, bins: int) -> list[str]:
-    """Return the rows of one agent's runs."""
-    groups = curves.best(curves.gather(runs, bins, together=True))
-    values = {group: group.curves[:, -max(1, round(last * bins)) :].mean(axis=1) for group in groups}
+    """Return the lines of one agent's runs."""
+    groups = curves.gather(runs, bins, together=True)
+    tried = [len(own) for own in collect(groups, lambda group: (group.env, group.method)).values()]
+    groups = curves.best(groups)
+    values = {group: group.curves[:, -round(last * bins) :].mean(axis=1) for group in groups}
     by_method = {method: {g.env: g for g in own} for method, own in collect(groups, lambda g: g.method).items()}
-    others = [own for (optimizer, _), own in by_method.items() if optimizer == to]
-    if len(others) != 1:
-        known = sorted({optimizer for optimizer, _ in by_method})
-        what = f"there is {', '.join(known)}" if not others else f"it is there with {len(others)} settings"
-        raise InputError(f"--to {to}: {what}")
-    (other,) = others
+    other = by_method[chosen([*by_method], to)]
     rows = [line.format(to) for line in HEADER]
-    for group in sorted(groups, key=lambda group: (group.env, group.method)):
-        against = other.get(group.env)
-        rows.append(row(group, values[group], values[against] if against not in (None, group) else None))
-    for (optimizer, settings), own in sorted(by_method.items()):
+    for env, there in sorted(collect(groups, lambda group: group.env).items()):
+        largest = max(abs(values[group].mean()) for group in there)
+        places = max(0, 2 - math.floor(math.log10(largest))) if 0 < largest < 100 else 0
+        for group in sorted(there, key=lambda group: group.method):
+            against = other.get(env)
+            rows.append(row(group, values[group], values[against] if against not in (None, group) else None, places))
+    for method, own in sorted(by_method.items()):
         if own is other or len(shared := sorted(own.keys() & other.keys())) < 2:
             continue
         pairs = [values[own[env]] for env in shared] + [values[other[env]] for env in shared]
-        drawn = curves.stratified_bootstrap(pairs, above, curves.RESAMPLES, np.random.default_rng(0))
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        name = ", ".join(filter(None, (optimizer, settings)))
-        rows.append(f"| {len(shared)} tasks | {name} | | | | {float(above(pairs)):.2f} [{low:.2f}, {high:.2f}] |")
+        cell = f"{float(above(pairs)):.2f}"
+        if min(map(len, pairs)) > 1:
+            drawn = curves.stratified_bootstrap(pairs, above, curves.RESAMPLES, np.random.default_rng(0))
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            cell += f" [{low:.2f}, {high:.2f}]"
+        rows.append(f"| {len(shared)} tasks: {', '.join(shared)} | {title(method)} | | | | {cell} |")
+    if max(tried) > 1:
+        of = " to ".join(f"{number}" for number in sorted({min(tried), max(tried)}))
+        rows.append(f"\nlearning rates: of {of} each the best by the averages of these same runs, which flatters")
     return rows
 
 
@@ -88,14 +108,23 @@ def compare(args: argparse.Namespace) -> int:
         raise InputError(f"--last {args.last:g}: must be above 0 and at most 1")
     if args.bins < 1:
         raise InputError(f"--bins {args.bins}: must be at least 1")
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        raise InputError("intervals need scipy, pip install -e '.[plot]'") from None
+    if round(args.last * args.bins, 9) % 1:
+        raise InputError(f"--last {args.last:g}: is no whole number of {args.bins} bins (--bins)")
     found = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
-    tables = {agent: table(runs, args.to, args.last, args.bins) for agent, runs in sorted(found.items())}
+    if SUPERVISED in found:
+        raise InputError(f"{found[SUPERVISED][0].path}: a supervised run has no returns; hesscale-rl plot takes it")
+    tables: dict[str, list[str]] = {}
+    for agent, runs in sorted(found.items()):
+        try:
+            tables[agent] = table(runs, args.to, args.last, args.bins)
+        except InputError as error:
+            if len(found) == 1:
+                raise
+            say(f"{agent}: {error}; left out")
     for agent, rows in tables.items():
-        tell(*[f"{agent}:"] * (len(tables) > 1), *rows)
+        tell(*[f"{agent}:"] * (len(found) > 1), *rows)
+    if not tables:
+        raise InputError("there is nothing to compare")
     return DONE
 
 

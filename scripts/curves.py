@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
-from scripts.results import SESSION
-from scripts.runs import FINE, NAMES, Run, View, collect, say
+from scripts.runs import FINE, NAMES, SESSION, Run, View, by_seed, collect, say
 
 RESAMPLES = 2000
 Array = NDArray[Any]
@@ -101,9 +100,12 @@ def bin_means(steps: Array, values: Array, length: int, bins: int) -> tuple[Arra
 
 
 def on_grid(run: Run, length: int, bins: int) -> Array | None:
-    """Return the curve of a run over its first `length` steps, [bins]; None if it has no value there."""
+    """Return the curve of a run over its first `length` steps, [bins]; None if it has no value there.
+
+    Of a run that diverged the value before training is enough.
+    """
     there = run.steps <= length
-    if not there.any() and np.isnan(run.start):
+    if not there.any() and (np.isnan(run.start) or run.status != "diverged"):
         return None
     place, counts, means = bin_means(run.steps[there], run.values[there], length, bins)
     last = np.maximum.accumulate(np.where(counts > 0, np.arange(bins), -1))
@@ -127,16 +129,16 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
     """
     worst = worst or usual_worst(runs)
     labels, keys = apart(runs), {}
-    taken: dict[Any, Run] = {}
     lengths: dict[Run, int] = {}
     for run in runs:
-        env, optimizer, rate, seed = (run.config[name] for name in ("env_id", "optimizer", run.view.over, "seed"))
+        env, optimizer, rate = (run.config[name] for name in ("env_id", "optimizer", run.view.over))
         keys[run] = (env, (optimizer, labels[run]), float(rate))
-        other = taken.setdefault((keys[run], seed), run)
-        if other is not run:
-            raise InputError(f"seed {seed} twice in one group, in {other.path} and {run.path}; name one of the two")
     for own in collect(runs, lambda run: keys[run][: 1 if together else 3]).values():
         lengths |= dict.fromkeys(own, _cut(own))
+    for run in runs:
+        if run.packed not in (None, bins) or run.packed and run.total != lengths[run]:
+            what = f"is packed in {run.packed} bins of {run.total:,} steps, not in {bins} of {lengths[run]:,}"
+            raise InputError(f"{run.path}: {what}; take --bins {run.packed} and no shorter runs beside it")
     # An epoch has one value.
     parts = {run: min(bins, lengths[run]) if run.view.axis == "epochs" else bins for run in runs}
     curves = {run: curve for run in runs if (curve := on_grid(run, lengths[run], parts[run])) is not None}
@@ -145,8 +147,8 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
         if run not in curves and run.status == "diverged" and same:
             curves[run] = np.full(parts[run], min(same))
         elif run not in curves:
-            length = f"{lengths[run] / FINE[run.view.axis]:,.9g} {run.view.axis}"
-            say(f"{run.path}: no {run.view.metric} in {length}; left out")
+            length = f" in {lengths[run] / FINE[run.view.axis]:,.9g} {run.view.axis}" if lengths[run] else " yet"
+            say(f"{run.path}: no {run.view.metric}{length}; left out")
     if not curves:
         tags = ", ".join(sorted(tag for tag in runs[0].tags if "/" in tag))
         what = f"no {runs[0].view.metric} in any of {len(runs)} runs; there is nothing to plot"
@@ -159,7 +161,7 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
                     curves[run][bin_of(run.end, lengths[run], parts[run]) + 1 :] = floor
     groups = []
     for (env, method, rate), own in sorted(collect(curves, keys.get).items()):
-        own.sort(key=lambda run: run.config["seed"])
+        own = [*by_seed(own).values()]
         groups.append(Group(env, method, rate, lengths[own[0]], own, np.array([curves[run] for run in own])))
     return groups
 
@@ -215,9 +217,15 @@ def mean(tasks: list[Array]) -> Array:
 
 def iqm(tasks: list[Array]) -> Array:
     """Return the mean of the middle half of all scores of all tasks together; each task is [runs, ...]."""
-    from scipy.stats import trim_mean  # here, so that the command can tell of its absence
+    return _stats().trim_mean(np.concatenate(tasks), 0.25, axis=0)
 
-    return trim_mean(np.concatenate(tasks), 0.25, axis=0)
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise InputError("intervals need scipy, pip install -e '.[plot]'") from None
+    return stats
 
 
 STATISTICS: dict[str, Statistic] = {"mean": mean, "iqm": iqm}
@@ -237,18 +245,37 @@ def stratified_bootstrap(
 def interval(tasks: list[Array], statistic: str, error: str) -> Array:
     """Return the statistic and the ends of its interval, [3, ...]: 95 % bootstrap, or one standard error for "se".
 
-    Each task is [runs, ...]. Where no task has two runs there is no interval: NaN.
+    Each task is [runs, ...]. Where one has a single run, whose spread nobody knows, there is no interval: NaN.
     """
     value = np.asarray(STATISTICS[statistic](tasks))
-    if max(map(len, tasks)) < 2:
+    if min(map(len, tasks)) < 2:
         return np.array([value, value * np.nan, value * np.nan])
     if error == "se":
-        variances = [task.var(axis=0, ddof=1) / len(task) for task in tasks if len(task) > 1]
+        variances = [task.var(axis=0, ddof=1) / len(task) for task in tasks]
         half = np.sqrt(np.sum(variances, axis=0)) / len(tasks)
         return np.array([value, value - half, value + half])
     # A generator of its own for each: the same runs have the same interval whatever else a figure shows.
     drawn = stratified_bootstrap(tasks, STATISTICS[statistic], RESAMPLES, np.random.default_rng(0))
     return np.array([value, *np.percentile(drawn, [2.5, 97.5], axis=0)])
+
+
+def student(values: Array) -> tuple[float, float]:
+    """Return the ends of Student's 95 % interval of the mean of some runs; NaN for a single one."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    half = _stats().t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return values.mean() - half, values.mean() + half
+
+
+def welch(values: Array, others: Array) -> tuple[float, float]:
+    """Return the ends of Welch's 95 % interval of the difference of two means; NaN where one is of a single run."""
+    if min(len(values), len(others)) < 2:
+        return np.nan, np.nan
+    difference = values.mean() - others.mean()
+    if values.std() == others.std() == 0:
+        return difference, difference
+    low, high = _stats().ttest_ind(values, others, equal_var=False).confidence_interval(0.95)
+    return low, high
 
 
 def limits(values: Array, sound: Array) -> tuple[float, float]:

@@ -14,21 +14,24 @@ import numpy as np
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
-from scripts.runs import RATE, Run, collect, read, seen
+from scripts.runs import RATE, Run, by_seed, collect, read, seen
 
 ETA, LOGGED = "optim/eta_", "charts/learning_rate"
 
 
 def same(run: Run, other: Run) -> bool:
-    """Whether two runs had the same episodes."""
-    return np.array_equal(run.steps, other.steps) and np.array_equal(run.values, other.values)
+    """Whether two runs had the same episodes, one at least, and the same end."""
+    alike = (run.status, run.end, run.total) == (other.status, other.end, other.total)
+    alike = alike and np.array_equal(run.steps, other.steps) and np.array_equal(run.values, other.values)
+    return alike and len(run.steps) > 0
 
 
 def effective_steps(run: Run) -> dict[str, float]:
     """Return the median of eta lr by network."""
     networks = sorted(tag.removeprefix(ETA) for tag in run.tags if tag.startswith(ETA))
     lr = seen(run, LOGGED).values if LOGGED in run.tags else rate(run)  # annealed or not, beside every factor
-    return {name: float(np.median(seen(run, ETA + name).values * lr)) for name in networks}
+    factors = {name: seen(run, ETA + name).values for name in networks}
+    return {name: float(np.median(eta * lr)) for name, eta in factors.items() if len(eta)}  # else none was finite
 
 
 def rows(runs: list[Run], least: float) -> list[list[str]]:
@@ -37,12 +40,14 @@ def rows(runs: list[Run], least: float) -> list[list[str]]:
     table = []
     scaled = [run for run in runs if run.config["optimizer"].startswith("scaled-")]
     for key, own in sorted(collect(scaled, lambda r: (r.config["env_id"], r.config["optimizer"], labels[r])).items()):
-        by_rate = {r: {run.config["seed"]: run for run in some} for r, some in collect(own, rate).items()}
+        by_rate = {r: by_seed(some) for r, some in collect(own, rate).items()}
         *smaller, largest = sorted(by_rate)
         if largest < least:
             continue
         found = [effective_steps(run) for run in own if rate(run) >= least]
         names = sorted(set().union(*found))
+        if not names:
+            raise InputError(f"{own[0].path}: no {ETA}... in metrics.jsonl" + ": it is packed" * bool(own[0].packed))
         spans = [[steps[name] for steps in found if name in steps] for name in names]
         steps = [f"{name} {min(span):.2g} to {max(span):.2g}" for name, span in zip(names, spans, strict=True)]
         equal = []

@@ -25,6 +25,7 @@ LOOKS |= {"newton-cg": ("#8C510A", "d")}
 FONTS: dict[Any, Any] = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 9, "pdf.fonttype": 42}
 FONTS |= {"axes.grid": True, "grid.alpha": 0.25}
 FONTS |= {"legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 3.5}
+UP, DOWN = r"$\uparrow$", r"$\downarrow$"  # where a diverged run lies outside of a panel
 LABEL = 60  # letters in a line of a legend
 FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 NOTE = 0.09  # of a panel's height, for a note at its top
@@ -155,10 +156,19 @@ def set_limits(axes: Any, lines: list[Line], loss: bool) -> None:
 
 
 def draw_crosses(axes: Any, line: Line, colour: Any, aside: float = 1.0) -> None:
-    """Draw a line's diverged runs, those outside of the panel at its edge."""
+    """Draw a line's diverged runs, those outside of the limits there as arrows."""
     low, high = axes.get_ylim()
     for x, y, _ in line.crosses:
-        axes.plot(x * aside, min(max(y, low), high), "x", color=colour, clip_on=False, zorder=3)
+        marker = "x" if low <= y <= high else DOWN if y < low else UP
+        axes.plot(x * aside, min(max(y, low), high), marker=marker, color=colour, clip_on=False, zorder=3)
+
+
+def name_crosses(axes: Any, lines: list[Line], limits: tuple[float, float], what: str) -> None:
+    """Have the marks of diverged runs in the legend, as far as there are any."""
+    inside = {limits[0] <= y <= limits[1] for line in lines for _, y, _ in line.crosses}
+    for there, marker, name in ((True, "x", what), (False, DOWN, f"{what.partition(',')[0]}, outside")):
+        if there in inside:
+            axes.plot([], [], linestyle="", marker=marker, color="#555555", label=name)
 
 
 def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
@@ -170,8 +180,7 @@ def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
         axes.fill_between(line.x, *line.ends[1:], color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(line.x, line.ends[0], markevery=(k * every // len(lines), every), **style)
         draw_crosses(axes, line, style["color"])
-    if any(line.crosses for line in lines):
-        axes.plot([], [], "x", color="#555555", label="diverged run, at its end")
+    name_crosses(axes, lines, axes.get_ylim(), "diverged run, at its end")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14))
     lengths = [line.x.max() for line in lines]
     if max(lengths) > 4 * min(lengths):
@@ -203,8 +212,7 @@ def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:
     room = 0.06 * rows
     bottom = low * (low / high) ** room if axes.get_yscale() == "log" else low - room * (high - low)
     axes.set(xscale="log", xlim=(min(rates) / 2.5, max(rates) * 2.5), ylim=(bottom, high))
-    if any(line.crosses for line in lines):
-        axes.plot([], [], "x", color="#555555", label="diverged run")
+    name_crosses(axes, lines, (low, high), "diverged run")
 
 
 def write(contents: dict[Path, bytes]) -> None:

@@ -31,6 +31,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import agents
 from hesscale_rl.errors import InputError
+from scripts.commands import near
 from scripts.runs import SUPERVISED
 
 OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
@@ -104,8 +105,8 @@ def _settings(spec: Path) -> Any:
         raise InputError(f"{spec}: {type(error).__name__}: {one_line(error)}") from None
     outside = [key for key in content if key != name]
     if spec.suffix != ".py" and outside:
-        near = difflib.get_close_matches(outside[0], [name], cutoff=0.5)
-        hint = f"did you mean [[{name}]]?" if near else "move it into one"
+        close = difflib.get_close_matches(outside[0], [name], cutoff=0.5)
+        hint = f"did you mean [[{name}]]?" if close else "move it into one"
         raise InputError(f"{spec}: {outside[0]!r} is outside of the tables [[{name}]]: {hint}")
     found = content.get(name)
     if not isinstance(found, (list, tuple)) or not all(isinstance(one, dict) for one in found):
@@ -158,7 +159,7 @@ def _chosen(where: str, name: str, given: Any, known: list[str]) -> list[str]:
     values = _listed(where, name, given, pair=False)
     for value in values:
         if value not in known:
-            raise InputError(f"{where}: {name} {value!r}: {_near(str(value), known)}")
+            raise InputError(f"{where}: {name} {value!r}: {near(str(value), known)}")
     return values
 
 
@@ -169,7 +170,7 @@ def _varied(where: str, given: dict[Any, Any], default: Any) -> list[list[tuple[
     varied = []
     for name, value in given.items():
         if name not in flags:
-            raise InputError(f"{where}: no flag {name!r}: {_near(str(name), flags)}")
+            raise InputError(f"{where}: no flag {name!r}: {near(str(name), flags)}")
         kind = kinds[name]
         values = _listed(where, name, value, get_origin(kind) is tuple)
         try:
@@ -193,16 +194,11 @@ def _fit(value: Any, kind: Any) -> Any:
     raise TypeError
 
 
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known)}"
-
-
 def _check_optimizer(name: str) -> None:
     from hesscale_rl.optim import OPTIMIZER_NAMES
 
     if name not in OPTIMIZER_NAMES:
-        raise InputError(f"no optimizer {name!r}: {_near(name, [*OPTIMIZER_NAMES])}")
+        raise InputError(f"no optimizer {name!r}: {near(name, [*OPTIMIZER_NAMES])}")
 
 
 def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:
@@ -224,7 +220,7 @@ def _check_supervised(given: Any) -> tuple[float, int]:
     from scripts import data, supervised, tasks
 
     if given.task not in tasks.TASKS:
-        raise InputError(f"no task {given.task!r}: {_near(given.task, [*tasks.TASKS])}")
+        raise InputError(f"no task {given.task!r}: {near(given.task, [*tasks.TASKS])}")
     _check_optimizer(given.optimizer)
     args: Any = supervised.fill(given)  # so that nothing that is used here is None
     supervised.check(args)

@@ -293,14 +293,14 @@ class OnRay:
 
 
 class OnSlurm:
-    """One array of jobs through submitit, `jobs` at once; a job whose time is over saves and queues again."""
+    """One array of jobs through submitit, at most `jobs` at once; a job whose time is over saves and queues again."""
 
-    def __init__(self, jobs: int, cluster: str, options: dict[str, Any]):
+    def __init__(self, jobs: int | None, cluster: str, options: dict[str, Any]):
         try:
             import submitit
         except ImportError:
             raise InputError(f"--launcher {cluster}: needs submitit, pip install -e '.[slurm]'") from None
-        parallel = {"slurm_array_parallelism": jobs} if cluster == "slurm" else {}
+        parallel = {"slurm_array_parallelism": jobs} if cluster == "slurm" and jobs else {}
         self.cluster, self.options = cluster, {"cpus_per_task": 1, **parallel, **options}
         self.errors = (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError)
         self.executor = submitit.AutoExecutor

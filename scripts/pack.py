@@ -2,8 +2,8 @@
 
 The archive holds, of every finished run of an agent, what a plot of the return needs: config.json, meta.json,
 status.json and in metrics.jsonl one line for each bin of a plot, the mean return of the episodes that ended in it.
-Plots of what `tar xf` makes of it are those of the runs themselves, to the last digit, as long as --bins is the same
-here and there; and a sweep with `--dir` there goes on with the runs that are missing.
+Plots of what `tar xf` makes of it are those of the runs themselves, to the last digit; other --bins, and what needs
+single episodes, are refused. A sweep with `--dir` there goes on with the runs that are missing.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.run import atomic_write
 from scripts.commands import Parser, obey
 from scripts.curves import bin_means
-from scripts.runs import SUPERVISED, Run, collect, read
+from scripts.runs import SUPERVISED, Run, collect, planned_runs, read
 from scripts.sweep import tell
 
 RETURN = "charts/episodic_return"
@@ -43,9 +43,10 @@ def files(run: Run, bins: int) -> dict[str, str]:
     def text(content: dict[str, Any]) -> str:
         return json.dumps(content, indent=1) + "\n"
 
+    meta = {name: value for name, value in run.meta.items() if name != "argv"} | {"packed_bins": bins}
     return {
-        "config.json": text(run.config | {"run_dir": run.path.name}),
-        "meta.json": text({name: value for name, value in run.meta.items() if name != "argv"}),
+        "config.json": text(run.config | {"run_dir": run.path.name, "resume": None}),
+        "meta.json": text(meta),
         "status.json": (run.path / "status.json").read_text(),
         "metrics.jsonl": thinned(run, bins),
     }
@@ -70,7 +71,11 @@ def pack(args: argparse.Namespace) -> int:
     runs = read([str(args.sweep)], unfinished=False)
     if other := collect(runs, lambda run: run.config["exp_name"]).get(SUPERVISED):
         raise InputError(f"{other[0].path}: a supervised run has no returns; its metrics.jsonl is small as it is")
+    if packed := [run for run in runs if run.packed not in (None, args.bins)]:
+        raise InputError(f"--bins {args.bins}: {packed[0].path} is packed in {packed[0].packed}")
     contents = {f"{run.path.name}/{name}": text for run in runs for name, text in files(run, args.bins).items()}
+    if planned := planned_runs(args.sweep):
+        contents["sweep.json"] = json.dumps({"runs": planned}, indent=1) + "\n"
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(args.output, data := archive(contents))

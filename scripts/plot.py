@@ -96,7 +96,7 @@ def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[l
     return [own for own in cells.values() if len(own) == tasks]
 
 
-def caption_of(lines: list[Line], left: Counter[str], args: argparse.Namespace) -> str:
+def caption_of(lines: list[Line], left: Counter[tuple[str, str]], args: argparse.Namespace) -> str:
     """Return what a figure says of itself: from how many runs, which not, with what, when, and by which command."""
     groups = {group for line in lines for cell in line.cells for group in cell}
     runs = [run for group in groups for run in group.runs]
@@ -111,13 +111,16 @@ def caption_of(lines: list[Line], left: Counter[str], args: argparse.Namespace) 
     parts = [f"{args.statistic}, {error}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
     counts = each(len(g.runs) for g in groups)
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
-    if left.total():
-        parts += [f"left out: {', '.join(f'{n} {why}' for why, n in left.items() if n)}"]
+    if own := [f"{n} {why}" for (agent, why), n in left.items() if n and agent in ("", runs[0].config["exp_name"])]:
+        parts += [f"left out: {', '.join(own)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
-    if any(group.diverged for group in groups):
-        own = (args.diverged or curves.usual_worst(runs)) == "own"
-        whose = "its own curve had" if own else "any run on its task had"
-        parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
+    if lost := [run for group in groups for run in group.diverged]:
+        single = (args.diverged or curves.usual_worst(runs)) == "own"
+        whose = "its own curve had" if single else "any run on its task had"
+        bare = " or, without an episode, that any run on its task had" * (
+            single and not all(len(r.steps) for r in lost)
+        )
+        parts += [f"a diverged run counts, from its end on, with the worst that {whose}{bare}"]
     if view.lower and any(line.panel == EVERYWHERE for line in lines):
         parts += ["score 0: a loss as before training or above"]
     versions = [run.meta["versions"] for run in runs]
@@ -161,7 +164,7 @@ def plot(args: argparse.Namespace) -> int:
     check_output(target(args.output, args.kind))
     import matplotlib
 
-    left: Counter[str] = Counter()
+    left: Counter[tuple[str, str]] = Counter()
     found = read(args.runs, args.unfinished, args.metric, args.x, args.over, left)
     agents, contents = collect(found, lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
+from scripts.commands import near
 
 FINISHED = ("done", "diverged")
 RATE = "learning_rate"
@@ -23,6 +24,10 @@ NAMES = {"exp_name": str, "env_id": str, "optimizer": str, "seed": int}  # what 
 MOST = 2**53  # steps: more is no number of steps, and no integer of numpy's once it is multiplied
 SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis
+LOSSES = ("loss/", "losses/policy_loss", "losses/value_loss")  # how metrics begin of which less is better
+# Flags that decide nothing about a run's numbers, or only their last digits.
+SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"}
+SESSION |= {"torch_threads", "backend", "compile", "device"}
 FINE = {"steps": 1, "epochs": 1, "seconds": 1000}  # parts of its unit that are told apart
 
 
@@ -37,7 +42,7 @@ class View:
     @property
     def lower(self) -> bool:
         """Whether lower is better."""
-        return self.metric.startswith("loss")
+        return self.metric.startswith(LOSSES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,11 @@ class Run:
     start: float
     tags: set[str]
 
+    @property
+    def packed(self) -> int | None:
+        """The bins that scripts/pack.py has made of its curve, None if it is as it was written."""
+        return self.meta.get("packed_bins")
+
 
 def say(text: str) -> None:
     """Tell on stderr."""
@@ -81,13 +91,13 @@ def read(
     metric: str | None = None,
     axis: str | None = None,
     over: str = RATE,
-    left: Counter[str] | None = None,
+    left: Counter[tuple[str, str]] | None = None,
 ) -> list[Run]:
     """Return the runs of run directories and of folders that hold some, and say on stderr which are left out.
 
     `unfinished` takes runs that are not done, as far as they have come. `metric` and `axis`: None for the return
     against steps or, of supervised runs, the validation loss against epochs. `over`: a flag of positive numbers.
-    `left` counts those left out, by why.
+    `left` counts those left out, by agent ("" where that is not known) and why.
     """
     runs, broken, left = [], [], Counter() if left is None else left
     for path in find([Path(name) for name in given], left):
@@ -100,7 +110,7 @@ def read(
         if not runs:
             raise InputError(f"{what}; there is nothing to plot")
         say(f"{what}; left out")
-        left["cannot be read"] = len(broken)
+        left["", "cannot be read"] = len(broken)
     silent = [run.path.name for run in runs if not run.meta["versions"]]
     if silent:
         say(f"{len(silent)} of {len(runs)} runs have no versions in meta.json, the first: {silent[0]}; taken without")
@@ -110,8 +120,10 @@ def read(
         say(f"{len(going)} of {len(runs)} runs are not finished, the first: {', '.join(going[:3])}; {taken}")
     if len(going) == len(runs) and not unfinished:
         raise InputError(f"{given[0]}: no finished run among {len(runs)}; --unfinished takes them as they are")
-    left["not finished"] = 0 if unfinished else len(going)
-    return [run for run in runs if unfinished or run.status in FINISHED]
+    if unfinished:
+        return runs
+    left.update((run.config["exp_name"], "not finished") for run in runs if run.status not in FINISHED)
+    return [run for run in runs if run.status in FINISHED]
 
 
 def seen(run: Run, metric: str) -> Run:
@@ -119,7 +131,17 @@ def seen(run: Run, metric: str) -> Run:
     return _run(run.path, metric, run.view.axis, run.view.over)
 
 
-def find(given: list[Path], left: Counter[str]) -> list[Path]:
+def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    """Return runs of one group by their seeds, in order; InputError for a seed that is there twice."""
+    found: dict[int, Run] = {}
+    for run in runs:
+        other = found.setdefault(seed := run.config["seed"], run)
+        if other is not run:
+            raise InputError(f"seed {seed} twice in one group, in {other.path} and {run.path}; name one of the two")
+    return dict(sorted(found.items()))
+
+
+def find(given: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:
     """Return the run directories that are meant, each once; InputError for a path where there is none."""
     found: dict[Path, Path] = {}
     empty = []
@@ -140,28 +162,35 @@ def find(given: list[Path], left: Counter[str]) -> list[Path]:
     return list(found.values())
 
 
-def _asked(folder: Path, own: list[Path], left: Counter[str]) -> list[Path]:
+def planned_runs(folder: Path) -> list[str]:
+    """Return the names of the runs that a sweep's folder was asked for, by sweep.json; [] if there is none."""
+    if not (path := folder / "sweep.json").exists():
+        return []
+    planned = _json(path).get("runs")
+    if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
+        raise InputError(f"{path}: runs is {planned!r}, no list of names")
+    return planned
+
+
+def _asked(folder: Path, own: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:
     """Of the runs in a folder those that the last sweep there asked for, by sweep.json; all if there is none."""
-    path = folder / "sweep.json"
-    if not path.exists():
-        return own
     try:
-        planned = _json(path).get("runs")
-        if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
-            raise InputError(f"{path}: runs is {planned!r}, no list of names")
+        planned = planned_runs(folder)
     except InputError as error:
         say(f"{error}; so all {len(own)} runs there are taken")
+        return own
+    if not planned:
         return own
     there, wanted = {run.name for run in own}, set(planned)
     missing, others = [name for name in planned if name not in there], sorted(there - wanted)
     if missing:
         names = ", ".join(missing[:3])
         say(f"{folder}: {len(missing)} of {len(planned)} planned runs are missing, the first: {names}")
-        left["missing"] += len(missing)
+        left["", "missing"] += len(missing)
     if others:
         what = f"{len(others)} of {len(own)} runs there are not in sweep.json, of an earlier spec"
         say(f"{folder}: {what}, the first: {', '.join(others[:3])}; left out")
-        left["of an earlier spec"] += len(others)
+        left["", "of an earlier spec"] += len(others)
     return [run for run in own if run.name in wanted]
 
 
@@ -188,6 +217,9 @@ def _config(path: Path, over: str) -> dict[str, Any]:
             raise InputError(f"{path / 'config.json'}: no {name!r}")
         if not isinstance(config[name], kind):
             raise InputError(f"{path / 'config.json'}: {name} is {config[name]!r}")
+    if over not in config:
+        numbers = [name for name, value in config.items() if type(value) in (int, float)]
+        raise InputError(f"{path / 'config.json'}: no flag {over!r}: {near(over, numbers)}")
     for name in (RATE, over):
         value = config.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < np.inf:

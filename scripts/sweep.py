@@ -219,9 +219,9 @@ def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
             raise InputError(f"{flag} {value}: is not for --launcher {args.launcher}; leave it out")
         if isinstance(value, int) and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
-    jobs = args.jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if args.launcher == "local":
-        return launchers.Local(jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return launchers.Local(args.jobs or cores)
     if ray:
         return launchers.OnRay(args.ray_address)
     options: dict[str, Any] = {"timeout_min": args.time_limit or 240}
@@ -230,7 +230,7 @@ def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
         if not equals:
             raise InputError(f"--slurm {pair}: must be NAME=VALUE, one of sbatch's options")
         options[f"slurm_{name.replace('-', '_')}"] = int(value) if value.isdigit() else value
-    return launchers.OnSlurm(jobs, args.launcher.removeprefix("submitit-"), options)
+    return launchers.OnSlurm(args.jobs, args.launcher.removeprefix("submitit-"), options)
 
 
 def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -244,7 +244,7 @@ def main() -> int:
     parser = Parser("hesscale-rl sweep", __doc__)
     parser.add_argument("spec", type=Path, help="a TOML or Python file")
     parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
-    parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core")
+    parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core, of Slurm any number")
     parser.add_argument(
         "--launcher",
         default="local",

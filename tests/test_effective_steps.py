@@ -25,6 +25,7 @@ def write(folder, rate, seed, etas, returns=0.0, optimizer="scaled-adam", anneal
             row = {"global_step": 200 * (k + 1), "optim/eta_actor": eta, "optim/eta_critic": 1.0}
             row |= {} if annealed is None else {"charts/learning_rate": rate * annealed[k]}
             file.write(json.dumps(row) + "\n")
+    return path
 
 
 def test_the_steps_and_which_runs_are_the_same(tmp_path, monkeypatch, capsys):
@@ -56,6 +57,19 @@ def test_one_more_episode_makes_another_run(tmp_path, monkeypatch, capsys):
         file.write(json.dumps({"global_step": 1000, "charts/episodic_return": LADDER[-1][1]}) + "\n")
     _, out, _ = command(monkeypatch, capsys, tmp_path)
     assert "0.1: 0 of 1 as at 1 |" in out
+
+
+def test_runs_without_an_episode_are_not_the_same_and_none_counts_twice(tmp_path, monkeypatch, capsys):
+    for rate in (0.1, 1.0):
+        path = write(tmp_path, rate, 0, (0.1, float("nan"), 0.1))
+        lines = [line for line in (path / "metrics.jsonl").read_text().splitlines() if "episodic" not in line]
+        (path / "metrics.jsonl").write_text("\n".join(lines).replace('critic": 1.0', 'critic": NaN'))
+    _, out, _ = command(monkeypatch, capsys, tmp_path)
+    assert "| actor 0.01 to 0.1 | 0.1: 0 of 1 as at 1 |" in out  # the critic's factors never were finite
+    (tmp_path / "scaled-adam1.00").rename(tmp_path / "other")
+    write(tmp_path, 1.0, 0, (0.1, 0.1, 0.1))
+    code, out, err = command(monkeypatch, capsys, tmp_path)
+    assert (code, out) == (BAD_INPUT, "") and "seed 0 twice in one group, in " in err
 
 
 @pytest.mark.parametrize("name", ["scaled-adam", "scaled-adahesscale"])

@@ -1,5 +1,6 @@
 """A packed sweep has the figures of the sweep itself, and is taken for finished by the next one."""
 
+import json
 import sys
 import tarfile
 
@@ -8,7 +9,7 @@ import pytest
 from test_plot import run
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE
-from scripts import pack, plot
+from scripts import compare, effective_steps, pack, plot, results
 from scripts.launchers import exit_code
 
 
@@ -26,7 +27,8 @@ def make(folder):
             episodes = [(int(step), random.normal()) for step in steps]
             ending = {"status": "diverged", "end": 640} if (seed, rate) == (2, 1e-2) else {"end": 1003}
             inside = [episode for episode in episodes if episode[0] <= ending["end"]]
-            run(folder, f"run{seed}-{rate:g}", seed, inside, learning_rate=rate, run_dir="/home/me/x", **ending)
+            places = {"run_dir": "/home/me/x", "resume": "/home/me/x"}
+            run(folder, f"run{seed}-{rate:g}", seed, inside, learning_rate=rate, **places, **ending)
 
 
 @pytest.mark.parametrize("kind, bins", [("curves", 100), ("sensitivity", 100), ("sensitivity", 7), ("profile", 7)])
@@ -40,6 +42,7 @@ def test_the_figures_are_the_same(tmp_path, monkeypatch, capsys, kind, bins):
     with tarfile.open(tmp_path / "a/b.tar.xz") as tar:
         tar.extractall(tmp_path / "packed", filter="data")
     assert not any(b"/home/me" in path.read_bytes() for path in (tmp_path / "packed").glob("*/*"))
+    assert json.loads((tmp_path / "packed/run0-0.01/meta.json").read_text())["packed_bins"] == bins
     lines = [len((path / "metrics.jsonl").read_bytes().splitlines()) for path in (tmp_path / "packed").iterdir()]
     assert min(lines) > 0 and max(lines) == bins
     for folder in ("runs", "packed"):
@@ -55,6 +58,42 @@ def test_a_sweep_takes_its_runs_for_finished(tmp_path, monkeypatch, capsys):
         tar.extractall(tmp_path / "packed", filter="data")
     for path in (tmp_path / "packed").iterdir():
         assert exit_code(path) == (DIVERGED if path.name == "run2-0.01" else DONE)
+
+
+def test_what_needs_more_than_the_bins_is_refused(tmp_path, monkeypatch, capsys):
+    make(tmp_path / "runs")
+    for path in (tmp_path / "runs").iterdir():
+        config = (path / "config.json").read_text()
+        (path / "config.json").write_text(config.replace('"adam"', '"scaled-adam"'))
+    command(monkeypatch, capsys, pack.main, tmp_path / "runs", tmp_path / "b.tar.xz", "--bins", 10)
+    with tarfile.open(tmp_path / "b.tar.xz") as tar:
+        tar.extractall(packed := tmp_path / "packed", filter="data")
+    again = command(monkeypatch, capsys, pack.main, packed, tmp_path / "c.tar.xz", "--bins", 10)
+    assert again[0] == DONE and (tmp_path / "b.tar.xz").read_bytes() == (tmp_path / "c.tar.xz").read_bytes()
+    run(tmp_path / "shorter", "a", 9, total=500, end=500, optimizer="scaled-adam")
+    for main, words, problem in (
+        (plot.main, ("curves", packed), "is packed in 10 bins of 1,000 steps, not in 100 of 1,000; take --bins 10"),
+        (compare.main, (packed, tmp_path / "shorter", "--to", "scaled-adam", "--bins", 10), "not in 10 of 500"),
+        (pack.main, (packed, tmp_path / "d.tar.xz"), "--bins 100: "),
+        (results.main, (packed,), "is packed, without its episodes; scripts/compare.py --last 0.1 takes it"),
+        (effective_steps.main, (packed,), "no optim/eta_... in metrics.jsonl: it is packed"),
+    ):
+        monkeypatch.chdir(tmp_path)
+        code, _, err = command(monkeypatch, capsys, main, *words)
+        assert code == BAD_INPUT and problem in err.splitlines()[-1]
+
+
+def test_runs_that_are_missing_are_missing_in_the_archive_too(tmp_path, monkeypatch, capsys):
+    make(tmp_path / "runs")
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    asked = json.dumps({"spec": "/home/me/x.toml", "runs": [*names[:-1], "another"]})
+    (tmp_path / "runs" / "sweep.json").write_text(asked)
+    code, _, err = command(monkeypatch, capsys, pack.main, tmp_path / "runs", tmp_path / "b.tar.xz")
+    assert code == DONE and "1 of 6 planned runs are missing, the first: another" in err
+    with tarfile.open(tmp_path / "b.tar.xz") as tar:
+        tar.extractall(tmp_path / "packed", filter="data")
+    assert json.loads((tmp_path / "packed/sweep.json").read_text()) == {"runs": [*names[:-1], "another"]}
+    assert {path.parent.name for path in (tmp_path / "packed").glob("*/config.json")} == set(names[:-1])
 
 
 def test_what_cannot_be_packed_is_one_line(tmp_path, monkeypatch, capsys):

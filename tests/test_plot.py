@@ -10,7 +10,7 @@ import scipy.stats
 
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import curves, plot, runs
-from scripts.figure import EVERYWHERE, Line, look
+from scripts.figure import DOWN, EVERYWHERE, Line, look
 
 LADDER = ((200, 1.0), (400, 2.0), (600, 3.0), (800, 4.0), (1000, 5.0))  # one episode in each of five bins
 
@@ -119,7 +119,10 @@ def test_one_task_agrees_with_scipy():
     np.testing.assert_allclose([low, high], drawn.confidence_interval, atol=0.05 * (high - low))
     value, low, high = curves.interval([scores], "mean", "se")
     assert [value - low, high - value] == pytest.approx([scipy.stats.sem(scores)] * 2)
-    assert np.isnan(curves.interval([scores[:1]], "mean", "bootstrap")[1:]).all()  # one run has no interval
+    for tasks in ([scores[:1]], [scores, scores[:1]]):  # one run has no interval, nor have tasks of which one has it
+        assert np.isnan([curves.interval(tasks, "mean", error)[1:] for error in ("bootstrap", "se")]).all()
+    test = scipy.stats.ttest_1samp(scores, 0).confidence_interval(0.95)
+    assert curves.student(scores) == pytest.approx((test.low, test.high))
 
 
 def test_several_tasks_agree_with_rliable_and_may_differ_in_their_runs():
@@ -328,17 +331,33 @@ def test_figures_say_how_many_runs_they_show_and_which_diverged(sweep, monkeypat
     (points, caption), (bands, other) = drawn
     assert all("; left out: 1 not finished; " in text for text in (caption, other))
     names = [text.get_text() for text in points.legends[0].get_texts()]
-    assert sorted(names) == ["adam (n = 3)", "diverged run", "scaled-adam (n = 3)"]
+    assert sorted(names) == ["adam (n = 3)", "diverged run", "diverged run, outside", "scaled-adam (n = 3)"]
     hopper = next(axes for axes in points.axes if "Hopper" in axes.get_title())
     note = "outside: points 1, interval ends 1, diverged runs 2; -1e+07 to"
     assert any(note in text.get_text() for text in hopper.texts) and hopper.get_ylim()[0] > -100
-    crosses = [line for line in hopper.lines if line.get_marker() == "x" and len(line.get_xdata())]
-    assert len(crosses) == 2 and all(hopper.get_ylim()[0] < line.get_ydata()[0] for line in crosses)
-    assert "counts, from its end on, with the worst that its own curve had" in caption
-    assert "with the worst that any run on its task had" in other
+    marks = [line for line in hopper.lines if line.get_marker() in ("x", DOWN) and len(line.get_xdata())]
+    assert [line.get_marker() for line in marks] == [DOWN, DOWN]  # no cross where no return was
+    assert all(hopper.get_ylim()[0] < line.get_ydata()[0] for line in marks)
+    assert "counts, from its end on, with the worst that its own curve had;" in caption
+    assert "from its end on, with the worst that any run on its task had;" in other
     ant = next(axes for axes in bands.axes if "Ant" in axes.get_title())
     ends = [(*line.get_xdata(), *line.get_ydata()) for line in ant.lines if line.get_marker() == "x"]
     assert ends[:2] == [(600, 3), (600, 13)]
+
+
+def test_what_one_agent_lacks_is_not_told_of_another(tmp_path, monkeypatch, capsys, undrawn):
+    said, of = [], plot.caption_of
+    monkeypatch.setattr(plot, "caption_of", lambda *given: said.append(of(*given)) or said[-1])
+    for agent, status in (("ppo", "done"), ("a2c", "running")):
+        run(tmp_path / "runs", f"{agent}0", exp_name=agent)
+        run(tmp_path / "runs", f"{agent}1", 1, exp_name=agent, status=status)
+    run(tmp_path / "runs", "bare", 2, [], status="diverged")
+    (tmp_path / "runs" / "damaged").mkdir()
+    (tmp_path / "runs" / "damaged" / "config.json").touch()
+    assert command(monkeypatch, capsys, "curves", tmp_path / "runs", "-o", tmp_path / "fig")[0] == DONE
+    assert "; left out: 1 cannot be read, 1 not finished; " in said[0]
+    assert "; left out: 1 cannot be read; " in said[1]
+    assert "with the worst that its own curve had or, without an episode, that any run on its task had;" in said[1]
 
 
 BAD = {

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from test_plot import command, figure, run
+from test_plot import command, figure, gather, run
 
-from hesscale_rl.errors import BAD_INPUT
+from hesscale_rl.errors import BAD_INPUT, InputError
 from scripts import plot
 
 
@@ -30,6 +30,16 @@ def supervised(folder, optimizer, seed=0, losses=(2.0, 1.0, 0.5), rate=1e-3, sta
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def test_a_run_that_has_but_begun_is_no_curve(tmp_path, capsys):
+    begun = supervised(tmp_path, "adam", 1, losses=(), status="running")
+    with pytest.raises(InputError, match="no loss/validation in any of 1 runs"):
+        gather(begun, unfinished=True)
+    supervised(tmp_path, "adam", 0)
+    (group,) = gather(tmp_path, unfinished=True)
+    assert group.curves.tolist() == [[-2.0, -1.0, -0.5]]
+    assert f"{begun}: no loss/validation" in capsys.readouterr().err
 
 
 def test_of_supervised_runs_the_lowest_loss_is_best_and_counts_by_epoch(tmp_path, monkeypatch, capsys):

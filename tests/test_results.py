@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hesscale_rl.errors import BAD_INPUT, DONE
 from scripts import results
 
 
@@ -20,9 +21,9 @@ def run(folder, name, seed, value, status="done", lr=3e-4):
     return str(path)
 
 
-def table(monkeypatch, capsys, *runs):
+def table(monkeypatch, capsys, *runs, code=DONE):
     monkeypatch.setattr("sys.argv", ["results.py", *runs])
-    results.main()
+    assert results.main() == code
     return capsys.readouterr()
 
 
@@ -31,7 +32,8 @@ def test_seeds_interval_divergence_and_what_is_left_out(tmp_path, monkeypatch, c
     out = table(monkeypatch, capsys, *runs, run(tmp_path, "d", 4, 999.0, "running"))
     # mean 20, standard deviation 10, t of 2 degrees of freedom 4.303: 4.303 * 10 / sqrt(3) = 24.8
     assert "| Hopper-v5 | ppo | adam | 1, 2, 3 | 10, 20, 30 (diverged) | 20 ± 25 |" in out.out
-    assert "d: running, left out" in out.err
+    assert "1 of 4 runs are not finished, the first: d (running); left out" in out.err
+    assert out.out == table(monkeypatch, capsys, str(tmp_path)).out  # a folder of them does, too
 
 
 def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path, monkeypatch, capsys):
@@ -40,8 +42,8 @@ def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path,
     assert (
         "adam (learning_rate 0.0003) | 1 | 10 | 10 |" in out and "adam (learning_rate 0.001) | 1 | 20 | 20 |" in out
     )
-    with pytest.raises(SystemExit, match="seed 1 of these settings is there twice"):
-        table(monkeypatch, capsys, *runs, run(tmp_path, "c", 1, 5.0))
+    out = table(monkeypatch, capsys, *runs, run(tmp_path, "c", 1, 5.0), code=BAD_INPUT)
+    assert out.out == "" and "seed 1 twice in one group, in " in out.err
 
 
 def test_the_best_step_size_is_that_of_the_highest_average_of_a_task(tmp_path, monkeypatch):
@@ -50,4 +52,9 @@ def test_the_best_step_size_is_that_of_the_highest_average_of_a_task(tmp_path, m
     rows += ["A,adam,,0.1,5,4,6,3,0,", "A,adam,,0.01,7,6,8,3,1,", "A,adam,,0.1,9,,,1,1,2"]
     rows += ["B,adam,,0.1,-3,-4,-2,3,0,", "A,sgd,,1,-1,-2,0,3,0,", '"all tasks, normalised",adam,,0.1,1,0,1,3,0,']
     (tmp_path / "one.csv").write_text("\n".join(rows))
-    assert results.best_rates("one.csv", "none.csv") == {("A", "adam"): 0.01, ("B", "adam"): 0.1, ("A", "sgd"): 1.0}
+    assert results.best_rates("one.csv") == {("A", "adam"): 0.01, ("B", "adam"): 0.1, ("A", "sgd"): 1.0}
+    with pytest.raises(OSError, match=r"none\.csv"):
+        results.best_rates("one.csv", "none.csv")
+    (tmp_path / "two.csv").write_text("\n".join([rows[0], "A,adam,delta 1e-06,0.1,5,4,6,3,0,"]))
+    with pytest.raises(ValueError, match=r"two\.csv: adam with delta 1e-06"):
+        results.best_rates("two.csv")

@@ -32,12 +32,20 @@ def test_missing_and_unfinished_runs_are_told(tmp_path, capsys):
     run(tmp_path, "short", ord("a"), total=500)  # of the spec before it was lengthened
     left = Counter()
     assert [r.path.name for r in runs.read([tmp_path], False, left=left)] == ["a"]
-    assert left == {"missing": 4, "of an earlier spec": 1, "not finished": 2}
+    assert left == {("", "missing"): 4, ("", "of an earlier spec"): 1, ("ppo", "not finished"): 2}
     errors = capsys.readouterr().err
     assert "4 of 7 planned runs are missing, the first: d, e, f\n" in errors
     assert "1 of 4 runs there are not in sweep.json, of an earlier spec, the first: short; left out" in errors
     assert "2 of 3 runs are not finished, the first: b (running), c (no status.json); left out" in errors
     assert sorted(r.path.name for r in runs.read([tmp_path, tmp_path / "a"], True)) == ["a", "b", "c"]
+
+
+def test_of_losses_less_is_better_and_of_nothing_else(tmp_path):
+    run(tmp_path, "a")
+    lower = ("loss/validation", "loss/train", "losses/policy_loss", "losses/value_loss")
+    for metric in (*lower, "losses/explained_variance", "losses/entropy", "charts/episodic_return"):
+        (seen,) = runs.read([tmp_path], False, metric)
+        assert seen.view.lower == (metric in lower)
 
 
 def test_any_flag_of_numbers_takes_the_place_of_the_step_size(tmp_path, monkeypatch, capsys):
@@ -52,10 +60,11 @@ def test_any_flag_of_numbers_takes_the_place_of_the_step_size(tmp_path, monkeypa
     assert own == [(first, 1e-8, 3.5), (first, 1e-6, 13.5), (second, 1e-6, 23.5)]
     run(tmp_path / "runs", "none", 0, optimizer="sgd")
     _, err = figure(tmp_path / "b", monkeypatch, capsys, *how, "delta")
-    assert "1 of 7 runs cannot be read" in err and "delta is None, no positive number; left out" in err
+    assert "1 of 7 runs cannot be read" in err and "no flag 'delta': there is learning_rate, seed; left out" in err
     for kind, flag, words in (
         ("sensitivity", "eps", "eps is 0.0, no positive number"),
-        ("sensitivity", "max-grad-norm", "max_grad_norm is None"),
+        ("sensitivity", "max-grad-norm", "no flag 'max_grad_norm': there is "),
+        ("sensitivity", "delat", "no flag 'delat': did you mean 'delta'?"),
         ("curves", "delta", "--over delta: is for plot sensitivity"),
     ):
         code, _, err = command(monkeypatch, capsys, kind, tmp_path / "runs", "--over", flag)
