@@ -26,6 +26,7 @@ FONTS: dict[Any, Any] = {"font.size": 7, "axes.labelsize": 8, "axes.titlesize": 
 FONTS |= {"axes.grid": True, "grid.alpha": 0.25}
 FONTS |= {"legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 3.5}
 UP, DOWN = r"$\uparrow$", r"$\downarrow$"  # where a diverged run lies outside of a panel
+INSET = 0.05  # of a panel's height, from its edge to such an arrow
 LABEL = 60  # letters in a line of a legend
 FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 NOTE = 0.09  # of a panel's height, for a note at its top
@@ -159,8 +160,12 @@ def draw_crosses(axes: Any, line: Line, colour: Any, aside: float = 1.0) -> None
     """Draw a line's diverged runs, those outside of the limits there as arrows."""
     low, high = axes.get_ylim()
     for x, y, _ in line.crosses:
-        marker = "x" if low <= y <= high else DOWN if y < low else UP
-        axes.plot(x * aside, min(max(y, low), high), marker=marker, color=colour, clip_on=False, zorder=3)
+        if low <= y <= high:
+            axes.plot(x * aside, y, "x", color=colour, clip_on=False, zorder=3)
+        else:
+            part = INSET if y < low else 1 - INSET
+            y = low * (high / low) ** part if axes.get_yscale() == "log" else low + part * (high - low)
+            axes.plot(x * aside, y, marker=DOWN if part == INSET else UP, markersize=9, color=colour, zorder=4)
 
 
 def name_crosses(axes: Any, lines: list[Line], limits: tuple[float, float], what: str) -> None:

@@ -7,7 +7,7 @@ the sensitivity sweeps have them in docs/results/.
 from scripts.results import best_rates
 
 TABLES = {
-    "a2c": ("a2c_sensitivity.csv", "a2c_sensitivity_ant_pendulum.csv", "adahessian_a2c.csv"),
+    "a2c": ("a2c_sensitivity.csv", "adahessian_a2c.csv"),
     "ppo": ("ppo_sensitivity.csv", "adahessian_ppo.csv"),
 }
 # Task by task, the slowest last, so that a sweep which is not done yet has whole panels.
