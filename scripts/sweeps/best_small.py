@@ -11,7 +11,7 @@ TABLES = {
     "ppo": ("ppo_sensitivity.csv", "adahessian_ppo.csv"),
 }
 # Task by task, the slowest last, so that a sweep which is not done yet has whole panels.
-TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedDoublePendulum-v5", "Ant-v5")
+TASKS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Walker2d-v5", "Ant-v5")
 
 
 def runs(agent: str, task: str, optimizer: str, rate: float) -> dict:
