@@ -18,7 +18,7 @@ from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.curves import Array, Group
-from scripts.runs import SUPERVISED, Run, collect, read, say
+from scripts.runs import Run, by_agent, collect, read, say
 from scripts.sweep import tell
 
 HEADER = "| task | optimizer | n | return | difference to {} | P(above) |", "|---|---|---|---|---|---|"
@@ -110,11 +110,9 @@ def compare(args: argparse.Namespace) -> int:
         raise InputError(f"--bins {args.bins}: must be at least 1")
     if round(args.last * args.bins, 9) % 1:
         raise InputError(f"--last {args.last:g}: is no whole number of {args.bins} bins (--bins)")
-    found = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
-    if SUPERVISED in found:
-        raise InputError(f"{found[SUPERVISED][0].path}: a supervised run has no returns; hesscale-rl plot takes it")
+    found = by_agent(read(args.runs, unfinished=False))
     tables: dict[str, list[str]] = {}
-    for agent, runs in sorted(found.items()):
+    for agent, runs in found.items():
         try:
             tables[agent] = table(runs, args.to, args.last, args.bins)
         except InputError as error:

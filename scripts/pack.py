@@ -20,7 +20,7 @@ from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.run import atomic_write
 from scripts.commands import Parser, obey
 from scripts.curves import bin_means
-from scripts.runs import SUPERVISED, Run, collect, planned_runs, read
+from scripts.runs import Run, by_agent, planned_runs, read
 from scripts.sweep import tell
 
 RETURN = "charts/episodic_return"
@@ -69,8 +69,7 @@ def pack(args: argparse.Namespace) -> int:
     if not args.output.name.endswith(".tar.xz"):
         raise InputError(f"{args.output}: must end in .tar.xz")
     runs = read([str(args.sweep)], unfinished=False)
-    if other := collect(runs, lambda run: run.config["exp_name"]).get(SUPERVISED):
-        raise InputError(f"{other[0].path}: a supervised run has no returns; its metrics.jsonl is small as it is")
+    by_agent(runs)  # which have returns
     if packed := [run for run in runs if run.packed not in (None, args.bins)]:
         raise InputError(f"--bins {args.bins}: {packed[0].path} is packed in {packed[0].packed}")
     contents = {f"{run.path.name}/{name}": text for run in runs for name, text in files(run, args.bins).items()}

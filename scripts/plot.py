@@ -115,12 +115,11 @@ def caption_of(lines: list[Line], left: Counter[tuple[str, str]], args: argparse
         parts += [f"left out: {', '.join(own)}"]
     parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
     if lost := [run for group in groups for run in group.diverged]:
-        single = (args.diverged or curves.usual_worst(runs)) == "own"
-        whose = "its own curve had" if single else "any run on its task had"
-        bare = " or, without an episode, that any run on its task had" * (
-            single and not all(len(r.steps) for r in lost)
-        )
-        parts += [f"a diverged run counts, from its end on, with the worst that {whose}{bare}"]
+        whose = "any run on its task had"
+        if (args.diverged or curves.usual_worst(runs)) == "own":
+            bare = any(not len(run.steps) for run in lost)
+            whose = "its own curve had" + f" or, without an episode, that {whose}" * bare
+        parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
     if view.lower and any(line.panel == EVERYWHERE for line in lines):
         parts += ["score 0: a loss as before training or above"]
     versions = [run.meta["versions"] for run in runs]

@@ -15,7 +15,7 @@ import numpy as np
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
-from scripts.runs import RATE, Run, by_seed, collect, read
+from scripts.runs import RATE, Run, by_agent, by_seed, collect, read
 from scripts.sweep import tell
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -74,8 +74,7 @@ def best_rates(*tables: str) -> dict[tuple[str, str], float]:
 
 def show(args: argparse.Namespace) -> int:
     """Print the table of the runs named on the command line."""
-    agents = collect(read(args.runs, unfinished=False), lambda run: run.config["exp_name"])
-    table = [row for _, runs in sorted(agents.items()) for row in rows(runs)]
+    table = [row for runs in by_agent(read(args.runs, unfinished=False)).values() for row in rows(runs)]
     tell("| environment | agent | optimizer | seeds | return of each seed | mean, 95 % interval |", "|---" * 6 + "|")
     tell(*table)
     return DONE

@@ -131,6 +131,14 @@ def seen(run: Run, metric: str) -> Run:
     return _run(run.path, metric, run.view.axis, run.view.over)
 
 
+def by_agent(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return runs by their agent, in order; InputError for supervised ones, which have no returns."""
+    found = collect(runs, lambda run: run.config["exp_name"])
+    if SUPERVISED in found:
+        raise InputError(f"{found[SUPERVISED][0].path}: a supervised run has no returns; hesscale-rl plot takes it")
+    return dict(sorted(found.items()))
+
+
 def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
     """Return runs of one group by their seeds, in order; InputError for a seed that is there twice."""
     found: dict[int, Run] = {}

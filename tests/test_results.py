@@ -46,6 +46,17 @@ def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path,
     assert out.out == "" and "seed 1 twice in one group, in " in out.err
 
 
+def test_supervised_and_damaged_runs_are_told(tmp_path, monkeypatch, capsys):
+    good, broken = run(tmp_path, "a", 1, 10.0), run(tmp_path, "b", 2, 20.0)
+    with open(f"{broken}/metrics.jsonl", "a") as file:
+        file.write('{"global_step": 10')
+    assert "| 1, 2 | 10, 20 | 15 ± 64 |" in (out := table(monkeypatch, capsys, good, broken)).out
+    assert "b/metrics.jsonl: 1 of 4 lines are broken and skipped" in out.err
+    config = json.dumps({"task": "mnist-mlp", "epochs": 1, "optimizer": "adam", "seed": 0, "learning_rate": 0.1})
+    (tmp_path / "a" / "config.json").write_text(config)
+    assert "a: a supervised run has no returns" in table(monkeypatch, capsys, good, code=BAD_INPUT).err
+
+
 def test_the_best_step_size_is_that_of_the_highest_average_of_a_task(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     rows = ["task,optimizer,settings,learning_rate,value,low,high,n,diverged,seed"]
