@@ -90,11 +90,8 @@ def table(runs: list[Run], to: str, last: float, bins: int) -> list[str]:
         if own is other or len(shared := sorted(own.keys() & other.keys())) < 2:
             continue
         pairs = [values[own[env]] for env in shared] + [values[other[env]] for env in shared]
-        cell = f"{float(above(pairs)):.2f}"
-        if min(map(len, pairs)) > 1:
-            drawn = curves.stratified_bootstrap(pairs, above, curves.RESAMPLES, np.random.default_rng(0))
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            cell += f" [{low:.2f}, {high:.2f}]"
+        low, high = curves.bootstrap_ends(pairs, above)
+        cell = spread(low, float(above(pairs)), high, 2)
         rows.append(f"| {len(shared)} tasks: {', '.join(shared)} | {title(method)} | | | | {cell} |")
     if max(tried) > 1:
         of = " to ".join(f"{number}" for number in sorted({min(tried), max(tried)}))

@@ -242,21 +242,26 @@ def stratified_bootstrap(
     return statistic([task[rng.integers(len(task), size=(len(task), reps))] for task in tasks])
 
 
+def bootstrap_ends(tasks: list[Array], statistic: Statistic) -> Array:
+    """Return the ends of the 95 % stratified bootstrap interval, [2, ...]; NaN where a task has a single run."""
+    if min(map(len, tasks)) < 2:
+        return np.full((2, *np.shape(statistic(tasks))), np.nan)
+    # A generator of its own for each: the same runs have the same interval whatever else is computed.
+    drawn = stratified_bootstrap(tasks, statistic, RESAMPLES, np.random.default_rng(0))
+    return np.percentile(drawn, [2.5, 97.5], axis=0)
+
+
 def interval(tasks: list[Array], statistic: str, error: str) -> Array:
     """Return the statistic and the ends of its interval, [3, ...]: 95 % bootstrap, or one standard error for "se".
 
     Each task is [runs, ...]. Where one has a single run, whose spread nobody knows, there is no interval: NaN.
     """
     value = np.asarray(STATISTICS[statistic](tasks))
-    if min(map(len, tasks)) < 2:
-        return np.array([value, value * np.nan, value * np.nan])
-    if error == "se":
+    if error == "se" and min(map(len, tasks)) > 1:
         variances = [task.var(axis=0, ddof=1) / len(task) for task in tasks]
         half = np.sqrt(np.sum(variances, axis=0)) / len(tasks)
         return np.array([value, value - half, value + half])
-    # A generator of its own for each: the same runs have the same interval whatever else a figure shows.
-    drawn = stratified_bootstrap(tasks, STATISTICS[statistic], RESAMPLES, np.random.default_rng(0))
-    return np.array([value, *np.percentile(drawn, [2.5, 97.5], axis=0)])
+    return np.array([value, *bootstrap_ends(tasks, STATISTICS[statistic])])
 
 
 def student(values: Array) -> tuple[float, float]:
