@@ -5,6 +5,7 @@ robot lives at one address; 127.0.0.2 and so on are free for more. Distances are
 """
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import select
@@ -147,6 +148,9 @@ def serve(args: argparse.Namespace) -> int:
         f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
         f"script and stream {REALTIME}; Ctrl-C ends it"
     )
+    with contextlib.suppress(OSError, AttributeError):
+        # Where that is allowed: a robot's cycles do not wait for what else its host does.
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     try:
         server.run()
     finally:

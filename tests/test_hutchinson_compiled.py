@@ -147,10 +147,12 @@ def test_a_pass_draws_other_signs_for_every_minibatch(kind, samples):
     args, (slow, quick), fast = pair(ppo, kind, "scaled-adahessian")
     fast = make_learner(*quick[:2], hs.Hutchinson(samples))
     rows, order, seed = batch(slow[0], 50, 0), torch.randperm(50), next_seed()
+    slow[0].double()  # in float32, autodiff is as far off as the compiled pass, or farther
     for k, part in enumerate(order.tensor_split(7)):
-        ppo.learn(*slow[:2], Same(slow[0], seed, k, samples), {name: x[part] for name, x in rows.items()}, args)
+        minibatch = in_double({name: x[part] for name, x in rows.items()})
+        ppo.learn(*slow[:2], Same(slow[0], seed, k, samples), minibatch, args)
     fast.learn(rows, order, 7, objective(ppo, args))
-    assert distance(quick[0], slow[0]) < 1e-5
+    assert distance(quick[0], slow[0].float()) < 1e-5  # with the first minibatch's signs in all: from 7e-5
     for p, q in zip(quick[0].parameters(), slow[0].parameters(), strict=True):
         assert float((p.hess_diag - q.hess_diag).norm()) < 1e-3 * float(q.hess_diag.norm()) + 1e-7
 

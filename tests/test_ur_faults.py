@@ -173,6 +173,24 @@ def test_a_robot_that_fails_stops_the_arm(name, time_, robots):
 
 
 @pytest.mark.parametrize("time_", range(TIMES))
+def test_a_machine_that_stands_still_is_nobody_s_fault(time_, robots):
+    robot = robots()
+    client = Client(robot.host, time_).until("go")
+    everybody = [robot.process.pid, client.driver, client.process.pid]
+    chance = random.Random(time_)
+    for seconds in (0.09, 0.3, 1.5):
+        robot.until(lambda state: max(map(abs, state["qd"])) > 0.3, 10)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in chance.sample(everybody, 3):
+                os.kill(pid, number)
+            time.sleep(seconds)
+        robot.wait(0.5)
+    assert "stopped" not in robot.events
+    os.kill(client.process.pid, signal.SIGINT)
+    assert client.end() == 130 and gone(client), client.said
+
+
+@pytest.mark.parametrize("time_", range(TIMES))
 def test_an_action_out_of_range_is_cut(time_, robots):
     robot = robots()
     client = Client(robot.host, time_, "fast", 30).until("go")

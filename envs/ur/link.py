@@ -19,6 +19,7 @@ from . import kinematics
 from .arm import PERIODS, Move
 from .record import Record
 from .safety import FREE, Bounds, RobotFault, admit, clearance, plausible
+from .waiting import Waiting
 
 # What the two processes share. `sequence` is odd while the rest is being written.
 STATE = np.dtype(
@@ -180,15 +181,14 @@ class Link:
 
     def _next(self) -> Packet:
         """Wait for the robot's next word, tell the policy, and return it; RobotFault if it is not a good one."""
-        began, held = time.monotonic(), False
+        waiting, held = Waiting(), False
         while True:
             stamp = self.receive.getTimestamp()
             if self.last is None or stamp != self.last.stamp:
                 break
             if not self.receive.isConnected():
                 raise Silent("the robot has closed the connection")
-            silent = time.monotonic() - began
-            if silent > FRESH:
+            if (silent := waiting.look()) > FRESH:
                 raise Silent(f"no news from the robot for {silent:.2f} s")
             if silent > 3 * self.bounds.period and self.following and not held:
                 self._send(np.zeros(6))  # not knowing where it is, we do not keep it moving

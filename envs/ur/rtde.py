@@ -15,6 +15,7 @@ import numpy as np
 from .drivers import State, Status
 from .link import COMMAND, STATE, Link, ProtectiveStop, Settings, Silent, Stopped
 from .safety import FREE, Bounds, RobotFault, admit, check_command
+from .waiting import Waiting
 
 FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, Silent, Stopped)}
 POLL = 0.0005  # s between two looks at the state
@@ -92,13 +93,13 @@ class UrRtdeDriver:
 
     def read(self) -> State:
         """Return the newest state."""
-        since = time.monotonic()
+        waiting = Waiting()
         while True:
             before = int(self._state["sequence"])
             copy = self._state.copy()
             if before % 2 == 0 and before == int(self._state["sequence"]):
                 break
-            if time.monotonic() - since > HANGS:
+            if waiting.look() > HANGS:
                 raise self._hangs()
         counts = copy["overrides"]
         did = int(np.flatnonzero(counts > self._seen).max(initial=FREE))
@@ -108,7 +109,7 @@ class UrRtdeDriver:
     def wait(self, stamp: float) -> State:
         """Return the first state from `stamp` on."""
         self._seen = self._state["overrides"].copy()
-        sequence, since = -1, time.monotonic()
+        sequence, waiting = -1, Waiting()
         while True:
             status = int(self._state["status"])
             if status == Status.PROTECTIVE_STOP:
@@ -120,8 +121,8 @@ class UrRtdeDriver:
             if self._state["sequence"] > 0 and self._state["stamp"] >= stamp - self.bounds.period / 2:
                 return self.read()
             if self._state["sequence"] != sequence:
-                sequence, since = int(self._state["sequence"]), time.monotonic()
-            elif time.monotonic() - since > HANGS:
+                sequence, waiting = int(self._state["sequence"]), Waiting()
+            elif waiting.look() > HANGS:
                 raise self._hangs()
             time.sleep(POLL)
 
