@@ -96,8 +96,11 @@ def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[l
     return [own for own in cells.values() if len(own) == tasks]
 
 
-def caption_of(lines: list[Line], left: Counter[tuple[str, str]], args: argparse.Namespace) -> str:
-    """Return what a figure says of itself: from how many runs, which not, with what, when, and by which command."""
+def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str]], args: argparse.Namespace) -> str:
+    """Return what a figure says of itself: from how many runs, which not, with what, when, and by which command.
+
+    given: the agent's runs, of which `lines` may have the best learning rates alone.
+    """
     groups = {group for line in lines for cell in line.cells for group in cell}
     runs = [run for group in groups for run in group.runs]
 
@@ -113,7 +116,9 @@ def caption_of(lines: list[Line], left: Counter[tuple[str, str]], args: argparse
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
     if own := [f"{n} {why}" for (agent, why), n in left.items() if n and agent in ("", runs[0].config["exp_name"])]:
         parts += [f"left out: {', '.join(own)}"]
-    parts += ["learning rates: the best of these runs"] * (args.kind != "sensitivity" and not args.all)
+    tried = {(run.config["env_id"], run.config["optimizer"], run.config[RATE]) for run in given}
+    if args.kind != "sensitivity" and not args.all and len(tried) > len({rate[:2] for rate in tried}):
+        parts += ["learning rates: the best of these runs"]
     if lost := [run for group in groups for run in group.diverged]:
         whose = "any run on its task had"
         if (args.diverged or curves.usual_worst(runs)) == "own":
@@ -174,7 +179,7 @@ def plot(args: argparse.Namespace) -> int:
             raise InputError(f"{args.kind}: nothing to normalise among the runs of {agent}; it needs {needs}")
         name = target(args.output, args.kind) + f"_{agent}" * (len(agents) > 1)
         with matplotlib.rc_context(FONTS):
-            figure = draw(args.kind, agent, lines, caption_of(lines, left, args))
+            figure = draw(args.kind, agent, lines, caption_of(lines, runs, left, args))
             for kind, how in (("png", {"dpi": 150}), ("pdf", {"metadata": {"CreationDate": None}})):
                 figure.savefig(file := io.BytesIO(), format=kind, **how)
                 contents[Path(f"{name}.{kind}")] = file.getvalue()

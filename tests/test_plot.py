@@ -259,6 +259,14 @@ def test_agents_have_figures_optimizers_a_look_and_figures_a_caption(sweep, tmp_
     )
     runs = f"({len(list(sweep.iterdir()))} run directories)"
     assert "abacus" in said[1] and said[1].endswith(f"hesscale-rl plot curves {runs} --statistic iqm")
+    assert command(monkeypatch, capsys, "curves", *sorted(sweep.iterdir()), "--all")[0] == DONE
+    one = [
+        path
+        for path in sorted(sweep.iterdir())
+        if json.loads((path / "config.json").read_text())["learning_rate"] == 1e-3
+    ]
+    assert command(monkeypatch, capsys, "curves", *one)[0] == DONE
+    assert len(said) > 4 and not any("the best of" in caption for caption in said[2:])  # where nothing was chosen
     cells, none = [gather(sweep)[:1]], (np.empty(0), np.empty((3, 0)))
     lines = [Line("", (name, ""), cells, *none) for name in ("adam", "scaled-adam", "muon")]
     adam, scaled, muon = (look(line, lines) for line in lines)
