@@ -76,7 +76,8 @@ def test_a_step_after_a_pause_has_its_whole_length(arm):
     began = driver.read().stamp
     *_, info = env.step(np.array([0.5, 0.0]))
     assert info["late"] >= 0.2 and info["stamp"] - began == pytest.approx(0.04, abs=0.0121)
-    assert "late" not in env.step(np.array([0.5, 0.0]))[4]
+    # A busy host ends a step late now and then; a pause that was carried on would make all of them late.
+    assert any("late" not in env.step(np.array([0.5, 0.0]))[4] for _ in range(5))
 
 
 def test_a_dropped_connection_leaves_no_program_behind(arm):

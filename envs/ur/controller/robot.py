@@ -160,7 +160,7 @@ class Robot:
             raise ScriptError(f"movej: a speed of {speed:g} rad/s")
         if np.abs(goal).max() > RANGE:
             return self.halt(PROTECTIVE_STOP, "movej asks for a joint out of its range")
-        if duration > 0 and np.abs(goal - self.arm.q_target).max() / duration > MAX_SPEED:
+        if duration > 0 and np.abs(goal - self.arm.q_target).max() > MAX_SPEED * duration:
             return self.halt(PROTECTIVE_STOP, "movej has too little time")
         self.arm.movej(goal, speed * self.slider, acceleration, duration / self.slider)
 
@@ -168,7 +168,7 @@ class Robot:
         """Follow q [rad]; a jump that the joints cannot follow is a protective stop."""
         goal = self._checked("servoj", q, lookahead)
         # Three time constants in `lookahead`: the slope at which the reference sets out.
-        if np.abs(goal - self.arm.q_target).max() * 3 / max(lookahead, self.arm.period) > MAX_SPEED + 1e-9:
+        if np.abs(goal - self.arm.q_target).max() > (MAX_SPEED + 1e-9) * max(lookahead, self.arm.period) / 3:
             return self.halt(PROTECTIVE_STOP, "servoj asks for a jump")
         self.arm.servoj(goal, lookahead)
 
