@@ -1,12 +1,43 @@
-"""How the loops are compiled, and how they reach memory that torch owns."""
+"""How the loops are compiled and kept, and how they reach memory that torch owns."""
 
+import contextlib
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.extending import intrinsic
+
+PACKAGES = Path(__file__).parents[2]
+COMPILED = ("hesscale_rl/compiled", "envs")  # where compiled functions, and the constants in them, are from
+
+
+@cache
+def sources() -> str:
+    """Return one stamp over the text of every file in COMPILED."""
+    files = sorted(path for folder in COMPILED for path in (PACKAGES / folder).rglob("*.py"))
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+class _CacheFiles(CompileResultCacheImpl):
+    """Where numba keeps machine code; stale as soon as any of our sources changes.
+
+    numba itself looks at the file of the function alone: an edit to a function that it calls, or to a constant that
+    it has from another module, would go on running as it was, in a robot's guard too.
+    """
+
+    def __init__(self, function: Callable):
+        super().__init__(function)
+        self.locator.get_source_stamp = sources
+
+
+class _Cache(FunctionCache):
+    _impl_class = _CacheFiles
 
 
 def loops(*liberties: str) -> Callable[[Callable], Any]:
@@ -17,11 +48,10 @@ def loops(*liberties: str) -> Callable[[Callable], Any]:
     """
 
     def compiled(function: Callable) -> Any:
-        how = dict(nogil=True, error_model="numpy", fastmath=set(liberties))
-        try:
-            return numba.njit(cache=True, **how)(function)  # type: ignore[call-overload]
-        except RuntimeError:  # no folder to keep it in can be written to
-            return numba.njit(**how)(function)  # type: ignore[call-overload]
+        dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(liberties))(function)
+        with contextlib.suppress(RuntimeError):  # no folder to keep it in can be written to
+            dispatcher._cache = _Cache(function)
+        return dispatcher
 
     return compiled
 

@@ -10,13 +10,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numba
 import numpy as np
 
 from . import kernels
+from .jit import sources
 
 COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
 _ready: set[str] = set()
@@ -30,7 +30,7 @@ def ready(part: str = COMMON) -> None:
     folder = kernels.forward.stats.cache_path
     if folder is None:
         return
-    stamp = Path(folder) / f"warm-{_sources()}-{_machine()}-{part}"
+    stamp = Path(folder) / f"warm-{sources()}-{_machine()}-{part}"
     if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
     with open(Path(folder) / "warm.lock", "w") as lock:
@@ -51,9 +51,8 @@ def _say(words: str) -> None:
 def _fill(folder: Path, stamp: Path, part: str) -> None:
     what, seconds = ("its loops", 30) if part == COMMON else ("AdaHessian's loops", 20)
     _say(f"compiling {what}, once for this installation (about {seconds} s)")
-    if not any(folder.glob(f"warm-{_sources()}-*")):
-        # numba looks at the age of one file, not at those of the loops that are called from it.
-        for old in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("warm-*")):
+    for old in folder.glob("warm-*-*"):
+        if not old.name.startswith(f"warm-{sources()}-"):
             old.unlink(missing_ok=True)
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-c", f"from hesscale_rl.compiled import warm; warm.compile_{part}()"]
@@ -64,17 +63,9 @@ def _fill(folder: Path, stamp: Path, part: str) -> None:
         _say(f"that ended with the exit code {done.returncode}; this process compiles what it needs itself")
 
 
-def _sources() -> str:
-    """Our share in what decides the machine code."""
-    return _hash(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
-
-
 def _machine() -> str:
-    """The share of Python, numba and the processor."""
-    return _hash([numba.__version__, sys.version, str(numba.core.codegen.get_host_cpu_features())])
-
-
-def _hash(parts: Iterable[str]) -> str:
+    """The share of Python, numba and the processor in what decides the machine code."""
+    parts = [numba.__version__, sys.version, str(numba.core.codegen.get_host_cpu_features())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,34 @@
+import shutil
+import subprocess
+import sys
+
+from hesscale_rl.compiled.jit import PACKAGES
+
+CLEARANCE = """
+import numpy as np
+from envs.ur.safety import Bounds, clearance
+wide = np.full(6, 7.0), np.full(3, 9.0)
+print(clearance(np.array([1.6, -2.4, 1.5, -0.7, 1.6, 1.0]), Bounds(-wide[0], wide[0], -wide[1], wide[1], 1.0, 2.0)))
+"""
+
+
+def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_machine_code(tmp_path):
+    # `clearance` is compiled from safety.py; the link lengths that it inlines stand in kinematics.py.
+    for package in ("hesscale_rl", "envs"):
+        shutil.copytree(PACKAGES / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def clearance():
+        command = [sys.executable, "-c", CLEARANCE]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        )
+        assert not done.stderr
+        return float(done.stdout)
+
+    before = clearance()
+    table = tmp_path / "envs" / "ur" / "kinematics.py"
+    table.write_text(table.read_text().replace("D = (0.089159,", "D = (0.099159,"))
+    assert abs(clearance() - before - 0.01) < 1e-12  # the whole arm stands a centimetre higher above the table
+    assert list(
+        (tmp_path / "envs" / "ur" / "__pycache__").glob("safety.clearance*.nbi")
+    )  # it was kept, and found stale
