@@ -4,7 +4,7 @@
 
 Schulman et al. 2017 with the details of CleanRL's ppo_continuous_action.py and their flags; HesScale and step-size
 scaling as in Elsayed et al. 2024, section 7. Sections: arguments, networks, advantages, update, loop; the steps in
-the environment are hesscale_rl/rollout.py.
+the environment are hesscale_rl/rollout.py, a run's beginning, account and end hesscale_rl/session.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
+from hesscale_rl.arguments import needs, parse
 
 # --- arguments
 
@@ -123,9 +123,6 @@ if __name__ == "__main__":
     ARGS = parse(Args, PRESETS, sys.argv[1:])  # before torch is imported, so that --help answers at once
 
 import math
-import os
-import time
-from collections import deque
 
 import gymnasium as gym
 import numpy as np
@@ -135,42 +132,28 @@ from torch import Tensor, nn
 import envs
 import hesscale_rl as hs
 from hesscale_rl.advantages import gae
-from hesscale_rl.checkpoint import crossed, newest_checkpoint, restore
-from hesscale_rl.compiled.learner import BACKENDS, Learner, Objective, make_learner
-from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from hesscale_rl.compiled.learner import Learner, Objective
+from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
-from hesscale_rl.policy import DISCRETE, Policy, check_finite, check_spaces
-from hesscale_rl.progress import Progress
-from hesscale_rl.rollout import Rollout
-from hesscale_rl.run import Run
+from hesscale_rl.policy import DISCRETE, Policy, check_finite
+from hesscale_rl.session import Session, answer, check_shared
 
 
 def check(args: Args) -> None:
     """Raise InputError with one line for the first argument that cannot be."""
     need = needs(args)
     need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
-    check_optimizer(args)
     need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
-    for flag in ("num_envs", "num_steps", "num_minibatches", "update_epochs", "checkpoint_interval"):
+    check_shared(args)
+    for flag in ("num_minibatches", "update_epochs"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
     need(0 < args.clip_coef < math.inf, "clip_coef", "a positive number")
-    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):
-        need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
-    for flag in ("gamma", "gae_lambda"):
-        need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
     need(args.target_kl is None or args.target_kl > 0, "target_kl", "a positive number")
-    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
-    cores = os.cpu_count() or 1
-    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
     steps, parts = args.num_steps * args.num_envs, args.num_minibatches
-    need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
     need(steps % parts == 0, "num_minibatches", f"a divisor of {rollout}")
     alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
     need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
-    need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
-    need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
-    check_resume(args)
 
 
 # --- networks
@@ -316,83 +299,18 @@ def diagnose(loss: hs.losses.PPO, outputs: Tensor, args: Args) -> dict[str, floa
 def train(args: Args) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
     check(args)
-    saved = newest_checkpoint(args.resume) if args.resume else None
-    env = envs.make_vector(args.env_id, args.num_envs, args.env_module, args.seed)
-    check_spaces(args.env_id, env.observation_space, env.action_space)
-    torch.set_num_threads(args.torch_threads)
-    torch.manual_seed(args.seed)
-    rollout_seed, shuffle_seed = np.random.SeedSequence(args.seed).spawn(2)
-    shuffle = torch.Generator().manual_seed(int(shuffle_seed.generate_state(1)[0]))
-    policy = make_policy(env.observation_space, env.action_space, args)
-    policy.place(args.device)
-    optimizer, curvature = hs.make_optimizer(args.optimizer, policy.groups(), **optimizer_settings(args))
-    size = args.num_steps * args.num_envs
-    iterations, done = args.total_timesteps // size, 0
-    recent: deque[float] = deque(maxlen=20)
-    if saved is not None and "policy" in saved:
-        restore(policy, optimizer, saved, args.num_envs)
-    fast = make_learner(policy, optimizer, curvature, "torch" if args.compile else args.backend, args.quiet)
-    with (
-        Run(args, args.run_dir, args.quiet, __file__, iterations * size, saved, args.track) as run,
-        Progress(iterations * size, args.quiet, saved["global_step"] if saved else 0) as progress,
-    ):
-        began, first, note = time.time(), run.global_step, ""
-
-        def ended(step: int, episode_return: float, length: int) -> None:
-            recent.append(episode_return)
-            run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
-            progress.update(step, episode_return, note)
-
-        def save() -> None:
-            learned = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done}
-            random = {"shuffle": shuffle.get_state(), "torch": torch.get_rng_state()}
-            account = {"rollout": rollout.state_dict(), "global_step": rollout.step, "recent": list(recent)}
-            run.save_checkpoint(rollout.step, learned | random | account)
-
-        try:
-            rollout = Rollout(env, policy, rollout_seed)
-            if saved is not None and "policy" in saved:
-                policy.load_state_dict(saved["policy"])  # the first reset was counted in
-                if not rollout.load_state_dict(saved["rollout"]):
-                    print(f"--resume: {args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
-                shuffle.set_state(saved["shuffle"])
-                torch.set_rng_state(saved["torch"])
-                recent.extend(saved["recent"])
-                done = saved["iteration"]
-            while done < iterations and not run.stop:
-                if args.anneal_lr:
-                    for group in optimizer.param_groups:
-                        group["lr"] = args.learning_rate * (1 - done / iterations)
-                before = rollout.step
-                batch = prepare(policy, rollout.collect(args.num_steps, ended), args)
-                logs = update(policy, optimizer, curvature, fast, batch, args, shuffle)
-                logs["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
-                logs["charts/SPS"] = (rollout.step - first) / (time.time() - began)
-                run.log(rollout.step, logs)
-                run.flush()
-                etas = "/".join(f"{value:.2g}" for tag, value in logs.items() if tag.startswith("optim/eta_"))
-                note = f"kl {logs['losses/approx_kl']:.3f}  eta {etas}"
-                progress.update(rollout.step, note=note)
-                done += 1
-                if done == iterations or run.stop or crossed(before, rollout.step, args.checkpoint_interval):
-                    save()
-        except (Diverged, torch.linalg.LinAlgError) as error:  # of a curvature that is not finite
-            run.log(run.global_step, {"charts/diverged": 1.0})
-            run.finish("diverged", reason=str(error))
-    env.close()
-    run.report(recent)
-    return EXIT_CODES[run.status]
+    iterations = args.total_timesteps // (args.num_steps * args.num_envs)
+    with Session(args, __file__, envs.make_vector, make_policy, iterations) as session:
+        for _ in session.iterations():
+            batch = prepare(session.policy, session.collect(), args)
+            logs = update(*session.learner, batch, args, session.shuffle)
+            session.log(logs, f"kl {logs['losses/approx_kl']:.3f}")
+    return session.exit_code
 
 
 def main(args: Args) -> int:
-    """Train; say in one line what is wrong with the arguments."""
-    try:
-        return train(args)
-    except KeyboardInterrupt:  # before the first update, or told twice
-        return EXIT_CODES["interrupted"]
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
+    """Train and return the exit code; say in one line what is wrong with the arguments."""
+    return answer(train, args)
 
 
 if __name__ == "__main__":
