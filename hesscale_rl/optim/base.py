@@ -29,6 +29,9 @@ class CurvatureOptimizer(Optimizer):
     always_reads_curvature = True  # False: only groups with delta do
     curvature_name = "hess_diag"  # the parameters' attribute that is read
     usual_curvature = "HesScale()"  # what fills it, for messages
+    # torch.amp.GradScaler would unscale p.grad alone: it leaves both to `step`, which it gives its findings.
+    _step_supports_amp_scaling = True
+    found_inf: Tensor | None = None  # 0-d, above zero: a gradient is not finite; beside it stands `grad_scale`
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         super().__init__(params, defaults)
@@ -87,18 +90,41 @@ class CurvatureOptimizer(Optimizer):
         """Take a step; return what the closure returns.
 
         The closure, if given, recomputes gradient and curvature (zero_grad, then hesscale_rl.backward). Parameters
-        without gradient are left alone. Raises CurvatureError before anything is changed.
+        without gradient are left alone. Raises CurvatureError before anything is changed. By torch.amp.GradScaler's
+        `step` gradients and curvatures count divided by its scale, and nothing moves where one is not finite.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        batches = [self._gather(group) for group in self.param_groups]
-        for _, _, curvatures in batches:  # only now that no group lacks any
+        if self.found_inf is not None and float(self.found_inf) > 0:
+            return loss
+        gathered = [self._gather(group) for group in self.param_groups]
+        batches = gathered if self.found_inf is None else self._unscaled(gathered)
+        for _, _, curvatures in gathered:  # only now that no group lacks any
             for h in curvatures:
                 h.used_at_version = _version(h)  # type: ignore[attr-defined]
         self._eta = self._step_all(batches)
         return loss
+
+    def _unscaled(self, batches: list[Any]) -> list[Any]:
+        """Return the batches divided by GradScaler's scale; CurvatureError where the curvature's is not known."""
+        scale = getattr(self, "grad_scale", None)
+        read = [h for _, _, curvatures in batches for h in curvatures]
+        if any(isinstance(h, Block) for h in read):
+            raise CurvatureError(
+                f"{type(self).__name__}.step(): p.{self.curvature_name} cannot be unscaled by GradScaler; give "
+                "hesscale_rl.backward the loss unscaled, and call optimizer.step() itself"
+            )
+        if scale is None:  # the scaler's unscale_ was called before
+            if any(hasattr(h, "of_version") for h in read):
+                raise CurvatureError(
+                    f"{type(self).__name__}.step(): GradScaler.unscale_ has divided p.grad by the scale, but not "
+                    f"p.{self.curvature_name}; do so for every parameter: "
+                    f"p.{self.curvature_name} = p.{self.curvature_name} / scaler.get_scale()"
+                )
+            return batches
+        return [(ps, *([t / scale.to(t.device) for t in ts] for ts in rest)) for ps, *rest in batches]
 
     def _step_all(self, batches: list[Any]) -> list[Tensor | float]:
         """Step every group with its parameters, gradients and curvatures; return eta of each."""
