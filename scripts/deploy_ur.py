@@ -216,9 +216,9 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
     import numpy as np
 
     from envs.ur.arm import approach
-    from envs.ur.link import CYCLE
     from envs.ur.record import read_records
     from envs.ur.safety import OVERRIDES
+    from envs.ur.shared import CYCLE
 
     if not (args.log / "cycles.bin").exists():
         raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")

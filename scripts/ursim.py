@@ -49,7 +49,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--control-port", type=int, metavar="PORT", help="take commands there, one a line, on loopback only: pstop, "
-        "safeguard, estop, clear, freeze S, drop, latency MEAN JITTER, shift MM, packet BYTES, threads on|off, state",
+        "safeguard, estop, clear, freeze S, drop, latency MEAN JITTER, shift MM, packet BYTES, threads on|off, "
+        "pass S, release, state",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lock-step", type=Path, metavar="FILE", help="keep robot time in FILE, and begin no cycle before a client "
+        "that has set a watchdog has answered the last: for tests that must not depend on this machine's pace",
     )  # fmt: skip
     parser.add_argument("--end-with-stdin", action="store_true", help="end when standard input is closed")
     parser.add_argument("--physics", action="store_true", help="links with mass, motors of limited torque, by MuJoCo")
@@ -87,6 +92,7 @@ def serve(args: argparse.Namespace) -> int:
     import numpy as np
 
     from envs.ur.arm import PERIODS, Arm
+    from envs.ur.clock import RobotClock
     from envs.ur.controller.faults import Fault, scheduled
     from envs.ur.controller.record import RECORD
     from envs.ur.controller.robot import RANGE, Robot
@@ -114,6 +120,10 @@ def serve(args: argparse.Namespace) -> int:
         record = Record(args.log, RECORD) if args.log else None
     except OSError as error:
         raise InputError(f"--log {args.log}: {error.strerror}") from None
+    try:
+        clock = RobotClock.create(str(args.lock_step)) if args.lock_step else None
+    except OSError as error:
+        raise InputError(f"--lock-step {args.lock_step}: {error.strerror}") from None
     robot = Robot(
         Arm(q, period, body),
         series=args.series,
@@ -126,7 +136,8 @@ def serve(args: argparse.Namespace) -> int:
     )
     robot.payload, robot.tool = args.payload, np.array(args.tcp)
     desk = host if ipaddress.IPv4Address(host).is_loopback else "127.0.0.1"
-    server = Server(robot, host, (desk, args.control_port) if args.control_port else None, faults, args.packet_size)
+    control = (desk, args.control_port) if args.control_port else None
+    server = Server(robot, host, control, faults, args.packet_size, clock)
     received: list[int] = []
 
     def end(number: int, frame: object) -> None:

@@ -1,4 +1,7 @@
-"""The driver of a real arm on the simulated controller: what is not a fault, and must work all the same."""
+"""The driver of a real arm on the simulated controller: what is not a fault, and must work all the same.
+
+In lock step: time stands still but for `driver.wait` and the driver's motions.
+"""
 
 import time
 
@@ -17,26 +20,44 @@ from envs.ur_reacher import URReacher
 BOUNDS = TASKS["v2"].bounds()
 
 
-@pytest.fixture
-def arm(tmp_path, request):
-    flags = getattr(request, "param", ())
-    robot = Ursim(tmp_path, *flags).ready()
-    driver = UrRtdeDriver(Settings(robot.host, BOUNDS))
-    yield robot, driver
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    started = Ursim(tmp_path_factory.mktemp("ursim"), stepped=True).ready()
+    yield started
+    assert started.end() == 0
+
+
+@pytest.fixture(scope="module")
+def shared(robot):
+    driver = UrRtdeDriver(Settings(robot.host, BOUNDS, clock=robot.clock))
+    yield driver
     driver.close()
-    robot.end()
+
+
+@pytest.fixture
+def arm(robot, shared):
+    shared.limit_speed(BOUNDS.speed)
+    shared.movej(Q_REF)
+    return robot, shared
 
 
 def speeds(lift, elbow):
     return np.array([0, lift, elbow, 0, 0, 0])
 
 
-@pytest.mark.parametrize("arm", [["--q", *map(str, Q_REF + [0, 0.003, 0, 0, 0, 0])]], indirect=True)
+def moved(robot, since):
+    """Whether a joint moved after a stamp."""
+    log = robot.log()
+    return bool(log["qd"][log["stamp"] > since].any())
+
+
 def test_an_arm_that_stands_almost_at_its_start_can_begin(arm):
     robot, driver = arm
-    driver.movej(Q_REF)
+    driver.movej(Q_REF + speeds(0.1, 0))
+    began = driver.movej(Q_REF + speeds(0.003, 0)).stamp
+    assert driver.movej(Q_REF).stamp < began + 0.1 and not moved(robot, began)
     driver.speedj(speeds(0.2, 0))
-    robot.until(lambda state: state["qd"][1] > 0.1, 2)
+    assert driver.wait(driver.read().stamp + 0.1).qd[1] > 0.1
     assert "stopped" not in robot.events
 
 
@@ -44,7 +65,7 @@ def test_an_answer_to_an_interrupted_request_is_not_taken_for_the_next_one(arm):
     _, driver = arm
     driver._asked += 1
     driver._connection.send((driver._asked, "movej", (Q_REF + speeds(0.8, 0),)))
-    time.sleep(0.5)  # whoever asked has been interrupted while the arm moves
+    driver.wait(driver.read().stamp + 0.5)  # whoever asked has been interrupted while the arm moves
     state = driver.movej(Q_REF)
     np.testing.assert_allclose(state.q, Q_REF, atol=0.006)
     assert np.abs(state.qd).max() < 0.01
@@ -52,38 +73,71 @@ def test_an_answer_to_an_interrupted_request_is_not_taken_for_the_next_one(arm):
 
 def test_a_limit_that_is_no_speed_is_refused_and_moves_nothing(arm):
     robot, driver = arm
+    began = driver.read().stamp
     for speed in (0.0, -0.5, np.nan):
         with pytest.raises(ValueError, match="must be a positive number"):
             driver.limit_speed(speed)
         driver._command["speed"] = speed  # past the check
         driver.speedj(speeds(0.5, 0.5))
-        robot.wait(0.5)
-        assert not robot.log()["qd"].any(), speed
+        driver.wait(driver.read().stamp + 0.5)
+        assert not moved(robot, began), speed
 
 
 def test_the_way_to_the_start_is_as_slow_as_the_rest(arm):
     robot, driver = arm
     driver.limit_speed(0.1)
+    began = driver.read().stamp
     driver.movej(Q_REF + speeds(0.1, 0))
-    assert np.abs(robot.log()["qd"]).max() <= 0.1 + 1e-9
+    log = robot.log()
+    assert 0.09 < np.abs(log["qd"][log["stamp"] > began]).max() <= 0.1 + 1e-9
 
 
 def test_a_step_after_a_pause_has_its_whole_length(arm):
     _, driver = arm
     env = URReacher(driver=driver)
     env.reset(seed=0)
-    time.sleep(0.3)
-    began = driver.read().stamp
+    began = driver.wait(driver.read().stamp + 0.3).stamp
     *_, info = env.step(np.array([0.5, 0.0]))
-    assert info["late"] >= 0.2 and info["stamp"] - began == pytest.approx(0.04, abs=0.0121)
-    # A busy host ends a step late now and then; a pause that was carried on would make all of them late.
-    assert any("late" not in env.step(np.array([0.5, 0.0]))[4] for _ in range(5))
+    assert info["late"] == pytest.approx(0.304, abs=0.009) and info["stamp"] - began == pytest.approx(0.04)
+    assert all("late" not in env.step(np.array([0.5, 0.0]))[4] for _ in range(5))
+
+
+def test_in_lock_step_every_run_is_the_same_to_the_last_bit(arm):
+    """However long the policy thinks: nothing moves until it has spoken."""
+    robot, driver = arm
+    runs = []
+    for _ in range(2):
+        driver.movej(Q_REF)
+        random, states = np.random.default_rng(0), []
+        began = driver.read().stamp
+        for k in range(1, 26):
+            if k == 10:
+                time.sleep(0.3)
+            driver.speedj(speeds(*random.uniform(-1, 1, 2)))
+            states.append(driver.wait(began + 0.04 * k))
+        runs.append(states)
+        driver.stop()
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_allclose(one.q - runs[0][0].q, other.q - runs[1][0].q, atol=1e-12)
+    assert np.ptp([state.q[1] for state in runs[0]]) > 0.1
+
+
+def test_a_policy_that_says_nothing_is_stopped_after_its_time(arm):
+    robot, driver = arm
+    driver.speedj(speeds(0.3, 0))
+    given = driver.read().stamp
+    driver.wait(given + 1.0)
+    cycles = robot.log()
+    cycles = cycles[cycles["stamp"] > given]
+    falling = cycles["stamp"][1:][np.diff(cycles["qd_target"][:, 1]) < 0]
+    # The state 0.2 s later is the last one that it is heard for; two cycles from there the joints' reference falls.
+    assert falling[0] == pytest.approx(given + 0.2 + 3 * BOUNDS.period)
 
 
 def test_a_dropped_connection_leaves_no_program_behind(arm):
-    robot, driver = arm
+    robot, driver = arm  # the last test: there is no driver any more
     driver.speedj(speeds(0.3, 0))
-    robot.wait(0.1)
+    driver.wait(driver.read().stamp + 0.1)
     robot.tell("drop")
     with pytest.raises(Silent):
         for _ in range(200):

@@ -21,14 +21,17 @@ _numbers = itertools.count()
 
 
 class Ursim:
-    """The robot; `events` is what it has printed."""
+    """The robot; `events` is what it has printed. `stepped`: in lock step, with its time in the file `clock`."""
 
-    def __init__(self, folder: Path, *flags: str):
+    def __init__(self, folder: Path, *flags: str, stepped: bool = False):
         # One address for each process of pytest and each robot in it: 127.a.b.c.
         number = (os.getpid() * 16 + next(_numbers)) % (250 * 250 * 250)
         parts = [number // 62500 + 1, number // 250 % 250 + 1, number % 250 + 1]
         self.host = "127." + ".".join(map(str, parts))
         self.log_path, self._output = folder / f"{self.host}.log", folder / f"{self.host}.txt"
+        self.clock = str(folder / f"{self.host}.clock") if stepped else None
+        if self.clock:
+            flags = (*flags, "--lock-step", self.clock)
         command = [sys.executable, "-m", "scripts.ursim", "--host", self.host, "--control-port", str(CONTROL_PORT)]
         with open(self._output, "w") as output:
             self.process = subprocess.Popen(
@@ -79,8 +82,10 @@ class Ursim:
         return self
 
     def wait(self, seconds: float) -> dict:
-        """Let robot time pass."""
+        """Let robot time pass: in lock step as fast as it can."""
         end = self.state()["stamp"] + seconds
+        if self.clock:
+            self.tell(f"pass {seconds}")
         return self.until(lambda s: s["stamp"] >= end, seconds + 1)
 
     def log(self) -> np.ndarray:

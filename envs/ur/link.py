@@ -17,20 +17,11 @@ import numpy as np
 
 from . import kinematics
 from .arm import PERIODS, Move
+from .clock import clock
 from .record import Record
 from .safety import FREE, Bounds, RobotFault, admit, clearance, plausible
+from .shared import CYCLE
 from .waiting import Waiting
-
-# What the two processes share. `sequence` is odd while the rest is being written.
-STATE = np.dtype(
-    [("sequence", "<i8"), ("stamp", "<f8"), ("status", "<i8"), ("overrides", "<i8", 4)]
-    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "executed")]
-)
-COMMAND = np.dtype([("sequence", "<i8"), ("given", "<f8"), ("speed", "<f8"), ("wanted", "<f8", 6)])
-CYCLE = np.dtype(
-    [("stamp", "<f8"), ("given", "<f8"), ("did", "<i4"), ("safety_mode", "<i4")]
-    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "wanted", "executed")]
-)  # one record of the log
 
 # RTDE's names of what is read in every cycle; the library takes them in one by one, so a new stamp comes last.
 VARIABLES = [
@@ -53,7 +44,7 @@ class Settings:
 
     host: str
     bounds: Bounds
-    timeout: float = 0.2  # s without a command, after which the arm stops
+    timeout: float = 0.2  # s of the robot's time without a command, after which the arm stops
     in_flight: int = 3  # cycles from a state's stamp to the first movement that answers it, less one
     move_speed: float = 0.6  # rad/s
     move_acceleration: float = 1.0  # rad/s^2
@@ -64,6 +55,7 @@ class Settings:
     payload: float = 0.0  # kg, as it must be set on the pendant
     pose_tolerance: float = 0.002  # m between the robot's idea of where its tool is and ours
     log: str | None = None  # a file for every control cycle
+    clock: str | None = None  # the file of a simulated robot's time, where that robot runs in lock step
 
 
 class Packet(NamedTuple):
@@ -92,8 +84,8 @@ class Silent(RobotFault):
 class Link:
     """The robot as this process sees it. Every method that moves it keeps the cycle going while it lasts.
 
-    `state`, `command`: records of STATE and COMMAND that are shared with the policy's process. `given_up`: whether
-    that process is gone, or wants something else than what it asked for last.
+    `state`, `command`: records of STATE and COMMAND (shared.py), which the policy's process sees too. `given_up`:
+    whether that process is gone, or wants something else than what it asked for last.
     """
 
     def __init__(self, settings: Settings, state: np.ndarray, command: np.ndarray, given_up: Callable[[], bool]):
@@ -101,7 +93,8 @@ class Link:
         self.state, self.command, self.given_up = state, command, given_up
         self.record = None if settings.log is None else Record(settings.log, CYCLE)
         self.sent = np.zeros((settings.in_flight, 6))
-        self.following, self.since = False, 0.0  # whether the robot's speed thread is on; commands older are past
+        self.clock = clock(settings.clock)
+        self.following, self.past = False, 0  # whether the robot's speed thread is on; commands up to here are past
         self.stopped_at: float | None = None  # the robot's time of a protective stop
         self.last: Packet | None = None
         self._connect()
@@ -181,7 +174,7 @@ class Link:
 
     def _next(self) -> Packet:
         """Wait for the robot's next word, tell the policy, and return it; RobotFault if it is not a good one."""
-        waiting, held = Waiting(), False
+        waiting, held = Waiting(self.clock), False
         while True:
             stamp = self.receive.getTimestamp()
             if self.last is None or stamp != self.last.stamp:
@@ -205,11 +198,12 @@ class Link:
 
     def cycle(self) -> Packet:
         """Let one control cycle pass: read, check, command what the policy wants and the guard allows."""
+        self._hear()
         packet = self._next()
         wanted, did, executed = np.zeros(6), FREE, np.zeros(6)
         try:
             self._check(packet)
-            wanted = self._wanted()
+            wanted = self._wanted(packet.stamp)
             if self.following or wanted.any():
                 self.following = True
                 bounds = self.bounds._replace(speed=self._fastest())
@@ -231,14 +225,20 @@ class Link:
                     raise RobotFault(f"the log of the control cycles cannot be written: {error}") from None
         return packet
 
-    def _wanted(self) -> np.ndarray:
-        """What the policy wants now: nothing, if it has not said so for too long, or before something else."""
+    def _hear(self) -> None:
+        """In lock step, wait until the policy has said what it wants in answer to the state that it waited for."""
+        told = self.state["sequence"] > 0 and self.clock.stepped
+        while told and self.state["stamp"] >= self.command["awaited"] and not self.given_up():
+            time.sleep(self.bounds.period / 16)
+
+    def _wanted(self, stamp: float) -> np.ndarray:
+        """What the policy wants at `stamp`: nothing, if it has not said so for too long, or before something else."""
         for _ in range(3):  # it may be writing
             sequence = int(self.command["sequence"])
             given, wanted = float(self.command["given"]), self.command["wanted"].copy()
             if sequence % 2 == 0 and sequence == int(self.command["sequence"]):
-                late = time.monotonic() - given > self.settings.timeout
-                return np.zeros(6) if late or given <= self.since or self.given_up() else wanted
+                late = stamp - given > self.settings.timeout + self.bounds.period / 2
+                return np.zeros(6) if late or sequence <= self.past or self.given_up() else wanted
         return np.zeros(6)
 
     def _fastest(self) -> float:
@@ -275,8 +275,8 @@ class Link:
 
     def _why(self) -> RobotFault:
         """The reason for a command that the robot did not take."""
-        deadline = time.monotonic() + 2 * FRESH
-        while time.monotonic() < deadline:
+        deadline = self.clock.now() + 2 * FRESH
+        while self.clock.now() < deadline:
             self._check(self._next())
         return RobotFault(
             "the program on the robot has ended: by its watchdog, if this machine was too busy to send for "
@@ -296,15 +296,15 @@ class Link:
 
     def stop(self) -> None:
         """Come to a stand, and end the robot's speed thread: it refuses other motions beside it."""
-        self.since = time.monotonic()
-        deadline = self.since + 5.0
+        self.past = int(self.command["sequence"])
+        deadline = self.clock.now() + 5.0
         while self.following:
             packet = self.cycle()
             if not self.sent.any() and _stands(packet):
                 if not self.control.speedStop(self.bounds.acceleration):
                     raise self._why()
                 self.following = False
-            elif time.monotonic() > deadline:
+            elif self.clock.now() > deadline:
                 raise RobotFault("the arm did not come to a stand in 5 s")
 
     def movej(self, q: np.ndarray) -> None:
@@ -338,13 +338,13 @@ class Link:
                 raise RobotFault(f"the arm did not arrive: joint angles {np.round(packet.q, 3).tolist()}")
             if self.given_up():
                 return
-        self.since = time.monotonic()
+        self.past = int(self.command["sequence"])
 
     def _break_off(self) -> None:
         """End a moveJ before its end; not by a call that waits for the stand, too long for the watchdog."""
         self.control.stopJ(self.settings.stop_acceleration, True)
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
+        deadline = self.clock.now() + 2.0
+        while self.clock.now() < deadline:
             if _stands(self.cycle()) and self.control.getAsyncOperationProgress() < 0:
                 break
 
@@ -371,7 +371,7 @@ class Link:
         self._upload()
         self._until(self.control.isProgramRunning, 5.0, "did not start our program again")
         self.following, self.stopped_at, self.sent[:] = False, None, 0
-        self.since = time.monotonic()
+        self.past = int(self.command["sequence"])
         self.preflight()
 
     def _until(self, true: Callable[[], bool], seconds: float, otherwise: str) -> None:

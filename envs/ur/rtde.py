@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from .clock import clock
 from .drivers import State, Status
-from .link import COMMAND, STATE, Link, ProtectiveStop, Settings, Silent, Stopped
+from .link import Link, ProtectiveStop, Settings, Silent, Stopped
 from .safety import FREE, Bounds, RobotFault, admit, check_command
+from .shared import COMMAND, STATE
 from .waiting import Waiting
 
 FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, Silent, Stopped)}
@@ -32,7 +34,7 @@ class UrRtdeDriver:
     """
 
     def __init__(self, settings: Settings):
-        self.settings, self.bounds = settings, settings.bounds
+        self.settings, self.bounds, self._clock = settings, settings.bounds, clock(settings.clock)
         _compile_guard(self.bounds)  # once, and kept for the process below
         spawn = mp.get_context("spawn")
         shared = spawn.RawArray("b", STATE.itemsize), spawn.RawArray("b", COMMAND.itemsize)
@@ -93,7 +95,7 @@ class UrRtdeDriver:
 
     def read(self) -> State:
         """Return the newest state."""
-        waiting = Waiting()
+        waiting = Waiting(self._clock)
         while True:
             before = int(self._state["sequence"])
             copy = self._state.copy()
@@ -109,7 +111,8 @@ class UrRtdeDriver:
     def wait(self, stamp: float) -> State:
         """Return the first state from `stamp` on."""
         self._seen = self._state["overrides"].copy()
-        sequence, waiting = -1, Waiting()
+        self._command["awaited"] = stamp = stamp - self.bounds.period / 2
+        sequence, waiting = -1, Waiting(self._clock)
         while True:
             status = int(self._state["status"])
             if status == Status.PROTECTIVE_STOP:
@@ -118,10 +121,10 @@ class UrRtdeDriver:
                 )
             if status != Status.RUNNING or not self.process.is_alive():
                 raise self._fault()
-            if self._state["sequence"] > 0 and self._state["stamp"] >= stamp - self.bounds.period / 2:
+            if self._state["sequence"] > 0 and self._state["stamp"] >= stamp:
                 return self.read()
             if self._state["sequence"] != sequence:
-                sequence, waiting = int(self._state["sequence"]), Waiting()
+                sequence, waiting = int(self._state["sequence"]), Waiting(self._clock)
             elif waiting.look() > HANGS:
                 raise self._hangs()
             time.sleep(POLL)
@@ -143,7 +146,7 @@ class UrRtdeDriver:
 
     def _give(self, wanted: np.ndarray) -> None:
         self._command["sequence"] += 1
-        self._command["wanted"], self._command["given"] = wanted, time.monotonic()
+        self._command["wanted"], self._command["given"] = wanted, self._state["stamp"]
         self._command["sequence"] += 1
 
     def limit_speed(self, speed: float) -> None:
@@ -230,6 +233,7 @@ def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> N
     while not orphaned():
         if connection.poll():
             number, name, arguments = connection.recv()
+            link.command["awaited"] = np.inf  # in lock step: the policy waits until this is done
             if name == "close":
                 break
             try:
@@ -237,6 +241,7 @@ def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> N
                     raise wrong
                 getattr(link, name)(*arguments)
                 wrong, link.state["status"] = None, Status.RUNNING
+                link.command["awaited"] = -np.inf  # and then the robot for what the policy wants next
                 connection.send((number, "done", None))
             except (ProtectiveStop, Stopped) as fault:
                 if wrong is None:

@@ -7,6 +7,8 @@
     shift MM                  report poses of a forearm that is longer by so many millimetres
     packet BYTES              send packets of this size on port 30003
     threads on|off            whether moving the arm from two threads ends a program
+    pass SECONDS              let robot time pass as fast as it can
+    release                   leave lock step: go on by the host's clock
     state                     answer with stamp, joints and modes, as JSON
 
 Every line is answered by one line: `ok`, the state, or `error: ...`.
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _STOPS = {"pstop": PROTECTIVE_STOP, "safeguard": SAFEGUARD_STOP, "estop": ROBOT_STOP}
 _NUMBERS = {"freeze": 1, "drop": 0, "latency": 2, "shift": 1, "packet": 1, "clear": 0, "state": 0}
+_NUMBERS |= {"pass": 1, "release": 0}
 
 
 class Fault:
@@ -64,6 +67,8 @@ class Fault:
                 "freeze": server.freeze,
                 "latency": server.delay,
                 "packet": server.size_packets,
+                "pass": server.hurry,
+                "release": server.release,
                 "shift": robot.lengthen,
             }
             effects[self.name](*n)

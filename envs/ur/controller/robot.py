@@ -26,7 +26,12 @@ STILL, STEADY = 1e-3, 0.5  # rad/s, and s below that until the arm counts as sta
 
 
 class Program(Protocol):
-    """What runs on a robot; `step` is one cycle and returns whether there is another."""
+    """What runs on a robot; `step` is one cycle and returns whether there is another.
+
+    `busy`: it carries something out, and does not look for what a client may say.
+    """
+
+    busy: bool
 
     def step(self) -> bool:
         """Let one control cycle pass."""
@@ -138,6 +143,19 @@ class Robot:
     def watch(self, variable: str, seconds: float) -> None:
         """Stop the program when this input has not been written for so long; 0 ends the watch."""
         self._watched = (variable, self.stamp, seconds) if seconds > 0 else None
+
+    @property
+    def watched(self) -> bool:
+        """Whether a watchdog is set."""
+        return self._watched is not None
+
+    @property
+    def unheard(self) -> str:
+        """The input that a watchdog looks for, if the program waits for it and it was not written in this cycle."""
+        if self._watched is None or self.program is None or self.program.busy:
+            return ""
+        variable = self._watched[0]
+        return variable if self.written.get(variable, -1.0) < self.stamp else ""
 
     # -- motion, for programs; speeds follow the slider
 

@@ -22,6 +22,8 @@ class Script:
     So a target that `main` sets is taken up by its thread in the next cycle, as it is on a robot.
     """
 
+    busy = False
+
     def __init__(self, robot: Robot):
         self.robot = robot
         self._routines: dict[str, Routine] = {"main": self.main()}
@@ -162,7 +164,9 @@ class Control(Script):
                 executing = False
                 self._put(0, READY)
             elif not executing:
+                self.busy = True
                 yield from self._process(command)
+                self.busy = False
                 if command == STOP_SCRIPT:
                     return
                 self._put(0, DONE)

@@ -2,6 +2,7 @@
 
 import errno
 import heapq
+import math
 import random
 import selectors
 import socket
@@ -9,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from envs.ur.clock import RobotClock
 from envs.ur.controller.dashboard import Dashboard
 from envs.ur.controller.faults import Desk, Fault
 from envs.ur.controller.realtime import Realtime, packet_size
@@ -21,6 +23,7 @@ DASHBOARD, REALTIME, RTDE = 29999, 30003, 30004  # ports, which clients take for
 CATCH_UP = 0.04  # s: well below the 0.1 s after which a client's watchdog bites
 CLIENTS = 100  # of all ports together
 CHUNK = 1 << 16
+LOOK = 0.2  # s after which a robot that waits for a client looks whether it shall end
 
 
 class Link:
@@ -87,7 +90,11 @@ class Server:
     by cycles in quick succession, with the clients heard in between; what is more is lost, so that robot time lags
     and no watchdog bites because the host stood still. Stamps go up by one period per cycle in any case.
 
+    In lock step, a client that has set a watchdog is waited for: the next cycle begins when it has spoken, however
+    long that takes or however soon it is. Nobody else is, nor is anybody while packages are delayed.
+
     faults: (robot time in s, Fault), as `faults.scheduled` gives them. control: (address, port) of the control port.
+    clock: where lock step is wanted, told of the robot's time.
     """
 
     def __init__(
@@ -97,8 +104,10 @@ class Server:
         control: tuple[str, int] | None = None,
         faults: list[tuple[float, Fault]] | None = None,
         packet: int = 0,
+        clock: RobotClock | None = None,
     ):
-        self.robot = robot
+        self.robot, self._clock = robot, clock
+        self._steps, self._hurry_until = clock is not None, 0.0
         self._packet = packet or packet_size(robot.version)
         self._faults = [(at, n, fault) for n, (at, fault) in enumerate(faults or [])]
         heapq.heapify(self._faults)
@@ -142,6 +151,14 @@ class Server:
         """Deliver later, in both directions."""
         self._mean, self._jitter = mean, jitter
 
+    def release(self) -> None:
+        """Go on by the host's clock from now on, whoever is silent."""
+        self._steps = False
+
+    def hurry(self, seconds: float) -> None:
+        """Let so much robot time pass as fast as it can, but for clients that are waited for."""
+        self._hurry_until = self.robot.stamp + seconds
+
     def size_packets(self, size: float) -> None:
         """Send real-time packets of another size to clients that come from now on."""
         self._packet = int(size)
@@ -154,11 +171,14 @@ class Server:
         due = time.monotonic() + period
         while not self._over:
             self._serve(due)
-            due = max(due + period, time.monotonic() - CATCH_UP)
+            now = time.monotonic()
+            due = min(max(due + period, now - CATCH_UP), now + period)
             self.robot.step()
             while self._faults and self._faults[0][0] <= self.robot.stamp:
                 heapq.heappop(self._faults)[2].apply(self)
             self._report()
+            if self._clock is not None:
+                self._clock.set(self.robot.stamp)
 
     def end(self) -> None:
         """Let `run` return after its cycle."""
@@ -177,19 +197,34 @@ class Server:
     def _frozen(self) -> bool:
         return self.robot.stamp < self._frozen_until
 
+    def _begins(self, due: float) -> float:
+        """When the next cycle begins, by the host's clock: `due`, at once (0), or not before a client speaks."""
+        if self._steps and not self._frozen and not (self._mean or self._jitter):
+            if self.robot.unheard in self._holders:
+                return math.inf
+            if self.robot.watched:
+                return 0.0
+        return 0.0 if self.robot.stamp < self._hurry_until else due
+
     def _serve(self, due: float) -> None:
-        """Hear the clients until the next cycle is due, and once at least."""
+        """Hear the clients until the next cycle begins, and once at least."""
         now = time.monotonic()
-        while True:
+        again = now + LOOK
+        while not self._over:
             frozen = self._frozen
-            until = due if frozen else min([due, *(link.next() for link in self._links)])
+            until = min(self._begins(due), now + LOOK)
+            if not frozen:
+                until = min([until, *(link.next() for link in self._links)])
             for key, _ in (self._desk if frozen else self._all).select(max(until - now, 0.0)):
                 key.data()
             now = time.monotonic()
             for link in list(self._links):
                 self._exchange(link, now)
-            if now >= due:
+            if now >= self._begins(due):
                 return
+            if now > again:
+                self._report()  # the same once more: ur_rtde takes a second of silence for a broken link
+                again = now + LOOK
 
     def _report(self) -> None:
         """Send every client what this cycle has for it."""
