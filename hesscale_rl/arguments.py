@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import tyro
 
 from .checkpoint import changes, read_config
+from .console import complain, guard
 from .errors import BAD_INPUT, InputError
 
 A = TypeVar("A")
@@ -20,6 +21,7 @@ def parse(kind: type[A], presets: dict[str, A], argv: list[str]) -> A:
 
     A run that cannot be resumed ends the program with one line and the exit code 2.
     """
+    guard()
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="default")
     first.add_argument("--resume")
@@ -29,7 +31,7 @@ def parse(kind: type[A], presets: dict[str, A], argv: list[str]) -> A:
         try:
             default = replace(read_config(known.resume, kind), resume=known.resume, run_dir=known.resume)  # type: ignore[type-var]
         except InputError as error:
-            print(f"--resume {error}", file=sys.stderr)
+            complain(f"--resume {error}")
             sys.exit(BAD_INPUT)
     return tyro.cli(kind, args=argv, default=default)
 

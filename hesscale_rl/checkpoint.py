@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
+from .console import complain
 from .errors import InputError
 
 FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
@@ -122,11 +122,11 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
         except InputError as error:
             if path == paths[0]:
                 raise
-            print(f"{error}; taking the one before", file=sys.stderr)
+            complain(f"{error}; taking the one before")
     status = _status(Path(directory))
     if status.get("checkpoint") is not None:
         raise InputError(f"{directory}: {status['status']}, but its checkpoints are gone; it cannot go on")
-    print(f"{directory}: no checkpoint yet, so it begins anew", file=sys.stderr)
+    complain(f"{directory}: no checkpoint yet, so it begins anew")
     return {"logs": {}, "global_step": 0}
 
 

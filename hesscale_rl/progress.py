@@ -9,6 +9,8 @@ from rich import progress as bar
 from rich.console import Console
 from rich.table import Column
 
+from .console import guarded
+
 REDRAW = 0.1  # seconds between redraws of the live line: many short episodes must not slow training down
 PLAIN = 10.0  # seconds between lines when the output is not a terminal
 
@@ -26,7 +28,7 @@ class Progress:
         self.began = time.monotonic()
         self.due = self.began  # when the next line may be shown
         self.shown = -1  # the step that was shown last
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(file=guarded("stdout"), highlight=False)
         self.live: bar.Progress | None = None
         if not quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = bar.Progress(
@@ -60,7 +62,7 @@ class Progress:
         if speed > 0 and self.step < self.total:
             minutes, seconds = divmod(round((self.total - self.step) / speed), 60)
             hours, minutes = divmod(minutes, 60)
-            parts.append(f"ETA {hours}:{minutes:02}:{seconds:02}" if hours else f"ETA {minutes}:{seconds:02}")
+            parts.append(f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left")
         return "  ".join(parts)
 
     def show(self) -> None:

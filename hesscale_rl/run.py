@@ -44,6 +44,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 import hesscale_rl
 
 from .checkpoint import FORMAT, KEPT, checkpoints
+from .console import complain, say
 from .errors import InputError
 
 
@@ -131,7 +132,7 @@ class Run:
             device = getattr(args, "device", "cpu")
             threads = f"{device}, {meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
             versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
-            print(f"run  {self.directory}  {threads}  {versions}", flush=True)
+            say(f"run  {self.directory}  {threads}  {versions}")
 
     def log(self, global_step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by TensorBoard tag ("charts/episodic_return") at one step. `flush` brings them to disk."""
@@ -190,20 +191,17 @@ class Run:
     def report(self, returns: Sequence[float]) -> None:
         """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""
         if self.status == "diverged":
-            print(
-                f"diverged at step {self.global_step:,}: {self.reason}; the curve is kept in {self.directory}",
-                file=sys.stderr,
-            )
+            complain(f"diverged at step {self.global_step:,}: {self.reason}; the curve is kept in {self.directory}")
         if self.quiet:
             return
         minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
         mean = "no episode ended"
         if returns:
             mean = f"return {sum(returns) / len(returns):,.0f} (mean of the last {len(returns)} episodes)"
-        print(f"{self.status}  {self.global_step:,} steps in {minutes}:{seconds:02}  {mean}")
-        print(f"run   {self.directory}")
+        say(f"{self.status}  {self.global_step:,} steps in {minutes}:{seconds:02}  {mean}")
+        say(f"run   {self.directory}")
         tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
-        print(f"next  {tensorboard} --logdir {self.directory.parent}")
+        say(f"next  {tensorboard} --logdir {self.directory.parent}")
 
     def _write_status(self, details: dict[str, Any]) -> None:
         content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}

@@ -16,7 +16,6 @@ its curve and its checkpoints; the line that is shown meanwhile; signals, diverg
 import contextlib
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ import torch
 from .arguments import check_optimizer, check_resume, needs, optimizer_settings
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .compiled.learner import BACKENDS, make_learner
+from .console import complain, guard
 from .errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from .optim import make_optimizer
 from .policy import Policy, check_finite, check_spaces
@@ -177,7 +177,7 @@ class Session:
             return
         self.policy.load_state_dict(saved["policy"])  # the first reset was counted in
         if not self.rollout.load_state_dict(saved["rollout"]):
-            print(f"--resume: {self.args.env_id} cannot be saved, so it begins new episodes", file=sys.stderr)
+            complain(f"--resume: {self.args.env_id} cannot be saved, so it begins new episodes")
         if "shuffle" in saved:  # not in every agent's checkpoints of earlier versions
             self.shuffle.set_state(saved["shuffle"])
         torch.set_rng_state(saved["torch"])
@@ -212,15 +212,16 @@ def _close(env: Any, env_id: str) -> None:
     try:
         env.close()
     except Exception as error:  # whatever an environment of somebody's own may do
-        print(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}")
 
 
 def answer(train: Callable[[Any], int], args: Any) -> int:
     """Return the exit code of `train(args)`; say in one line what is wrong with the arguments."""
+    guard()
     try:
         return train(args)
     except KeyboardInterrupt:  # before the first update, or told twice
         return EXIT_CODES["interrupted"]
     except InputError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return BAD_INPUT

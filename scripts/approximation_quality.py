@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves, data
 from scripts.commands import Parser, obey
 from scripts.curves import Array
 from scripts.figure import FONTS, check_output, target, write
-from scripts.runs import say
-from scripts.sweep import duration, tell
+from scripts.sweep import duration
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
     from torch import Tensor, nn
@@ -182,7 +182,7 @@ def measure(args: argparse.Namespace) -> Study:
         y = outputs(nets[0], p, x)
         loss[phase] = -y.log_softmax(2)[:, range(len(x)), labels].mean(1).numpy()
         accuracy[phase] = (y.argmax(2) == labels).double().mean(1).numpy()
-    say(f"trained {len(nets)} networks in {duration(time.monotonic() - began)}: {learned(loss, accuracy)}")
+    complain(f"trained {len(nets)} networks in {duration(time.monotonic() - began)}: {learned(loss, accuracy)}")
     found: dict[str, list[dict[str, Array]]] = {phase: [] for phase in params}
     began = time.monotonic()
     for k in range(len(nets)):
@@ -193,7 +193,7 @@ def measure(args: argparse.Namespace) -> Study:
             if not all(np.isfinite(values).all() for values in now.values()) or not now[BASE].any():
                 raise InputError(f"--step-size {args.step_size:g}: training diverged; take a smaller one")
         left = (time.monotonic() - began) / (k + 1) * (len(nets) - k - 1)
-        say(f"measured {k + 1} of {len(nets)} initialisations; {duration(left)} left")
+        complain(f"measured {k + 1} of {len(nets)} initialisations; {duration(left)} left")
     every = {phase: {m: np.array([one[m] for one in own]) for m in own[0]} for phase, own in found.items()}
     return Study(every, loss, accuracy)
 
@@ -312,7 +312,7 @@ def save(output: str, figure: Callable[[], Any], table: bytes) -> None:
         figure().savefig(file := io.BytesIO(), format="png", dpi=150)
     contents = {Path(f"{output}.png"): file.getvalue(), Path(f"{output}.csv"): table}
     write(contents)
-    say("wrote " + " and ".join(map(str, contents)))
+    complain("wrote " + " and ".join(map(str, contents)))
 
 
 def carry_out(args: argparse.Namespace) -> int:
@@ -330,7 +330,7 @@ def carry_out(args: argparse.Namespace) -> int:
     parts = [f"{args.data}, {args.examples:,} examples, each by itself", f"{args.initialisations} initialisations"]
     parts += [start, f"trained by SGD with batches of one, step size {args.step_size:g}, {args.epochs} epochs"]
     save(output, lambda: draw(found, caption([*parts, learned(found.loss, found.accuracy)])), numbers(found))
-    tell(*table(found))
+    say(*table(found))
     return DONE
 
 

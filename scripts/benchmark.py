@@ -32,6 +32,7 @@ import agents.ppo
 from envs import make
 from envs.mujoco import quiet
 from envs.vector import Envs
+from hesscale_rl.console import guard, say
 from hesscale_rl.policy import Policy
 from hesscale_rl.run import cpu
 from scripts import baseline
@@ -249,6 +250,7 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
 
 def main() -> None:
     """Measure, print, and write the figure and its numbers."""
+    guard()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="how often every method has its turn")
     parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ID", help="for PPO; A2C runs on the first")
@@ -261,12 +263,12 @@ def main() -> None:
     caption = f"{time.strftime('%Y-%m-%d')}, {cpu()}, one core, {args.rounds} rounds, torch {torch.__version__}, "
     caption += f"gymnasium {gym.__version__}, mujoco {mujoco.__version__}"
     columns = ["agent", "env", "method", "steps per second", "ratio", *(f"us {part}" for part in PARTS)]
-    print(f"{caption}\n\n| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
+    say(f"{caption}\n\n| {' | '.join(columns)} |")
+    say("|---" * len(columns) + "|")
     rows: list[dict[str, Any]] = []
     for algorithm, env_id in [("ppo", env_id) for env_id in args.envs] + [("a2c", args.envs[0])]:
         for row in measure(algorithm, env_id, args.rounds):
-            print(show(row), flush=True)
+            say(show(row))
             rows.append(row)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

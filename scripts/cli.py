@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import agents
+from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
 
 USAGE = """\
@@ -37,10 +38,11 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
+    guard()
     try:
         return run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:  # while torch is imported: a command that has begun tells of it itself
-        print("interrupted before anything began", file=sys.stderr)
+        complain("interrupted before anything began")
         return INTERRUPTED
 
 
@@ -50,7 +52,7 @@ def run(argv: list[str]) -> int:
     if command in ("-h", "--help"):
         return _usage()
     if command == "--version":
-        print(f"hesscale-rl {_version()}")
+        say(f"hesscale-rl {_version()}")
         return 0
     if command in COMMANDS:
         sys.argv[1:] = rest
@@ -78,7 +80,7 @@ def _agents() -> list[str]:
 
 
 def _usage() -> int:
-    print(USAGE.format(agents=", ".join(_agents())))
+    say(USAGE.format(agents=", ".join(_agents())))
     return 0
 
 
@@ -86,7 +88,7 @@ def _unknown(what: str, word: str, known: list[str]) -> int:
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
     problem = f"no {what} {word!r}" if word else f"which {what}?"
-    print(f"hesscale-rl: {problem}; {hint} (hesscale-rl --help)", file=sys.stderr)
+    complain(f"hesscale-rl: {problem}; {hint} (hesscale-rl --help)")
     return BAD_INPUT
 
 

@@ -2,10 +2,10 @@
 
 import argparse
 import difflib
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from hesscale_rl.console import complain, guard
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED, InputError
 
 
@@ -33,12 +33,13 @@ def obey(
 
     InputError and the exceptions `told` become a line; Ctrl-C the line `interrupted`.
     """
+    guard()
     mistakes: tuple[type[Exception], ...] = (InputError, *told)
     try:
         return act(parser.parse_args())
     except mistakes as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        complain(interrupted)
         return INTERRUPTED

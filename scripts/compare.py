@@ -14,12 +14,12 @@ import sys
 
 import numpy as np
 
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.curves import Array, Group
-from scripts.runs import Run, by_agent, collect, read, say
-from scripts.sweep import tell
+from scripts.runs import Run, by_agent, collect, read
 
 HEADER = "| task | optimizer | n | return | difference to {} | P(above) |", "|---|---|---|---|---|---|"
 
@@ -115,9 +115,9 @@ def compare(args: argparse.Namespace) -> int:
         except InputError as error:
             if len(found) == 1:
                 raise
-            say(f"{agent}: {error}; left out")
+            complain(f"{agent}: {error}; left out")
     for agent, rows in tables.items():
-        tell(*[f"{agent}:"] * (len(found) > 1), *rows)
+        say(*[f"{agent}:"] * (len(found) > 1), *rows)
     if not tables:
         raise InputError("there is nothing to compare")
     return DONE

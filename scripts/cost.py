@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any
 
 import hesscale_rl as hs
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import cost_figure
 from scripts.commands import Parser, obey
@@ -256,15 +257,15 @@ def measure_all(args: argparse.Namespace) -> int:
     from hesscale_rl.optim import OPTIMIZERS
 
     torch.set_num_threads(1)
-    print(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {platform.machine()}")
+    say(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {platform.machine()}")
     rows: list[Row] = []
     gone: dict[tuple[str, int], dict[str, str]] = {}
     small = [partial(warmed, method, [4, 4, 4], 2) for method in (BASELINE, *OPTIMIZERS, SCALED)]
     with fresh_processes(small) if set(experiments) - {"usual"} else contextlib.nullcontext(None) as measure:
         for experiment, networks in experiments.items():
             memory = experiment != "usual"
-            print(f"\n| network (batch) | method | median us | ratio to {BASELINE} (quartiles) |" + " MiB |" * memory)
-            print("|---|---|---|---|" + "---|" * memory)
+            say(f"\n| network (batch) | method | median us | ratio to {BASELINE} (quartiles) |" + " MiB |" * memory)
+            say("|---|---|---|---|" + "---|" * memory)
             for name, (sizes, batch, *_) in networks.items():
                 about: Row = {"experiment": experiment, "network": name, "batch": batch}
                 if memory and measure is not None:
@@ -273,9 +274,9 @@ def measure_all(args: argparse.Namespace) -> int:
                 else:
                     found = usual(name, args.rounds)
                 rows += [about | row for row in found]
-                print("\n".join(cost_figure.show(name, row, memory) for row in found), flush=True)
+                say("\n".join(cost_figure.show(name, row, memory) for row in found))
     for line in cost_figure.findings(rows):
-        print(f"\n{line}")
+        say(f"\n{line}")
     if args.output is not None:
         cost_figure.save(rows, args.output)
     return DONE

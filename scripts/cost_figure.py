@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import InputError
 from scripts.figure import FONTS, LOOKS, PAPER, check_output, target, write
 
@@ -230,4 +231,4 @@ def save(rows: list[Row], output: str) -> None:
     table.writeheader()
     table.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
     write({Path(f"{name}.png"): picture.getvalue(), Path(f"{name}.csv"): text.getvalue().encode()})
-    print(f"\n{name}.png\n{name}.csv")
+    say(f"\n{name}.png\n{name}.csv")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hesscale_rl.console import complain
 from hesscale_rl.errors import InputError
-from scripts.runs import FINE, NAMES, SESSION, Run, View, by_seed, collect, say
+from scripts.runs import FINE, NAMES, SESSION, Run, View, by_seed, collect
 
 RESAMPLES = 2000
 Array = NDArray[Any]
@@ -148,7 +149,7 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
             curves[run] = np.full(parts[run], min(same))
         elif run not in curves:
             length = f" in {lengths[run] / FINE[run.view.axis]:,.9g} {run.view.axis}" if lengths[run] else " yet"
-            say(f"{run.path}: no {run.view.metric}{length}; left out")
+            complain(f"{run.path}: no {run.view.metric}{length}; left out")
     if not curves:
         tags = ", ".join(sorted(tag for tag in runs[0].tags if "/" in tag))
         what = f"no {runs[0].view.metric} in any of {len(runs)} runs; there is nothing to plot"
@@ -175,7 +176,7 @@ def _cut(runs: list[Run]) -> int:
     length = min(totals, default=0)
     if len(totals) > 1:
         what = f"{len(runs)} runs of {length:,} to {max(totals):,} {known[0].view.axis} are cut to {length:,}"
-        say(f"{runs[0].config['env_id']}: {what}, the length of {totals[length].path.name}")
+        complain(f"{runs[0].config['env_id']}: {what}, the length of {totals[length].path.name}")
     return length
 
 
@@ -204,7 +205,7 @@ def normalise(groups: list[Group], statistic: str) -> dict[Group, Array]:
         low, high = min(values), max(values)
         if low == high:
             what = "all groups have the same average" if len(own) > 1 else "there is a single group"
-            say(f"{env}: {what}; it has no part in what is normalised")
+            complain(f"{env}: {what}; it has no part in what is normalised")
         else:
             scores |= {group: (averages[group] - low) / (high - low) for group in own}
     return scores

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
         try:
             _write_config(args, driver, host, simulated)
             what = "simulated controller" if simulated else "REAL ROBOT"
-            print(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
+            say(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
             arm = Operated(
                 URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
                 args.slow_speed, rollout, args.auto_unlock, args.max_minutes,
@@ -125,7 +126,7 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
             raise
         finally:
             driver.close()
-            print(f"log   {args.log}")
+            say(f"log   {args.log}")
 
 
 def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: bool) -> None:
@@ -175,9 +176,9 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
         for i in range(args.episodes):
             value, length = episode(policy, limited, args.seed + i, random)
             returns.append(value)
-            print(f"episode {i + 1}/{args.episodes}  return {value:.1f}  {length} steps")
+            say(f"episode {i + 1}/{args.episodes}  return {value:.1f}  {length} steps")
     spread = f" ± {1.96 * np.std(returns, ddof=1) / math.sqrt(len(returns)):.1f}" if len(returns) > 1 else ""
-    print(f"return {np.mean(returns):.1f}{spread} (step {saved['global_step']:,} of {args.run})")
+    say(f"return {np.mean(returns):.1f}{spread} (step {saved['global_step']:,} of {args.run})")
     return DONE
 
 
@@ -231,9 +232,9 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
         elif event["kind"] == "step":
             returns[-1] += event["reward"]
         else:
-            print(f"{event['kind']}: {event.get('text', event.get('by', ''))}")
+            say(f"{event['kind']}: {event.get('text', event.get('by', ''))}")
     for i, value in enumerate(returns):
-        print(f"episode {i + 1}  return {value:.1f}")
+        say(f"episode {i + 1}  return {value:.1f}")
     if not len(cycles):
         return DONE
     bounds = json.loads((args.log / "config.json").read_text())["bounds"]
@@ -248,9 +249,9 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
     counts = np.bincount(cycles["did"], minlength=4)
     did = ", ".join(f"{word} {n}" for word, n in zip(OVERRIDES[1:], counts[1:], strict=True))
     speed, lag = np.abs(cycles["qd"]).max(), np.abs(cycles["q"] - cycles["q_target"]).max()
-    print(f"{len(cycles)} cycles in {cycles['stamp'][-1] - cycles['stamp'][0]:.1f} s of robot time; {did}")
-    print(f"largest joint speed {speed:.3f} rad/s, largest lag {lag:.4f} rad")
-    print(f"reference against our model of speedj: {worst:.4f} rad/s at most")
+    say(f"{len(cycles)} cycles in {cycles['stamp'][-1] - cycles['stamp'][0]:.1f} s of robot time; {did}")
+    say(f"largest joint speed {speed:.3f} rad/s, largest lag {lag:.4f} rad")
+    say(f"reference against our model of speedj: {worst:.4f} rad/s at most")
     if args.video:
         _video(args, cycles, lines, period)
     return DONE
@@ -271,7 +272,7 @@ def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: floa
         target = np.array([tcp(row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
         frames.append(scene.draw(row["q"], target))
     write_video(args.log / "replay.mp4", frames, 25)
-    print(f"video {args.log / 'replay.mp4'}  ({len(frames)} frames)")
+    say(f"video {args.log / 'replay.mp4'}  ({len(frames)} frames)")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -324,19 +325,20 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> int:
     """Run the command line."""
+    guard()
     try:
         args, others = parse(sys.argv[1:])
         return args.act(args, others)
     except KeyboardInterrupt as stop:
-        print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        complain(f"stopped{f': {stop}' if str(stop) else ''}")
         return INTERRUPTED
     except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return BAD_INPUT
     except RuntimeError as error:
         if type(error).__module__ not in ("envs.ur.link", "envs.ur.safety"):
             raise
-        print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        complain("\n".join([str(error), *getattr(error, "__notes__", [])]))
         return FAULT
 
 

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import data
 from scripts.approximation_quality import caption, check_common, common_flags, interval, network, save
 from scripts.commands import obey
-from scripts.curves import Array, say
-from scripts.sweep import duration, tell
+from scripts.curves import Array
+from scripts.sweep import duration
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
     from torch import Tensor, nn
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, dict[str, Array]], dict[str
             if k == 0:
                 shown[phase] = hessians(net, x[batch], labels[batch])
         left = duration((time.monotonic() - began) / (k + 1) * (args.runs - k - 1))
-        say(f"run {k + 1} of {args.runs}: training loss {loss:.3g}, accuracy {hits:.3f}; {left} left")
+        complain(f"run {k + 1} of {args.runs}: training loss {loss:.3g}, accuracy {hits:.3f}; {left} left")
     every = {phase: {name: np.array([one[name] for one in own]) for name in own[0]} for phase, own in found.items()}
     return every, shown
 
@@ -214,7 +215,7 @@ def carry_out(args: argparse.Namespace) -> int:
     parts += [f"a batch of {args.batch}, Adam, step size {args.step_size:g}, {args.iterations:,} iterations"]
     parts += [f"training loss {loss[0]:.2g} to {loss[1]:.2g}, accuracy {accuracy[0]:.2f} to {accuracy[1]:.3f}"]
     save(output, lambda: draw(shown, caption(parts)), numbers(every))
-    tell(*table(every))
+    say(*table(every))
     return DONE
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from hesscale_rl.console import guard, say
+
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
 OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
 OPTIONAL |= {"ray": "ray", "slurm": "submitit", "export": "onnxscript", "envpool": "envpool", "track": "wandb"}
@@ -100,14 +102,15 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {  # what it says, and wheth
 
 def main() -> int:
     """Run every check and report."""
+    guard()
     failed = False
     for name, (check, needed) in CHECKS.items():
         try:
-            print(f"{name:10} {check()}", flush=True)
+            say(f"{name:10} {check()}")
         except Exception as error:  # a doctor goes on
             failed |= needed
             words = str(error).strip().partition("\n")[0]
-            print(f"{name:10} {'FAILED' if needed else 'no'}: {type(error).__name__}: {words}", flush=True)
+            say(f"{name:10} {'FAILED' if needed else 'no'}: {type(error).__name__}: {words}")
     return 1 if failed else 0
 
 

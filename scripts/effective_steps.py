@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
@@ -70,9 +71,9 @@ def show(args: argparse.Namespace) -> int:
     table = [[agent, *cells] for agent, own in agents.items() for cells in rows(own, args.least)]
     if not table:
         raise InputError(f"{args.runs[0]}: no run of a scaled optimizer with a step size from {args.least:g} on")
-    print("| agent | runs | eta times step size | the same returns |\n|---|---|---|---|")
+    say("| agent | runs | eta times step size | the same returns |\n|---|---|---|---|")
     for cells in table:
-        print(f"| {' | '.join(cells)} |")
+        say(f"| {' | '.join(cells)} |")
     return DONE
 
 

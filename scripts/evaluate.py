@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts.commands import Parser, obey
 
@@ -143,7 +144,7 @@ def evaluate(args: argparse.Namespace) -> int:
     how = "sampled" if args.sampled else "most likely actions"
     step = saved["global_step"]
     count = f"{len(returns)} episode" + "s" * (len(returns) > 1)
-    print(f"return {statistics.fmean(returns):,.1f}{spread} ({count}, {how}, step {step:,})")
+    say(f"return {statistics.fmean(returns):,.1f}{spread} ({count}, {how}, step {step:,})")
     from hesscale_rl.run import write_json
 
     result = {"global_step": step, "sampled": args.sampled, "seeds": [args.seed + i for i in range(args.episodes)]}
@@ -151,7 +152,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if frames:
         path = args.run / "videos" / f"step_{step}.mp4"
         write_video(path, frames, env.metadata.get("render_fps", 30))
-        print(f"video  {path}  ({len(frames)} frames)")
+        say(f"video  {path}  ({len(frames)} frames)")
     env.close()
     return DONE
 

@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 
 from .commands import Parser, obey
@@ -50,7 +51,7 @@ def export(args: argparse.Namespace) -> int:
         if not off <= CLOSE:
             path.unlink()
             raise InputError(f"{path}: its actions differ from the policy's by {off:.2g}, more than {CLOSE}; removed")
-        print(f"{path}  step {saved['global_step']:,}, {len(obs)} observations, largest difference {off:.1g}")
+        say(f"{path}  step {saved['global_step']:,}, {len(obs)} observations, largest difference {off:.1g}")
 
     weights = folder / "policy.safetensors"
     meta = {"env_id": config.env_id, "parametrization": policy.parametrization}

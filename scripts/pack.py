@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.run import atomic_write
 from scripts.commands import Parser, obey
 from scripts.curves import bin_means
 from scripts.runs import Run, by_agent, planned_runs, read
-from scripts.sweep import tell
 
 RETURN = "charts/episodic_return"
 
@@ -80,7 +80,7 @@ def pack(args: argparse.Namespace) -> int:
         atomic_write(args.output, data := archive(contents))
     except OSError as error:
         raise InputError(f"{args.output}: cannot be written ({error.strerror})") from None
-    tell(f"{args.output}: {len(runs)} runs, {len(data) / 1e3:,.0f} kB")
+    say(f"{args.output}: {len(runs)} runs, {len(data) / 1e3:,.0f} kB")
     return DONE
 
 

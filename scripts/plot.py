@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.curves import Group
 from scripts.figure import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
-from scripts.runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read, say
-from scripts.sweep import tell
+from scripts.runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read
 
 
 def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
@@ -92,7 +92,7 @@ def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[l
     cells, tasks = collect(groups, key), len({group.env for group in groups})
     some = [" ".join(filter(None, key)) for key, own in cells.items() if len(own) < tasks]
     if some:
-        say(f"not on all {tasks} tasks, so left out of what is normalised: {'; '.join(some)}")
+        complain(f"not on all {tasks} tasks, so left out of what is normalised: {'; '.join(some)}")
     return [own for own in cells.values() if len(own) == tasks]
 
 
@@ -185,7 +185,7 @@ def plot(args: argparse.Namespace) -> int:
                 contents[Path(f"{name}.{kind}")] = file.getvalue()
         contents[Path(f"{name}.csv")] = numbers(args.kind, lines)
     write(contents)
-    tell(*map(str, contents))
+    say(*map(str, contents))
     return DONE
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
 from scripts.commands import Parser, obey
 from scripts.runs import RATE, Run, by_agent, by_seed, collect, read
-from scripts.sweep import tell
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -75,8 +75,8 @@ def best_rates(*tables: str) -> dict[tuple[str, str], float]:
 def show(args: argparse.Namespace) -> int:
     """Print the table of the runs named on the command line."""
     table = [row for runs in by_agent(read(args.runs, unfinished=False)).values() for row in rows(runs)]
-    tell("| environment | agent | optimizer | seeds | return of each seed | mean, 95 % interval |", "|---" * 6 + "|")
-    tell(*table)
+    say("| environment | agent | optimizer | seeds | return of each seed | mean, 95 % interval |", "|---" * 6 + "|")
+    say(*table)
     return DONE
 
 

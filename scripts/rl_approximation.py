@@ -13,6 +13,7 @@ import copy
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts.commands import Parser, obey
 
@@ -126,7 +127,7 @@ def study(env_id: str, seed: int, steps: int, points: int) -> list[tuple[Any, ..
         rows += [(env_id, seed, rollout.step, "before", *row) for row in before]
         rows += [(env_id, seed, rollout.step, "after", *row) for row in after]
         if i in marks:
-            print(f"seed {seed}  step {rollout.step:,}", flush=True)
+            say(f"seed {seed}  step {rollout.step:,}")
     env.close()
     return rows
 
@@ -182,15 +183,13 @@ def tell(rows: list[tuple[Any, ...]]) -> None:
 
     for network in ("actor", "critic"):
         layers = list(dict.fromkeys(row[5] for row in rows if row[4] == network))
-        print(
-            f"\n| {network} | all, before | all, after | " + " | ".join(f"layer {layer}" for layer in layers) + " |"
-        )
-        print("|---" * (len(layers) + 3) + "|")
+        say(f"\n| {network} | all, before | all, after | " + " | ".join(f"layer {layer}" for layer in layers) + " |")
+        say("|---" * (len(layers) + 3) + "|")
         for method in methods():
             wheres: list[dict[str, str]] = [{"update": "before"}, {"update": "after"}]
             wheres += [{"layer": layer} for layer in layers]
             cells = [np.nanmean(relative(rows, network=network, **where)[method]) for where in wheres]
-            print(f"| {method} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
+            say(f"| {method} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
 
 
 def numbers(rows: list[tuple[Any, ...]]) -> bytes:

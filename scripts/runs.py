@@ -5,7 +5,6 @@ Higher is better in all that is read: a loss is read with the other sign, and dr
 
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hesscale_rl.console import complain
 from hesscale_rl.errors import InputError
 from scripts.commands import near
 
@@ -72,11 +72,6 @@ class Run:
         return self.meta.get("packed_bins")
 
 
-def say(text: str) -> None:
-    """Tell on stderr."""
-    print(text, file=sys.stderr)
-
-
 def collect(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
     """Return the items by their key."""
     cells: dict[Any, list[Any]] = {}
@@ -109,15 +104,17 @@ def read(
         what = f"{len(broken)} of {len(runs) + len(broken)} runs cannot be read, the first: {broken[0]}"
         if not runs:
             raise InputError(f"{what}; there is nothing to plot")
-        say(f"{what}; left out")
+        complain(f"{what}; left out")
         left["", "cannot be read"] = len(broken)
     silent = [run.path.name for run in runs if not run.meta["versions"]]
     if silent:
-        say(f"{len(silent)} of {len(runs)} runs have no versions in meta.json, the first: {silent[0]}; taken without")
+        complain(
+            f"{len(silent)} of {len(runs)} runs have no versions in meta.json, the first: {silent[0]}; taken without"
+        )
     going = [f"{run.path.name} ({run.status})" for run in runs if run.status not in FINISHED]
     if going:
         taken = "taken as far as they are" if unfinished else "left out; --unfinished takes them"
-        say(f"{len(going)} of {len(runs)} runs are not finished, the first: {', '.join(going[:3])}; {taken}")
+        complain(f"{len(going)} of {len(runs)} runs are not finished, the first: {', '.join(going[:3])}; {taken}")
     if len(going) == len(runs) and not unfinished:
         raise InputError(f"{given[0]}: no finished run among {len(runs)}; --unfinished takes them as they are")
     if unfinished:
@@ -166,7 +163,7 @@ def find(given: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:
         nowhere = next((folder for folder in empty if not folder.exists()), given[0])
         raise InputError(f"{nowhere}: no runs there; name run directories or the folder of a sweep")
     if empty:
-        say(f"{len(empty)} of {len(given)} folders hold no runs, the first: {empty[0]}; left out")
+        complain(f"{len(empty)} of {len(given)} folders hold no runs, the first: {empty[0]}; left out")
     return list(found.values())
 
 
@@ -185,7 +182,7 @@ def _asked(folder: Path, own: list[Path], left: Counter[tuple[str, str]]) -> lis
     try:
         planned = planned_runs(folder)
     except InputError as error:
-        say(f"{error}; so all {len(own)} runs there are taken")
+        complain(f"{error}; so all {len(own)} runs there are taken")
         return own
     if not planned:
         return own
@@ -193,11 +190,11 @@ def _asked(folder: Path, own: list[Path], left: Counter[tuple[str, str]]) -> lis
     missing, others = [name for name in planned if name not in there], sorted(there - wanted)
     if missing:
         names = ", ".join(missing[:3])
-        say(f"{folder}: {len(missing)} of {len(planned)} planned runs are missing, the first: {names}")
+        complain(f"{folder}: {len(missing)} of {len(planned)} planned runs are missing, the first: {names}")
         left["", "missing"] += len(missing)
     if others:
         what = f"{len(others)} of {len(own)} runs there are not in sweep.json, of an earlier spec"
-        say(f"{folder}: {what}, the first: {', '.join(others[:3])}; left out")
+        complain(f"{folder}: {what}, the first: {', '.join(others[:3])}; left out")
         left["", "of an earlier spec"] += len(others)
     return [run for run in own if run.name in wanted]
 
@@ -257,7 +254,7 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
         except (ValueError, KeyError, TypeError, OverflowError):
             broken += 1
     if broken:
-        say(f"{metrics}: {broken} of {len(lines)} lines are broken and skipped")
+        complain(f"{metrics}: {broken} of {len(lines)} lines are broken and skipped")
     state = str(status.get("status", "no status.json"))
     for name in ("total_steps", "global_step"):
         number = status.get(name, 0)
@@ -277,7 +274,7 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
     steps, values = np.array([x for x, _ in series], dtype=int), np.array([value for _, value in series])
     finite = np.isfinite(values)
     if not finite.all():
-        say(f"{metrics}: {np.sum(~finite)} values are not finite and count as the worst of the run")
+        complain(f"{metrics}: {np.sum(~finite)} values are not finite and count as the worst of the run")
         values = np.where(finite, values, values[finite].min(initial=np.inf))
         steps, values = steps[values < np.inf], values[values < np.inf]  # none, if none was finite
     return Run(path, config, _meta(path), state, view, total, end, steps, values, start, tags)

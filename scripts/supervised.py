@@ -22,6 +22,7 @@ import tyro
 
 from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
 from hesscale_rl.checkpoint import fitting, newest_checkpoint
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
@@ -367,13 +368,13 @@ def report(run: Run, last: dict[str, float]) -> None:
     """Say how the run ended, and with which figures."""
     if run.status == "diverged":
         where = f"update {run.global_step:,}: {run.reason}; the curve is kept in {run.directory}"
-        print(f"diverged at {where}", file=sys.stderr)
+        complain(f"diverged at {where}")
     if run.quiet:
         return
     minutes, seconds = divmod(round(time.monotonic() - run.began), 60)
     names = [f"{tag.replace('/', ' ')} {value:.4g}" for tag, value in last.items() if tag.startswith(("loss", "acc"))]
-    print(f"{run.status}  {run.global_step:,} updates in {minutes}:{seconds:02}  {', '.join(names)}")
-    print(f"run   {run.directory}")
+    say(f"{run.status}  {run.global_step:,} updates in {minutes}:{seconds:02}  {', '.join(names)}")
+    say(f"run   {run.directory}")
 
 
 def main() -> int:
@@ -383,7 +384,7 @@ def main() -> int:
     except KeyboardInterrupt:  # before the first update, or told twice
         return EXIT_CODES["interrupted"]
     except InputError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return BAD_INPUT
 
 

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, Diverged, InputError
 from scripts.commands import Parser, obey
 from scripts.cost_memory import fresh_processes, keep_nothing, limit, memory_errors, peak
@@ -193,7 +194,7 @@ def measure_all(args: argparse.Namespace) -> int:
     path = Path(args.output)
     rows = read(path, args.updates)
     save(path, rows)  # where that fails nothing needs to be measured
-    print(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {cpu()}", flush=True)
+    say(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {cpu()}")
     wanted = [(task, SMALL if args.small else TASKS[task].data, name) for name in optimizers for task in tasks]
     done = {key_of(row) for row in rows}
     missing = [key for key in dict.fromkeys(wanted) if key not in done]
@@ -211,9 +212,9 @@ def measure_all(args: argparse.Namespace) -> int:
             shown = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
             row = dict.fromkeys(COLUMNS, "") | {"task": task, "data": data, "optimizer": name} | shown
             save(path, [*read(path, args.updates), row])
-            print(tell(row), flush=True)
+            say(tell(row))
     found = {key_of(row): row for row in read(path, args.updates)}
-    print(f"\n{tables([found[key] for key in wanted])}")
+    say(f"\n{tables([found[key] for key in wanted])}")
     return DONE
 
 

@@ -17,6 +17,7 @@ from envs.ur.link import ProtectiveStop
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.safety import Bounds, RobotFault
 from envs.ur_reacher import URReacher
+from hesscale_rl.console import complain
 from hesscale_rl.errors import InputError
 
 UNLOCKS, WITHIN = 10, 600.0  # protective stops that may be released without a person, and in how many seconds
@@ -25,7 +26,7 @@ UNLOCKS, WITHIN = 10, 600.0  # protective stops that may be released without a p
 def ask(question: str, answer: str) -> bool:
     """Return whether the person at the terminal types exactly `answer`; nobody there is a no."""
     if not sys.stdin.isatty():
-        print(f"{question}\nnobody is at the terminal to type {answer!r}", file=sys.stderr)
+        complain(f"{question}\nnobody is at the terminal to type {answer!r}")
         return False
     with contextlib.suppress(OSError, ValueError, termios.error):
         termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question is no answer to it
@@ -112,7 +113,7 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         while self._unlocked and now - self._unlocked[0] > WITHIN:
             self._unlocked.popleft()
         alone = self.auto_unlock and len(self._unlocked) < UNLOCKS
-        print(f"\n{stop}", file=sys.stderr)
+        complain(f"\n{stop}")
         if not alone and not ask("The arm will move again. Look why it stopped, and step back.", "unlock"):
             raise stop
         self._unlocked.append(now)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
 from scripts.commands import Parser, obey
 
@@ -32,14 +33,6 @@ POLL = 0.5  # seconds between looks at the runs
 SHOW = 2.0  # seconds between states of the live table
 PLAIN = 30.0  # seconds between lines when the output is not a terminal
 TAIL, TAILS = 8, 5  # lines of a crashed run's log that are shown, and of how many runs
-
-
-def tell(*lines: str) -> None:
-    """Print on stdout; who has closed it is not told, but that is no reason to end."""
-    try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:
@@ -135,11 +128,11 @@ def work(account: Account, launcher: launchers.Launcher) -> bool:
                         rows.add_row(*state.values())
                         table.update(rows, refresh=True)
                     else:
-                        tell("  ".join(f"{name} {value}" for name, value in state.items() if value))
+                        say("  ".join(f"{name} {value}" for name, value in state.items() if value))
                     due = time.monotonic() + (SHOW if console.is_terminal else PLAIN)
                 time.sleep(POLL)
             if stop:
-                tell("ending the runs at their next checkpoint; the same command goes on")
+                say("ending the runs at their next checkpoint; the same command goes on")
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
                 launcher.stop()
     finally:
@@ -162,15 +155,15 @@ def report(account: Account) -> int:
 
     state = account.state()
     words = ", ".join(f"{state[word]} {word}" for word in ("done", "diverged", "failed"))
-    tell(f"{words}; {account.found} were finished before; {duration(time.monotonic() - account.began)}")
+    say(f"{words}; {account.found} were finished before; {duration(time.monotonic() - account.began)}")
     failed = [run for run, code in account.codes.items() if code not in (DONE, DIVERGED)]
     for number, run in enumerate(failed):
         path = log_path(account.folder, run)
-        print("\n" * (number <= TAILS) + f"{run.name}: {ending(account.codes[run])}, {path}", file=sys.stderr)
+        complain("\n" * (number <= TAILS) + f"{run.name}: {ending(account.codes[run])}, {path}")
         if path.exists() and number < TAILS:
-            print(*path.read_text(errors="replace").splitlines()[-TAIL:], sep="\n", file=sys.stderr)
+            complain(*path.read_text(errors="replace").splitlines()[-TAIL:])
     if not failed:
-        tell(f"next  hesscale-rl plot sensitivity {account.folder}")
+        say(f"next  hesscale-rl plot sensitivity {account.folder}")
     return FAILED if failed else DONE
 
 
@@ -181,7 +174,7 @@ def sweep(args: argparse.Namespace) -> int:
 
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
-        tell(*(run.name for run in runs))
+        say(*(run.name for run in runs))
         return DONE
     launcher = make_launcher(args)
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()

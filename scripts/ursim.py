@@ -14,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
+from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 
 POSE = ("X", "Y", "Z", "RX", "RY", "RZ")
@@ -77,13 +78,11 @@ def address(args: argparse.Namespace) -> str:
     return str(host)
 
 
-def say(line: str) -> None:
-    """Print a line. That nobody listens any more, or reads a full pipe, is no reason to stop a robot."""
-    try:
+def tell(line: str) -> None:
+    """Print a line. That nobody reads a full pipe is no reason to stop a robot."""
+    with contextlib.suppress(OSError, ValueError):  # of a stdout that is closed
         if select.select([], [sys.stdout], [], 0)[1]:
-            print(f"ursim: {line}", flush=True)
-    except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+            say(f"ursim: {line}")
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -131,7 +130,7 @@ def serve(args: argparse.Namespace) -> int:
         serial=str(args.serial),
         shift=args.dh_offset / 1000,
         thread_rule=not args.no_thread_rule,
-        say=lambda line: say(f"{robot.stamp:.3f} s: {line}"),
+        say=lambda line: tell(f"{robot.stamp:.3f} s: {line}"),
         record=record,
     )
     robot.payload, robot.tool = args.payload, np.array(args.tcp)
@@ -155,7 +154,7 @@ def serve(args: argparse.Namespace) -> int:
 
         threading.Thread(target=watch, daemon=True).start()
     name = {"cb3": "CB3", "e": "e-Series"}[args.series]
-    say(
+    tell(
         f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
         f"script and stream {REALTIME}; Ctrl-C ends it"
     )
@@ -173,13 +172,14 @@ def serve(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
+    guard()
     args = parse(sys.argv[1:])
     try:
         return serve(args)
     except KeyboardInterrupt:  # before it served
         return INTERRUPTED
     except InputError as error:
-        print(f"ursim: {error}", file=sys.stderr)
+        complain(f"ursim: {error}")
         return BAD_INPUT
 
 

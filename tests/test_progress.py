@@ -38,7 +38,7 @@ def test_plain_lines_come_every_ten_seconds_and_at_the_end(clock):
         "50,000/100,000",
     ]
     # mean of the returns 12,000 ... 50,000; 50,000 steps in 25 s and as many to go
-    assert lines(console)[-1] == " 50%  50,000/100,000  return 3.1e+04  2,000 SPS  kl 0.008  ETA 0:25"
+    assert lines(console)[-1] == " 50%  50,000/100,000  return 3.1e+04  2,000 SPS  kl 0.008  0:25 left"
 
 
 def test_the_last_line_is_not_repeated(clock):
@@ -55,9 +55,9 @@ def test_speed_and_time_left_of_a_resumed_run_count_from_where_it_took_up(clock)
     shown = Progress(20_000, start=10_000, quiet=True)
     clock[0] = 10.0
     shown.update(11_000)
-    assert shown.text() == "11,000/20,000  100 SPS  ETA 1:30"
+    assert shown.text() == "11,000/20,000  100 SPS  1:30 left"
     clock[0] = 1000.0
-    assert shown.text().endswith("ETA 2:30:00")
+    assert shown.text().endswith("2:30:00 left")
 
 
 def test_a_terminal_gets_one_live_line(clock):

@@ -4,7 +4,6 @@ For actors and critics that are chains and the optimizers with a loop of their o
 without a clip. The tests hold one way to the other.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
+from ..console import complain
 from ..curvature import HesScale, HesScaleGN
 from ..errors import InputError
 from ..optim.adahesscale import AdaHesScale, AdaHessian
@@ -154,7 +154,7 @@ def make_learner(
     if backend == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
     if backend == "auto" and not quiet:
-        print("backend torch: no compiled update for this network and optimizer", file=sys.stderr)
+        complain("backend torch: no compiled update for this network and optimizer")
     return None
 
 

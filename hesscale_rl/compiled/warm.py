@@ -15,6 +15,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from ..console import complain
 from . import kernels
 from .jit import sources
 
@@ -45,7 +46,7 @@ def ready(part: str = COMMON) -> None:
 
 
 def _say(words: str) -> None:
-    print(f"hesscale_rl: {words}", file=sys.stderr, flush=True)
+    complain(f"hesscale_rl: {words}")
 
 
 def _fill(folder: Path, stamp: Path, part: str) -> None:
