@@ -9,13 +9,13 @@ the environment are hesscale_rl/rollout.py, a run's beginning, account and end h
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
-
-from hesscale_rl.arguments import needs, parse
+from hesscale_rl.arguments import check_shared, need_one_of, needs, parse
+from hesscale_rl.command_line import path_text
 
 # --- arguments
 
@@ -26,19 +26,19 @@ class Args:
 
     preset: str = "default"
     """the values that the other flags start from: default (CleanRL's) or paper (Elsayed et al. 2024)"""
-    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "HalfCheetah-v5"
+    env_id: Annotated[str, "--env"] = "HalfCheetah-v5"
     """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
     env_module: str | None = None
     """a module to import first, which registers environments of your own"""
     num_envs: int = 1
     """copies of the environment"""
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
+    total_timesteps: Annotated[int, "-n"] = 1_000_000
     """environment steps in all copies together, rounded down to whole rollouts"""
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
-    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
+    optimizer: Annotated[str, "--optim"] = "scaled-adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
+    learning_rate: Annotated[float, "--lr"] = 3e-4
     """step size"""
     delta: float = 1e-8
     """trust-region radius of scaled-NAME, which every optimizer can be had as, for each network by itself"""
@@ -82,9 +82,9 @@ class Args:
     """spread of continuous actions: parameter, log-variance (one too), shared (outputs of the actor), network"""
     exp_name: str = "ppo"
     """name of the experiment, part of the run directory's name"""
-    run_dir: str | None = None
+    run_dir: Annotated[str | None, path_text] = None
     """the run directory; default runs/{env_id}__{exp_name}__{seed}__{time}"""
-    resume: str | None = None
+    resume: Annotated[str | None, path_text] = None
     """a run directory: go on where its last checkpoint stands, with its arguments"""
     accept_changes: bool = False
     """let other flags given with --resume change the run"""
@@ -119,10 +119,28 @@ PRESETS = {
     "paper": Args(preset="paper", anneal_lr=False, clip_vloss=False, vf_coef=1.0, max_grad_norm=0.0, std="network"),
 }
 
-if __name__ == "__main__":
-    ARGS = parse(Args, PRESETS, sys.argv[1:])  # before torch is imported, so that --help answers at once
+STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
 
-import math
+
+def check(args: Args) -> None:
+    """Raise InputError with one line for the first argument that cannot be."""
+    need = needs(args)
+    need_one_of(args, "preset", PRESETS)
+    need_one_of(args, "std", STDS)
+    check_shared(args)
+    for flag in ("num_minibatches", "update_epochs"):
+        need(getattr(args, flag) >= 1, flag, "at least 1")
+    need(0 < args.clip_coef < math.inf, "clip_coef", "a positive number")
+    need(args.target_kl is None or args.target_kl > 0, "target_kl", "a positive number")
+    steps, parts = args.num_steps * args.num_envs, args.num_minibatches
+    rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
+    need(steps % parts == 0, "num_minibatches", f"a divisor of {rollout}")
+    alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
+    need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
+
+
+if __name__ == "__main__":
+    ARGS = parse(Args, PRESETS, sys.argv[1:], "hesscale-rl train ppo", check)  # before torch is imported
 
 import gymnasium as gym
 import numpy as np
@@ -136,29 +154,9 @@ from hesscale_rl.compiled.learner import Learner, Objective
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.session import Session, answer, check_shared
-
-
-def check(args: Args) -> None:
-    """Raise InputError with one line for the first argument that cannot be."""
-    need = needs(args)
-    need(args.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}")
-    need(args.std in STDS, "std", f"one of {', '.join(STDS)}")
-    check_shared(args)
-    for flag in ("num_minibatches", "update_epochs"):
-        need(getattr(args, flag) >= 1, flag, "at least 1")
-    need(0 < args.clip_coef < math.inf, "clip_coef", "a positive number")
-    need(args.target_kl is None or args.target_kl > 0, "target_kl", "a positive number")
-    steps, parts = args.num_steps * args.num_envs, args.num_minibatches
-    rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
-    need(steps % parts == 0, "num_minibatches", f"a divisor of {rollout}")
-    alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
-    need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
-
+from hesscale_rl.session import Session, answer
 
 # --- networks
-
-STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
 
 
 def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy:

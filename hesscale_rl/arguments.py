@@ -1,39 +1,102 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
-import argparse
+import ast
+import inspect
 import math
+import os
 import sys
+import textwrap
+from argparse import BooleanOptionalAction
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeVar
-
-import tyro
+from dataclasses import fields, replace
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .checkpoint import changes, read_config
+from .command_line import Parser, number, one_of, text, whole
 from .console import complain, guard
 from .errors import BAD_INPUT, InputError
+from .names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
 
 A = TypeVar("A")
+READERS: dict[Any, Callable[[str], Any]] = {str: text, int: whole, float: number}
 
 
-def parse(kind: type[A], presets: dict[str, A], argv: list[str]) -> A:
+def parse(
+    kind: type[A], presets: dict[str, A], argv: list[str], prog: str, check: Callable[[A], None] = lambda args: None
+) -> A:
     """Return the arguments: those of the run that --resume names, or the preset's values; then what argv says.
 
-    A run that cannot be resumed ends the program with one line and the exit code 2.
+    `kind`: a dataclass whose fields are flags, with a docstring below each. Annotated[..., "--env"] gives a flag
+    another name, a function in its place reads the words. What cannot be, by its type or by `check`, ends the program
+    with one line and the exit code 2; --help ends it, too.
     """
     guard()
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
-    first.add_argument("--resume")
-    known = first.parse_known_args(argv)[0]
-    default = presets.get(known.preset, presets["default"])  # an unknown one is left to the agent's own checks
-    if known.resume is not None:
-        try:
-            default = replace(read_config(known.resume, kind), resume=known.resume, run_dir=known.resume)  # type: ignore[type-var]
-        except InputError as error:
-            complain(f"--resume {error}")
-            sys.exit(BAD_INPUT)
-    return tyro.cli(kind, args=argv, default=default)
+    try:
+        first = parser(kind, presets["default"], prog, add_help=False).parse_known_args(argv)[0]
+        default = presets.get(getattr(first, "preset", ""), presets["default"])  # an unknown one is left to `check`
+        if first.resume is not None:
+            default = _resumed(first.resume, kind)
+        given = vars(parser(kind, default, prog).parse_args(argv))
+        args = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        check(args)
+    except InputError as error:
+        complain(error)
+        sys.exit(BAD_INPUT)
+    return args
+
+
+def _resumed(directory: str, kind: type[A]) -> A:
+    try:
+        return replace(read_config(directory, kind), resume=directory, run_dir=directory)  # type: ignore[type-var]
+    except InputError as error:
+        raise InputError(f"--resume {error}") from None
+
+
+def parser(kind: type[A], default: A, prog: str, add_help: bool = True) -> Parser:
+    """Return the command line of a dataclass: its fields are the flags, with the values of `default`."""
+    made = Parser(prog, inspect.getdoc(kind), usage="%(prog)s [flags]", add_help=add_help)
+    hints, docs = get_type_hints(kind, include_extras=True), _field_docs(kind) if add_help else {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        value, hint = getattr(default, field.name), hints[field.name]
+        more = hint.__metadata__ if get_origin(hint) is Annotated else ()
+        names = [f"--{field.name.replace('_', '-')}", *(word for word in more if isinstance(word, str))]
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        said = f"{docs.get(field.name, '')} ({shown})".replace("%", "%%")
+        how = _reading(get_type_hints(kind)[field.name], [word for word in more if callable(word)])
+        made.add_argument(*names, dest=field.name, default=value, help=said, **how)
+    return made
+
+
+def _reading(hint: Any, own: list[Callable[[str], Any]]) -> dict[str, Any]:
+    """How argparse is to read a flag of that type; `own`: the function that reads a word, if it is another one."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    [kind] = [option for option in options if option is not NoneType]
+    if kind is bool:
+        return {"action": BooleanOptionalAction}
+    parts = get_args(kind)
+    kind = parts[0] if parts else kind
+    [read] = own or [READERS[kind]]
+
+    def optional(word: str) -> Any:
+        return None if word == "None" else read(word)
+
+    how: dict[str, Any] = {"type": optional if NoneType in options else read, "metavar": kind.__name__.upper()}
+    return how | ({"nargs": len(parts)} if parts else {})
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, as one line."""
+    [body] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
 def needs(args: Any) -> Callable[[bool, str, str], None]:
@@ -48,15 +111,20 @@ def needs(args: Any) -> Callable[[bool, str, str], None]:
     return need
 
 
+def need_one_of(args: Any, flag: str, known: Any) -> None:
+    """Raise InputError, with the closest of those known, unless the flag's value is one of them."""
+    value = getattr(args, flag)
+    if value not in known:
+        raise InputError(f"--{flag.replace('_', '-')} {value}: {one_of(value, known)}")
+
+
 def check_optimizer(args: Any) -> None:
     """Raise InputError for the first flag of the optimizer, of those that the command has, that cannot be.
 
     None is allowed where it stands for a default.
     """
-    from .optim import CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
-
     need, name = needs(args), args.optimizer.removeprefix(SCALED)
-    need(args.optimizer in OPTIMIZER_NAMES, "optimizer", f"one of {', '.join(OPTIMIZER_NAMES)}")
+    need_one_of(args, "optimizer", OPTIMIZER_NAMES)
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
     need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
@@ -70,9 +138,30 @@ def check_optimizer(args: Any) -> None:
             need(0 < damping < math.inf, "damping", "a positive number")
     for flag in ("iterations", "splits", "blocks", "curvature_rows"):
         need(getattr(args, flag, None) is None or getattr(args, flag) >= 1, flag, "at least 1")
-    of = getattr(args, "curvature_of", "loss")
-    need(of in CURVATURES_OF, "curvature_of", f"one of {', '.join(CURVATURES_OF)}")
-    need(of == "loss" or name in NEWTON, "curvature_of", f"loss; {of} is for --optimizer {', '.join(NEWTON)}")
+    if hasattr(args, "curvature_of"):
+        need_one_of(args, "curvature_of", CURVATURES_OF)
+        of = args.curvature_of
+        need(of == "loss" or name in NEWTON, "curvature_of", f"loss; {of} is for --optimizer {', '.join(NEWTON)}")
+
+
+def check_shared(args: Any) -> None:
+    """Raise InputError for the first flag, of those that every agent has, that cannot be."""
+    need = needs(args)
+    check_optimizer(args)
+    for flag in ("num_envs", "num_steps", "checkpoint_interval"):
+        need(getattr(args, flag) >= 1, flag, "at least 1")
+    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):
+        need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
+    for flag in ("gamma", "gae_lambda"):
+        need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
+    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
+    cores = os.cpu_count() or 1
+    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
+    steps = args.num_steps * args.num_envs
+    need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
+    need_one_of(args, "backend", BACKENDS)
+    need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
+    check_resume(args)
 
 
 def optimizer_settings(args: Any) -> dict[str, Any]:

@@ -11,6 +11,9 @@ EXIT_CODES = {"done": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}  #
 class InputError(ValueError):
     """A request that cannot be served. Its text is one line for the terminal; the command exits with BAD_INPUT."""
 
+    def __str__(self) -> str:
+        return "\\n".join(super().__str__().splitlines())  # whatever a path or a library's message brought along
+
 
 class Diverged(Exception):
     """A number that training cannot go on with. The run ends, keeps its curve, and exits with DIVERGED."""

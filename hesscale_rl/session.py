@@ -14,8 +14,6 @@ its curve and its checkpoints; the line that is shown meanwhile; signals, diverg
 """
 
 import contextlib
-import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,9 +23,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .arguments import check_optimizer, check_resume, needs, optimizer_settings
+from .arguments import optimizer_settings
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
-from .compiled.learner import BACKENDS, make_learner
+from .compiled.learner import make_learner
 from .console import complain, guard
 from .errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from .optim import make_optimizer
@@ -37,26 +35,6 @@ from .rollout import Arrays, Rollout
 from .run import Run
 
 RECENT = 20  # episodes whose mean return is told at the end
-
-
-def check_shared(args: Any) -> None:
-    """Raise InputError with one line for the first argument, of those that every agent has, that cannot be."""
-    need = needs(args)
-    check_optimizer(args)
-    for flag in ("num_envs", "num_steps", "checkpoint_interval"):
-        need(getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):
-        need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
-    for flag in ("gamma", "gae_lambda"):
-        need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
-    need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
-    cores = os.cpu_count() or 1
-    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
-    size = args.num_steps * args.num_envs
-    need(args.total_timesteps >= size, "total_timesteps", f"at least one rollout, {size} steps")
-    need(args.backend in BACKENDS, "backend", f"one of {', '.join(BACKENDS)}")
-    need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
-    check_resume(args)
 
 
 class Session:

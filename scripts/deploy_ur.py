@@ -189,9 +189,8 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
     from agents import ppo
     from hesscale_rl.arguments import parse
 
-    sys.argv[0] = "hesscale-rl ur train"
     flags = others if "--resume" in others else ["--env-id", TASKS[args.task], *TRAINING, *others]
-    own = parse(ppo.Args, ppo.PRESETS, flags)
+    own = parse(ppo.Args, ppo.PRESETS, flags, "hesscale-rl ur train")
     if own.num_envs != 1:
         raise InputError(f"--num-envs {own.num_envs}: there is one arm")
     if own.env_id not in TASKS.values():

@@ -18,10 +18,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from hesscale_rl.arguments import check_optimizer, check_resume, needs, optimizer_settings, parse
+from hesscale_rl.arguments import check_optimizer, check_resume, need_one_of, needs, optimizer_settings, parse
 from hesscale_rl.checkpoint import fitting, newest_checkpoint
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
 from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
 from scripts.data import TRAINING
@@ -55,12 +54,12 @@ class Args:
     cifar10-resnet"""
     data: str | None = None
     """the task's own (None), or digits: a small network on 8 by 8 images, which need no download"""
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, path_text] = None
     """where MNIST and CIFAR are kept, after one download"""
-    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
+    optimizer: Annotated[str, "--optim"] = "adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg, each
     also as scaled-..."""
-    learning_rate: Annotated[float | None, tyro.conf.arg(aliases=["--lr"])] = None
+    learning_rate: Annotated[float | None, "--lr"] = None
     """step size; None: 0.1 for sgd, newton-cg and hessian-free, 0.01 for kfac, 0.001 for the others, but 0.0001 for
     adahesscale and its like on cifar100-allcnnc and cifar10-resnet"""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -89,9 +88,9 @@ class Args:
     """decay of the averaged weights that are tested, 0: the last weights are; None: the task's own"""
     seed: int = 1
     """decides everything random: weights, the order of the examples, draws of the curvature"""
-    run_dir: str | None = None
+    run_dir: Annotated[str | None, path_text] = None
     """the run directory; default runs/{task}__{data}_{optimizer}__{seed}__{time}"""
-    resume: str | None = None
+    resume: Annotated[str | None, path_text] = None
     """a run directory: go on where its last checkpoint stands, with its arguments"""
     accept_changes: bool = False
     """let other flags given with --resume change the run"""
@@ -135,7 +134,7 @@ def fill(args: Args) -> Args:
 def check(args: Args) -> None:
     """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
     need = needs(args)
-    need(args.task in TASKS, "task", f"one of {', '.join(TASKS)}")
+    need_one_of(args, "task", TASKS)
     known, data = (TASKS[args.task].data, SMALL), args.data or SMALL
     need(data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
     need(data != SMALL or args.data_dir is None, "data_dir", "left out: digits are part of scikit-learn")
@@ -266,6 +265,8 @@ def restore(
 
 def train(args: Args) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
+    args = fill(args)
+    check(args)
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -273,8 +274,6 @@ def train(args: Args) -> int:
     from hesscale_rl.run import Run
     from scripts.data import split
 
-    args = fill(args)
-    check(args)
     saved = newest_checkpoint(args.resume) if args.resume else None
     data, task = split(args.data or SMALL, args.data_dir), TASKS[args.task]
     examples, batch_size, epochs = len(data.train.labels), args.batch_size or 1, args.epochs or 1
@@ -380,7 +379,7 @@ def report(run: Run, last: dict[str, float]) -> None:
 def main() -> int:
     """Read the command line and return the exit code."""
     try:
-        return train(parse(Args, {"default": Args()}, sys.argv[1:]))
+        return train(parse(Args, {"default": Args()}, sys.argv[1:], "hesscale-rl supervised"))
     except KeyboardInterrupt:  # before the first update, or told twice
         return EXIT_CODES["interrupted"]
     except InputError as error:

@@ -301,10 +301,10 @@ def test_neighbouring_seeds_share_no_stream():
 
 
 def test_the_paper_preset_yields_to_flags_and_gives_every_network_its_group():
-    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--preset", "paper", "--lr", "0.01"])
+    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--preset", "paper", "--lr", "0.01"], "agent")
     assert (args.learning_rate, args.anneal_lr, args.max_grad_norm, args.std) == (0.01, False, 0.0, "network")
     policy = new_policy(ppo, replace(args, env_id="Hopper-v5"))
-    args = a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper", "--env-id", "Hopper-v5"])
+    args = a2c.parse(a2c.Args, a2c.PRESETS, ["--preset", "paper", "--env-id", "Hopper-v5"], "agent")
     other, raw = new_policy(a2c, args), new_policy(a2c, replace(args, normalize=False, std="log-variance"))
     assert isinstance(policy.actor, Heads) and isinstance(other.actor, Heads) and other.obs_norm is not None
     assert raw.obs_norm is None and raw.parametrization == "log_var"

@@ -25,7 +25,7 @@ def learned(tmp_path_factory):
 
     directory = tmp_path_factory.mktemp("runs") / "model"
     flags = ["--num-steps", "500", "--num-minibatches", "10", "-n", "1000", "--run-dir", str(directory)]
-    assert ppo.main(parse(ppo.Args, ppo.PRESETS, [*TRAIN, *flags])) == DONE
+    assert ppo.main(parse(ppo.Args, ppo.PRESETS, [*TRAIN, *flags], "agent")) == DONE
     return directory
 
 

@@ -159,7 +159,7 @@ def halfway(trained, tmp_path):
 
 
 def resumed(run, **changes):
-    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--resume", str(run)])
+    args = ppo.parse(ppo.Args, ppo.PRESETS, ["--resume", str(run)], "agent")
     return replace(args, **changes)
 
 
@@ -221,7 +221,7 @@ def test_files_of_others_are_named(halfway, tmp_path):
 
 def test_a_run_of_another_agent_is_refused(halfway, capsys):
     with pytest.raises(SystemExit):
-        a2c.parse(a2c.Args, a2c.PRESETS, ["--resume", str(halfway)])
+        a2c.parse(a2c.Args, a2c.PRESETS, ["--resume", str(halfway)], "agent")
     assert "of another agent or version" in (line := capsys.readouterr().err) and "written by ppo" in line
 
 

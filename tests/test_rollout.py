@@ -53,7 +53,7 @@ def test_a_rollout_is_what_its_literal_twin_says(agent, env_id, std, e):
     env, twin = envs.make_vector(env_id, e), envs.make_vector(env_id, e)
     torch.manual_seed(0)
     raw = ["--no-normalize"] if agent is a2c else []
-    args = agent.parse(agent.Args, agent.PRESETS, [*raw, "--std", std])
+    args = agent.parse(agent.Args, agent.PRESETS, [*raw, "--std", std], "agent")
     policy = agent.make_policy(env.observation_space, env.action_space, args)
     policy.reward_norm = policy.reward_norm and type(policy.reward_norm)(0.99, e)
     other, episodes = copy.deepcopy(policy), []

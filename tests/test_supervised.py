@@ -158,7 +158,7 @@ def numbers(run):
 
 
 def resume(path, **changes):
-    return replace(supervised.parse(supervised.Args, {"default": SMALL}, ["--resume", str(path)]), **changes)
+    return replace(supervised.parse(supervised.Args, {"default": SMALL}, ["--resume", str(path)], "agent"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,9 @@ def test_the_command_and_its_files(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"task": "mnist"}, "--task mnist: must be one of mnist-mlp,"),
+        ({"task": "mnist"}, "--task mnist: did you mean 'mnist-mlp'? must be one of mnist-mlp,"),
         ({"data": "cifar10"}, "--data cifar10: must be one of mnist, digits for --task mnist-mlp"),
-        ({"optimizer": "adamw"}, "--optimizer adamw: must be one of sgd,"),
+        ({"optimizer": "adamw"}, "--optimizer adamw: did you mean 'adam'? must be one of sgd,"),
         ({"blocks": 2}, "--blocks 2: must be left out: it is for --optimizer hessian-free"),
         ({"optimizer": "hessian-free", "blocks": 9}, "--blocks 9: must be at most 4, the layers"),
         ({"optimizer": "newton-cg", "damping": 2.0}, "--damping 2.0: must be from 0 to 1"),

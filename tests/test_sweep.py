@@ -65,7 +65,7 @@ TRAIN = """
 import json, sys
 from agents import ppo
 for flags in json.load(sys.stdin):
-    assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags)) == 0
+    assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags, "agent")) == 0
 """
 
 

@@ -135,9 +135,6 @@ OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
 _NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 
-BACKENDS = ("auto", "compiled", "torch")
-
-
 def make_learner(
     policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto", quiet: bool = False
 ) -> Learner | None:

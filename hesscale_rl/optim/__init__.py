@@ -9,6 +9,7 @@ import torch
 from ..backpropagation import HBP
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN
 from ..gauss_newton import GGNMC, KFAC
+from ..names import CURVATURES_OF, OPTIMIZER_NAMES, SCALED
 from ..products import GaussNewton
 from ..stochastic import Hutchinson
 from .adahesscale import AdaHesScale, AdaHessian
@@ -39,7 +40,6 @@ OPTIMIZERS = {
     "adahessian": Recipe(AdaHessian, Hutchinson, ADAPTIVE),
     "kfac": Recipe(KFACOptimizer, partial(KFAC, fisher=True), ("betas", "damping")),
 }
-CURVATURES_OF = ("loss", "kl")
 NEWTON = {  # their curvatures are functions of what they are of, and of a number of rows
     "hessian-free": Recipe(
         HessianFree,
@@ -53,9 +53,6 @@ NEWTON = {  # their curvatures are functions of what they are of, and of a numbe
         ("alpha", "iterations", "splits"),
     ),
 }
-SCALED = "scaled-"
-NAMES = (*OPTIMIZERS, *NEWTON)
-OPTIMIZER_NAMES = (*NAMES, *(SCALED + name for name in NAMES))
 
 
 def make_optimizer(
