@@ -1,8 +1,9 @@
+import ast
 import shutil
 import subprocess
 import sys
 
-from hesscale_rl.compiled.jit import PACKAGES
+from hesscale_rl.compiled.jit import FOLDERS, PACKAGES
 
 CLEARANCE = """
 import numpy as np
@@ -32,3 +33,12 @@ def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_mach
     assert list(
         (tmp_path / "envs" / "ur" / "__pycache__").glob("safety.clearance*.nbi")
     )  # it was kept, and found stale
+
+
+def test_compiled_functions_have_their_constants_from_files_that_the_stamp_covers():
+    texts = {path: path.read_text() for folder in FOLDERS for path in (PACKAGES / folder).rglob("*.py")}
+    covered = {path.stem for path, text in texts.items() if "jit import" in text} | {"jit"}
+    for path, text in texts.items():
+        for node in ast.parse(text).body if path.stem in covered else ():
+            if isinstance(node, ast.ImportFrom) and any(alias.name.isupper() for alias in node.names):
+                assert (node.module or "").rpartition(".")[2] in covered, f"{path}: line {node.lineno}"

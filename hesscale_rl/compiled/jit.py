@@ -14,14 +14,14 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.extending import intrinsic
 
 PACKAGES = Path(__file__).parents[2]
-COMPILED = ("hesscale_rl/compiled", "envs")  # where compiled functions, and the constants in them, are from
+FOLDERS = ("hesscale_rl", "envs")
 
 
 @cache
 def sources() -> str:
-    """Return one stamp over the text of every file in COMPILED."""
-    files = sorted(path for folder in COMPILED for path in (PACKAGES / folder).rglob("*.py"))
-    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    """Return one stamp over the text of every file that has compiled functions, which constants are from as well."""
+    texts = (path.read_bytes() for folder in FOLDERS for path in sorted((PACKAGES / folder).rglob("*.py")))
+    return hashlib.sha256(b"\n".join(text for text in texts if b"jit import" in text)).hexdigest()[:12]
 
 
 class _CacheFiles(CompileResultCacheImpl):
