@@ -39,6 +39,10 @@ def test_compiled_functions_have_their_constants_from_files_that_the_stamp_cover
     texts = {path: path.read_text() for folder in FOLDERS for path in (PACKAGES / folder).rglob("*.py")}
     covered = {path.stem for path, text in texts.items() if "jit import" in text} | {"jit"}
     for path, text in texts.items():
-        for node in ast.parse(text).body if path.stem in covered else ():
-            if isinstance(node, ast.ImportFrom) and any(alias.name.isupper() for alias in node.names):
-                assert (node.module or "").rpartition(".")[2] in covered, f"{path}: line {node.lineno}"
+        body = ast.parse(text).body if path.stem in covered else []
+        compiled = [node for node in body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+        used = {node.id for function in compiled for node in ast.walk(function) if isinstance(node, ast.Name)}
+        for node in (node for node in body if isinstance(node, ast.ImportFrom)):
+            if (node.level or node.module.startswith(FOLDERS)) and used & {alias.name for alias in node.names}:
+                module = (node.module or node.names[0].name).rpartition(".")[2]
+                assert module in covered, f"{path}: line {node.lineno}"
