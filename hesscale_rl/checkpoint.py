@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from . import __version__
 from .console import complain
@@ -24,33 +25,56 @@ A = TypeVar("A")
 def read_config(directory: str | Path, kind: type[A]) -> A:
     """Return the arguments of the run in `directory`, as `kind`, an agent's dataclass; InputError if it holds none.
 
-    It reads JSON only: torch is not needed.
+    It reads JSON only: torch is not needed. Every value is of its field's type; whether it is sensible is not asked.
     """
     path = Path(directory) / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{directory}: not a run directory (it has no config.json)") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(saved, dict):
-        raise InputError(f"{path}: not the arguments of a run")
-    names = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown, absent = sorted(saved.keys() - names), sorted(names.keys() - saved.keys())
+    saved = read_object(path)
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown, absent = sorted(saved.keys() - names), sorted(names - saved.keys())
     if unknown or absent:
         what = "; ".join(
             f"{word} {', '.join(keys)}" for word, keys in (("it has", unknown), ("it lacks", absent)) if keys
         )
         wrote = _writer(Path(directory))
         raise InputError(f"{path}: of another agent or version ({what}); written by {wrote}, this is {__version__}")
-    return kind(**{name: _value(saved[name], str(field.type)) for name, field in names.items()})
+    values = {}
+    for name, annotation in get_type_hints(kind).items():
+        try:
+            values[name] = fitted(saved[name], annotation, from_json=True)
+        except (TypeError, OverflowError):
+            what = annotation.__name__ if isinstance(annotation, type) else annotation
+            raise InputError(f"{path}: {name} is {str(saved[name])[:100]!r}, and must be {what}") from None
+    return kind(**values)
 
 
-def _value(value: Any, annotation: str) -> Any:
-    """What JSON made of an argument, as it was: JSON knows neither tuples nor infinities."""
-    if isinstance(value, list):
-        return tuple(value)
-    return float(value) if "float" in annotation and value in ("inf", "-inf", "nan") else value
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a run directory; InputError, of the directory if there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        missing = "there is no such directory" if not path.parent.exists() else f"it has no {path.name}"
+        raise InputError(f"{path.parent}: not a run directory ({missing})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: cannot be read (no JSON object)")
+    return content
+
+
+def fitted(value: Any, annotation: Any, from_json: bool = False) -> Any:
+    """Return a value as one of an annotation of an agent's arguments; TypeError if it is none.
+
+    `from_json`: text may stand for the infinities, which JSON does not know.
+    """
+    for option in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
+        if option is float and (type(value) is int or from_json and value in ("inf", "-inf", "nan")):
+            return float(value)
+        if option is NoneType and value is None or type(value) is option:
+            return value
+        parts = get_args(option)
+        if get_origin(option) is tuple and isinstance(value, list) and len(value) == len(parts):
+            return tuple(fitted(one, part, from_json) for one, part in zip(value, parts, strict=True))
+    raise TypeError
 
 
 def _writer(directory: Path) -> str:
@@ -88,6 +112,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if missing := KEYS - saved.keys():
         raise InputError(f"{path}: no checkpoint of an agent (it lacks {', '.join(sorted(missing))})")
+    kinds = {"policy": dict, "optimizer": dict, "rollout": dict, "logs": dict, "global_step": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(saved[name], kind)]
+    if not wrong and not all(isinstance(value, torch.Tensor) for value in saved["policy"].values()):
+        wrong = ["policy"]
+    if wrong:
+        raise InputError(f"{path}: damaged, its {wrong[0]} is {type(saved[wrong[0]]).__name__} of another kind")
     return saved
 
 
@@ -96,7 +126,7 @@ def fitting() -> Iterator[None]:
     """Loading a checkpoint: what is raised where a state does not fit becomes an InputError."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise InputError(f"--resume: the checkpoint does not fit these arguments ({cause})") from None
 
@@ -106,7 +136,8 @@ def restore(policy: Any, optimizer: Any, saved: dict[str, Any], num_envs: int) -
     with fitting():
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
-    if saved["rollout"]["obs"].shape != (num_envs, policy.observations):
+        shape = saved["rollout"]["obs"].shape
+    if shape != (num_envs, policy.observations):
         raise InputError("--resume: the checkpoint is of another environment or --num-envs")
 
 
@@ -125,7 +156,7 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
             complain(f"{error}; taking the one before")
     status = _status(Path(directory))
     if status.get("checkpoint") is not None:
-        raise InputError(f"{directory}: {status['status']}, but its checkpoints are gone; it cannot go on")
+        raise InputError(f"{directory}: {status.get('status')}, but its checkpoints are gone; it cannot go on")
     complain(f"{directory}: no checkpoint yet, so it begins anew")
     return {"logs": {}, "global_step": 0}
 

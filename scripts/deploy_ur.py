@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.command_line import Parser
 from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
+from scripts.evaluate import agent_of, need_video, run_flags
 
 if TYPE_CHECKING:
     from scripts.supervision import Operated
@@ -154,10 +156,11 @@ def sim(args: argparse.Namespace, others: list[str]) -> int:
 
 def run(args: argparse.Namespace, others: list[str]) -> int:
     """Play episodes with what a run has learned."""
-    if others:
-        raise InputError(f"{others[0]}: no such flag (hesscale-rl ur run --help)")
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: must be at least 1")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: must be zero or a positive integer below 2^63")
+    agent_of(args.run)  # before torch is imported
     import gymnasium as gym
     import numpy as np
     import torch
@@ -165,7 +168,7 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
     from scripts.evaluate import episode, load
 
     torch.set_num_threads(1)
-    policy, env, config, saved = load(args.run)
+    policy, env, config, saved = load(args.run, None, args.env_module, args.trust_env_module)
     if config.env_id not in ("URReacher-v0", "URReacherStock-v0", "URReacherMuJoCo-v0"):
         raise InputError(f"{args.run}: learned {config.env_id}; a UR5 plays URReacher-v0 and its variants")
     args.task = env.unwrapped.preset  # type: ignore[attr-defined]
@@ -211,7 +214,10 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
 
 def replay(args: argparse.Namespace, others: list[str]) -> int:
     """Tell what a log says: episodes, returns, overrides, faults; and how far our model is from what happened."""
+    if not any((args.log / name).exists() for name in ("cycles.bin", "config.json", "steps.jsonl")):
+        raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")
     if args.video:
+        need_video()
         os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
     import numpy as np
 
@@ -220,9 +226,8 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
     from envs.ur.safety import OVERRIDES
     from envs.ur.shared import CYCLE
 
-    if not (args.log / "cycles.bin").exists():
-        raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")
-    cycles = read_records(args.log / "cycles.bin", CYCLE)
+    path = args.log / "cycles.bin"
+    cycles = read_records(path, CYCLE) if path.exists() else np.empty(0, CYCLE)
     lines = (args.log / "steps.jsonl").read_text().splitlines() if (args.log / "steps.jsonl").exists() else []
     returns: list[float] = []
     for event in map(json.loads, lines):
@@ -235,6 +240,7 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
     for i, value in enumerate(returns):
         say(f"episode {i + 1}  return {value:.1f}")
     if not len(cycles):
+        say("no cycle was recorded: the robot did not start")
         return DONE
     bounds = json.loads((args.log / "config.json").read_text())["bounds"]
     period, acceleration = bounds["period"], bounds["acceleration"]
@@ -276,10 +282,9 @@ def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: floa
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return our arguments, and those left for the agent."""
-    whole = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hesscale-rl ur", description=__doc__, formatter_class=whole)
+    parser = Parser("hesscale-rl ur", __doc__)
     commands = parser.add_subparsers(required=True, metavar="sim|run|train|replay")
-    robot = argparse.ArgumentParser(add_help=False)
+    robot = Parser(add_help=False)
     robot.add_argument("--robot-ip", help="a real robot; without it, a simulated controller")
     robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
     robot.add_argument("--slow-episodes", type=int, default=3, help="first ones, at reduced speed (%(default)s)")
@@ -292,7 +297,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     zero = commands.add_parser("sim", add_help=False, help="be a simulated controller (hesscale-rl ur sim --help)")
     zero.set_defaults(act=sim)
     one = commands.add_parser("run", parents=[robot], help="play episodes with what a run has learned")
-    one.add_argument("run", type=Path, help="a run directory")
+    run_flags(one)
     one.add_argument("--episodes", type=int, default=10, help="how many (%(default)s)")
     one.add_argument("--seed", type=int, default=1000, help="of the first episode's target (%(default)s)")
     one.add_argument("--sampled", action="store_true", help="sample the actions as training does")
@@ -307,6 +312,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     three.add_argument("--video", action="store_true", help="write LOG/replay.mp4")
     three.set_defaults(act=replay)
     args, others = parser.parse_known_args(argv)
+    if others and args.act in (run, replay):
+        (one if args.act is run else three).refuse(others)
     if args.act in (run, train):
         args.log = args.log or Path("robot_logs") / time.strftime("%Y-%m-%d_%H-%M-%S")
         if args.log.exists():

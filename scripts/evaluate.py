@@ -7,16 +7,16 @@ RUN/evaluation.json; --video adds RUN/videos/step_N.mp4 of the first episode.
 
 import argparse
 import importlib
-import json
 import math
 import os
 import statistics
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.console import say
+from hesscale_rl.arguments import need_one_of
+from hesscale_rl.checkpoint import checkpoints, newest_checkpoint, read_config, read_object
+from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts.commands import Parser, obey
 
@@ -27,39 +27,66 @@ if TYPE_CHECKING:
     from hesscale_rl.policy import Policy
 
 AGENTS = ("a2c", "ppo")
+MAX_STEPS = 100_000  # of an episode: an environment may never end one
 
 
-def load(run: Path, render_mode: str | None = None) -> "tuple[Policy, gym.Env, Any, dict]":
-    """Return the policy of a run's last checkpoint, its environment, the run's arguments and the checkpoint."""
-    from hesscale_rl.checkpoint import newest_checkpoint, read_config
-
-    agent = _agent(run)
-    args = read_config(run, agent.Args)
-    import envs
-
-    env = envs.make(args.env_id.removeprefix(envs.POOL), args.env_module, render_mode)
-    saved = newest_checkpoint(run)
-    if "policy" not in saved:
-        raise InputError(f"{run}: it has no checkpoint yet")
-    policy = agent.make_policy(env.observation_space, env.action_space, args)
-    try:
-        policy.load_state_dict(saved["policy"])
-    except RuntimeError as error:
-        raise InputError(
-            f"{run}: its checkpoint is of other networks ({' '.join(str(error).split())[:120]})"
-        ) from None
-    return policy, env, args, saved
+def run_flags(parser: Parser) -> None:
+    """Add a run directory, and what allows its environment's module to be imported, to a command line."""
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--env-module", metavar="MODULE", help="import it in place of the one that the run names")
+    parser.add_argument("--trust-env-module", action="store_true", help="import the module that the run names")
 
 
-def _agent(run: Path) -> ModuleType:
-    """The agent that made the run; only ours are imported."""
-    try:
-        name = json.loads((run / "meta.json").read_text())["agent"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{run}: not a run directory (its meta.json names no agent)") from None
+def agent_of(run: Path) -> str:
+    """Return the name of the agent that made the run; InputError if there is none of ours. It needs no torch."""
+    name = read_object(run / "meta.json").get("agent")
+    if name == "supervised":
+        raise InputError(f"{run}: a supervised run, which plays no episodes; hesscale-rl plot takes it")
     if name not in AGENTS:
         raise InputError(f"{run}: made by the agent {name!r}; there is {', '.join(AGENTS)}")
-    return importlib.import_module(f"agents.{name}")
+    read_object(run / "config.json")
+    if not checkpoints(run / "checkpoints"):
+        raise InputError(f"{run}: it has no checkpoint yet")
+    return name
+
+
+def trusted_module(run: Path, config: Any, named: str | None, trust: bool) -> str | None:
+    """Return the module that registers the run's environment: the one `named`, or the run's own if that is trusted.
+
+    InputError where config.json names a module, as Python code of anybody's, that the command line does not.
+    """
+    import envs
+
+    own = {config.env_module, config.env_id.removeprefix(envs.POOL).rpartition(":")[0] or None} - {None}
+    if not trust and (asked := sorted(own - {named}) if named is None or len(own) > 1 else []):
+        way = f"--trust-env-module, or --env-module {asked[0]}"
+        raise InputError(f"{run}: its config.json has the module {asked[0]} imported; if it is yours, add {way}")
+    return named or config.env_module
+
+
+def load(
+    run: Path, render_mode: str | None = None, env_module: str | None = None, trust_env_module: bool = False
+) -> "tuple[Policy, gym.Env, Any, dict]":
+    """Return the policy of a run's last checkpoint, its environment, the run's arguments and the checkpoint.
+
+    `env_module`, `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
+    """
+    agent = importlib.import_module(f"agents.{agent_of(run)}")
+    import envs
+
+    args = read_config(run, agent.Args)
+    need_one_of(args, "std", agent.STDS)
+    module = trusted_module(run, args, env_module, trust_env_module)
+    env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode)
+    saved = newest_checkpoint(run)
+    try:
+        policy = agent.make_policy(env.observation_space, env.action_space, args)
+        policy.load_state_dict(saved["policy"])
+    except (RuntimeError, ValueError, TypeError) as error:
+        env.close()
+        cause = " ".join(str(error).split())[:120]
+        raise InputError(f"{run}: its checkpoint is of other networks, or config.json is damaged ({cause})") from None
+    return policy, env, args, saved
 
 
 def episode(
@@ -68,8 +95,9 @@ def episode(
     seed: int,
     random: "np.random.Generator | None" = None,
     frames: list | None = None,
+    max_steps: int = MAX_STEPS,
 ) -> tuple[float, int]:
-    """Play one episode from a reset with `seed`; return its return and length.
+    """Play one episode from a reset with `seed`, up to max_steps; return its return and length.
 
     `random`: sample the actions; None: the most likely ones. `frames` takes up the pictures.
     """
@@ -77,7 +105,7 @@ def episode(
 
     obs, _ = env.reset(seed=seed)
     total, length, over = 0.0, 0, False
-    while not over:
+    while not over and length < max_steps:
         if frames is not None:
             frames.append(env.render())
         norm = policy.obs_norm
@@ -109,17 +137,21 @@ def evaluate(args: argparse.Namespace) -> int:
     """Evaluate and report."""
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: must be at least 1")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: must be zero or a positive integer")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: must be zero or a positive integer below 2^63")
+    if args.max_steps < 1:
+        raise InputError(f"--max-steps {args.max_steps}: must be at least 1")
+    agent_of(args.run)  # before torch is imported
     if args.video:
         os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
-        _need_video()
+        need_video()
     import numpy as np
     import torch
 
     torch.set_num_threads(1)
     try:
-        policy, env, config, saved = load(args.run, "rgb_array" if args.video else None)
+        mode = "rgb_array" if args.video else None
+        policy, env, config, saved = load(args.run, mode, args.env_module, args.trust_env_module)
     except (ImportError, RuntimeError, AttributeError) as error:  # MuJoCo's, on importing a GL that is not there
         if not args.video:
             raise
@@ -130,7 +162,7 @@ def evaluate(args: argparse.Namespace) -> int:
     played = []
     for i in range(args.episodes):
         try:
-            played.append(episode(policy, env, args.seed + i, random, frames if i == 0 else None))
+            played.append(episode(policy, env, args.seed + i, random, frames if i == 0 else None, args.max_steps))
         except Exception as error:
             if not args.video:
                 raise
@@ -138,6 +170,8 @@ def evaluate(args: argparse.Namespace) -> int:
             gl = f"MUJOCO_GL={os.environ['MUJOCO_GL']}; egl needs a driver, osmesa the library of that name"
             raise InputError(f"--video: {config.env_id} cannot be drawn: {cause} ({gl})") from None
     returns = [value for value, _ in played]
+    if cut := sum(length == args.max_steps for _, length in played):
+        complain(f"{cut} of {len(played)} episodes were cut after {args.max_steps:,} steps (--max-steps)")
     spread = ""
     if len(returns) > 1:
         spread = f" ± {1.96 * statistics.stdev(returns) / math.sqrt(len(returns)):,.1f}"
@@ -157,9 +191,10 @@ def evaluate(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _need_video() -> None:
+def need_video() -> None:
     """InputError before an episode is played for nothing."""
     try:
+        import imageio  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise InputError("--video: needs imageio-ffmpeg, pip install -e '.[video]'") from None
@@ -168,9 +203,10 @@ def _need_video() -> None:
 def main() -> int:
     """Run the command line."""
     parser = Parser("hesscale-rl evaluate", __doc__)
-    parser.add_argument("run", type=Path, help="a run directory")
+    run_flags(parser)
     parser.add_argument("--episodes", type=int, default=10, help="how many (10)")
     parser.add_argument("--seed", type=int, default=1000, help="of the first episode; the next have the next (1000)")
+    parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="of an episode, at most (%(default)s)")
     parser.add_argument("--sampled", action="store_true", help="sample the actions as training does")
     parser.add_argument("--video", action="store_true", help="write the first episode as mp4")
     return obey(parser, evaluate, "interrupted", OSError)

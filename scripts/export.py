@@ -21,16 +21,19 @@ from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 
 from .commands import Parser, obey
-from .evaluate import load
+from .evaluate import agent_of, load, run_flags
 
 if TYPE_CHECKING:
     import numpy as np
 
-CLOSE = 1e-6  # what a file's actions may differ from the policy's
+CLOSE = 1e-6  # what a file's actions may differ from the policy's, by the largest of them where that is above 1
 
 
 def export(args: argparse.Namespace) -> int:
     """Write and check the files."""
+    agent_of(args.run)  # before torch is imported
+    if args.onnx:
+        _need_onnx()
     import numpy as np
     import torch
     from safetensors.torch import load_file
@@ -38,7 +41,8 @@ def export(args: argparse.Namespace) -> int:
 
     from hesscale_rl.run import atomic_write
 
-    policy, env, config, saved = load(args.run)
+    trust = {"env_module": args.env_module, "trust_env_module": args.trust_env_module}
+    policy, env, config, saved = load(args.run, **trust)
     policy.eval().requires_grad_(False)
     folder = args.run / "export"
     folder.mkdir(exist_ok=True)
@@ -47,16 +51,17 @@ def export(args: argparse.Namespace) -> int:
     live = act(policy, obs)
 
     def report(path: Path, other: Any) -> None:
-        off = float(np.abs(np.asarray(other, dtype=np.float64) - live).max())
-        if not off <= CLOSE:
+        off, share = difference(np.asarray(other, dtype=np.float64), live)
+        told = f"{off:.2g}, {share:.2g} of the actions' size"
+        if not share <= CLOSE:
             path.unlink()
-            raise InputError(f"{path}: its actions differ from the policy's by {off:.2g}, more than {CLOSE}; removed")
-        say(f"{path}  step {saved['global_step']:,}, {len(obs)} observations, largest difference {off:.1g}")
+            raise InputError(f"{path}: its actions differ from the policy's by {told}, more than {CLOSE}; removed")
+        say(f"{path}  step {saved['global_step']:,}, {len(obs)} observations, largest difference {told}")
 
     weights = folder / "policy.safetensors"
     meta = {"env_id": config.env_id, "parametrization": policy.parametrization}
     atomic_write(weights, to_bytes({k: v.contiguous().clone() for k, v in policy.state_dict().items()}, meta))
-    again = load(args.run)[0]
+    again = load(args.run, **trust)[0]
     again.load_state_dict(load_file(weights))
     report(weights, act(again, obs))
     inputs = torch.from_numpy(obs)
@@ -72,6 +77,17 @@ def export(args: argparse.Namespace) -> int:
         report(path, _onnx(path, policy, inputs, batch))
     env.close()
     return DONE
+
+
+def difference(actions: "np.ndarray", live: "np.ndarray") -> tuple[float, float]:
+    """Return the largest difference of actions [N, A] or [N] from the policy's own: as it is, and by their size.
+
+    The size of an action is the largest that it takes, or 1 if that is less.
+    """
+    import numpy as np
+
+    apart = np.abs(actions - live)
+    return float(apart.max()), float((apart / np.maximum(1.0, np.abs(live).max(axis=0))).max())
 
 
 def act(policy: Any, obs: "np.ndarray") -> "np.ndarray":
@@ -95,14 +111,19 @@ def _observations(env: Any, random: Any) -> "np.ndarray":
     return np.stack(rows).astype(np.float64)
 
 
-def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
+def _need_onnx() -> None:
+    """InputError before anything is written."""
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-        from onnx.reference import ReferenceEvaluator
     except ImportError:
         raise InputError("--onnx: needs onnx and onnxscript, pip install -e '.[export]'") from None
+
+
+def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
+    import onnx
     import torch
+    from onnx.reference import ReferenceEvaluator
 
     names: dict[str, Any] = {"input_names": ["observation"], "output_names": ["action"]}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not there
@@ -119,7 +140,7 @@ def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:
 def main() -> int:
     """Run the command line."""
     parser = Parser("hesscale-rl export", __doc__)
-    parser.add_argument("run", type=Path, help="a run directory")
+    run_flags(parser)
     parser.add_argument("--onnx", action="store_true", help="write policy.onnx as well")
     return obey(parser, export, "interrupted", OSError)
 

@@ -26,11 +26,12 @@ import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import agents
+from hesscale_rl.checkpoint import fitted
 from hesscale_rl.errors import InputError
+from hesscale_rl.names import OPTIMIZER_NAMES
 from scripts.commands import near
 from scripts.runs import SUPERVISED
 
@@ -174,29 +175,14 @@ def _varied(where: str, given: dict[Any, Any], default: Any) -> list[list[tuple[
         kind = kinds[name]
         values = _listed(where, name, value, get_origin(kind) is tuple)
         try:
-            varied.append([(name, _fit(value, kind)) for value in values])
+            varied.append([(name, fitted(value, kind)) for value in values])
         except (TypeError, OverflowError):
             what = kind.__name__ if isinstance(kind, type) else kind
             raise InputError(f"{where}: {name} = {_plain(value)!r}: must be {what}") from None
     return varied
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    """The value as one of a kind, an annotation of the agent's arguments; TypeError if it is none."""
-    for option in get_args(kind) if isinstance(kind, UnionType) else (kind,):
-        if option is float and type(value) is int:
-            return float(value)
-        if option is NoneType and value is None or type(value) is option:
-            return value
-        parts = get_args(option)
-        if get_origin(option) is tuple and isinstance(value, list) and len(value) == len(parts):
-            return tuple(map(_fit, value, parts))
-    raise TypeError
-
-
 def _check_optimizer(name: str) -> None:
-    from hesscale_rl.optim import OPTIMIZER_NAMES
-
     if name not in OPTIMIZER_NAMES:
         raise InputError(f"no optimizer {name!r}: {near(name, [*OPTIMIZER_NAMES])}")
 

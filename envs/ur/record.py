@@ -26,4 +26,5 @@ class Record:
 def read_records(path: str | os.PathLike[str], kind: np.dtype) -> np.ndarray:
     """Return the records [T] of a file; one that was cut short by a crash is left out."""
     data = Path(path).read_bytes()
-    return np.frombuffer(data, kind, count=len(data) // kind.itemsize)
+    count = len(data) // kind.itemsize
+    return np.frombuffer(data, kind, count) if count else np.empty(0, kind)  # numpy refuses an empty buffer
