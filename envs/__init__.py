@@ -17,7 +17,8 @@ import numpy as np
 from hesscale_rl.errors import InputError
 
 if TYPE_CHECKING:
-    from .vector import Envs
+    from .checking import Checked
+    from .vector import Envs, NextStep
 
 POOL = "envpool:"
 UR_REACHER: dict[str, dict[str, str]] = {
@@ -29,12 +30,15 @@ for _name, _settings in UR_REACHER.items():
     gym.register(_name, "envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
 
 
-def make(env_id: str, env_module: str | None = None, render_mode: str | None = None) -> gym.Env:
+def make(env_id: str, env_module: str | None = None, render_mode: str | None = None) -> "Checked":
     """Make a Gymnasium environment whose observations are vectors; InputError with one line if that is impossible.
 
-    The time limit stays on (its end is a truncation), and no wrapper is added but the one that flattens observations
-    which are not vectors: agents normalise for themselves. `env_module` is imported first, to register its own.
+    The time limit stays on (its end is a truncation), and no wrapper is added but the one that holds what it returns
+    to what it declared, and makes vectors of it (checking.py): agents normalise for themselves. `env_module` is
+    imported first, to register its own.
     """
+    from .checking import Checked
+
     if env_module is not None:
         _import(f"--env-module {env_module}", env_module)
     check_id(env_id)
@@ -48,29 +52,23 @@ def make(env_id: str, env_module: str | None = None, render_mode: str | None = N
     except Exception as error:  # an environment may fail in any way: a missing package, a missing asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"--env-id {env_id}: cannot be made: {cause}") from error
-    space = env.observation_space
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
-        return env
-    if not space.is_np_flattenable:
+    try:
+        return Checked(env, f"--env-id {env_id}")
+    except InputError:
         env.close()
-        raise InputError(f"--env-id {env_id}: its observations are {space}, which cannot be made a vector")
-    return gym.wrappers.FlattenObservation(env)
+        raise
 
 
-def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> "Envs":
+def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> "Envs | NextStep":
     """Make `num_envs` of them behind one interface; "envpool:HalfCheetah-v5" takes EnvPool's, seeded with `seed`."""
-    from .vector import Envs, Several
+    from .vector import Envs
 
     if env_id.startswith(POOL):
         return _pool(env_id, num_envs, seed)
-    env = make(env_id, env_module)
-    if num_envs == 1:
-        return Envs(env)
-    env.close()
-    return Several(lambda: make(env_id, env_module), num_envs)
+    return Envs(*(make(env_id, env_module) for _ in range(num_envs)))
 
 
-def _pool(env_id: str, num_envs: int, seed: int) -> "Envs":
+def _pool(env_id: str, num_envs: int, seed: int) -> "NextStep":
     from .vector import NextStep
 
     try:
@@ -88,12 +86,12 @@ def _pool(env_id: str, num_envs: int, seed: int) -> "Envs":
     seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(num_envs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*precision lowered", UserWarning)  # of EnvPool's own spaces
-        pool = NextStep(envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds), seeded=True)
-    space = pool.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        pool.close()
-        raise InputError(f"--env-id {env_id}: its observations are {space}; needed is a vector, Box of rank 1")
-    return pool
+        vector = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds)
+        try:
+            return NextStep(vector, seeded=True, name=f"--env-id {env_id}")
+        except InputError:
+            vector.close()
+            raise
 
 
 def _import(flag: str, module: str) -> None:

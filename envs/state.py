@@ -13,18 +13,12 @@ import numpy as np
 import torch
 from gymnasium.envs.mujoco import MujocoEnv
 
+from .checking import Checked
+
 State = dict[str, Any]
 
 # What decides the next step of gymnasium.envs.classic_control, beside the random generator.
 CLASSIC = ("state", "steps_beyond_terminated", "last_u")
-
-
-class Copied(gym.ObservationWrapper):
-    """Hands out copies of the observations, for environments that write each into the same array."""
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Return a copy."""
-        return np.array(observation)
 
 
 KNOWN_WRAPPERS = (
@@ -32,7 +26,7 @@ KNOWN_WRAPPERS = (
     gym.wrappers.OrderEnforcing,
     gym.wrappers.PassiveEnvChecker,
     gym.wrappers.FlattenObservation,
-    Copied,
+    Checked,
 )
 
 

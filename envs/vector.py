@@ -8,114 +8,85 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from hesscale_rl.rollout import Step
 
 from . import state
-
-
-def _rows(obs: Any) -> np.ndarray:
-    return np.ascontiguousarray(obs, dtype=np.float64)
+from .checking import Checked, CheckedPool
 
 
 class Envs:
-    """E copies of one environment; this class, with E = 1, runs a bare one: the fastest way."""
+    """E copies of one environment, one after the other in this process; where an episode ends, the next begins."""
 
-    num_envs = 1
-
-    def __init__(self, env: gym.Env):
-        self.env = env
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._rewards, self._always = np.zeros(1), np.ones(1, dtype=bool)
-        self._terminated, self._truncated = np.zeros(1, dtype=bool), np.zeros(1, dtype=bool)
+    def __init__(self, *copies: gym.Env):
+        self.copies = [env if isinstance(env, Checked) else Checked(env, "the environment") for env in copies]
+        self.observation_space, self.action_space = self.copies[0].observation_space, copies[0].action_space
+        self.num_envs = e = len(copies)
+        # What a step returns changes with the next one: nothing is allocated in between.
+        self._final, self._obs = np.empty((e, self.copies[0].length)), np.empty((e, self.copies[0].length))
+        self._each = [*zip(range(e), self.copies, self._final, self._obs, strict=True)]
+        self._rewards, self._always = np.zeros(e), np.ones(e, dtype=bool)
+        self._terminated, self._truncated = np.zeros(e, dtype=bool), np.zeros(e, dtype=bool)
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         """Begin an episode in each, seeded with one seed each; return the observations [E, O]."""
-        return _rows(self.env.reset(seed=seeds[0])[0])[None]
+        for (_, env, _, first), seed in zip(self._each, seeds, strict=True):
+            env.reset_into(first, seed=seed)
+        return self._obs
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions [E, ...]; where an episode ends, begin the next."""
-        obs, reward, terminated, truncated, _ = self.env.step(actions[0])
-        obs = final = _rows(obs)[None]
-        if terminated or truncated:
-            final, obs = obs.copy(), _rows(self.env.reset()[0])[None]  # a reset may write into the same array
-        self._rewards[0], self._terminated[0], self._truncated[0] = float(reward), terminated, truncated
-        return Step(obs, final, self._rewards, self._terminated, self._truncated, self._always)
+        over = False
+        for i, env, final, first in self._each:
+            reward, terminated, truncated, _ = env.step_into(actions[i], final)
+            self._rewards[i], self._terminated[i], self._truncated[i] = reward, terminated, truncated
+            if terminated or truncated:
+                env.reset_into(first)
+                over = True
+        obs = self._final
+        if over:
+            obs, going = self._obs, ~(self._terminated | self._truncated)
+            obs[going] = self._final[going]
+        return Step(obs, self._final, self._rewards, self._terminated, self._truncated, self._always)
 
     def save(self) -> list[state.State] | None:
         """Return the state of every environment, or None if it cannot be known."""
-        states = [state.save(env) for env in self._each()]
+        states = [state.save(env) for env in self.copies]
         return None if any(s is None for s in states) else [s for s in states if s is not None]
 
     def load(self, states: list[state.State]) -> None:
         """Go on from what `save` returned."""
-        for env, own in zip(self._each(), states, strict=True):
+        for env, own in zip(self.copies, states, strict=True):
             state.load(env, own)
 
     def close(self) -> None:
         """Give back windows and memory."""
-        self.env.close()
-
-    def _each(self) -> list[gym.Env]:
-        return [self.env]
+        for env in self.copies:
+            env.close()
 
 
-class Several(Envs):
-    """E environments in this process, by Gymnasium's SyncVectorEnv with resets in the same step."""
-
-    def __init__(self, make: Any, num_envs: int):
-        self.vector = SyncVectorEnv([lambda: state.Copied(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        self.num_envs = num_envs
-        self.observation_space = self.vector.single_observation_space
-        self.action_space = self.vector.single_action_space
-        self._always = np.ones(num_envs, dtype=bool)
-
-    def reset(self, seeds: list[int]) -> np.ndarray:
-        """Begin an episode in each."""
-        return self.vector.reset(seed=list(seeds))[0]
-
-    def step(self, actions: np.ndarray) -> Step:
-        """Take the actions."""
-        obs, rewards, terminated, truncated, infos = self.vector.step(actions)
-        obs = final = _rows(obs)
-        if "final_obs" in infos:
-            final = obs.copy()
-            for i in np.flatnonzero(infos["_final_obs"]):
-                final[i] = infos["final_obs"][i]
-        return Step(obs, final, rewards, terminated, truncated, self._always)
-
-    def close(self) -> None:
-        """Close all."""
-        self.vector.close()
-
-    def _each(self) -> list[gym.Env]:
-        return list(self.vector.envs)
-
-
-class NextStep(Envs):
+class NextStep:
     """E environments of a gymnasium.vector.VectorEnv that resets in the step after the last: EnvPool's.
 
-    The step in which an environment only resets itself is not `valid`, and its action is ignored.
+    The step in which an environment only resets itself is not `valid`, and its action is ignored. `seeded` when it
+    was made, a pool takes no seeds at its reset. `name` begins every message.
     """
 
-    def __init__(self, vector: Any, seeded: bool = False):
-        self.vector, self.num_envs, self._seeded = vector, vector.num_envs, seeded
+    def __init__(self, vector: Any, seeded: bool = False, name: str = "the pool"):
+        self.vector, self.num_envs, self._seeded = CheckedPool(vector, name), vector.num_envs, seeded
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
         self._over = np.zeros(self.num_envs, dtype=bool)
 
     def reset(self, seeds: list[int]) -> np.ndarray:
-        """Begin an episode in each; `seeded` when it was made, a pool takes no seeds here."""
+        """Begin an episode in each."""
         self._over[:] = False
-        how = {} if self._seeded else {"seed": list(seeds)}
-        return np.asarray(self.vector.reset(**how)[0])
+        return self.vector.reset({} if self._seeded else {"seed": list(seeds)})
 
     def step(self, actions: np.ndarray) -> Step:
         """Take the actions."""
-        obs, rewards, terminated, truncated, _ = self.vector.step(actions)
+        obs, rewards, terminated, truncated = self.vector.step(actions)
         valid, self._over = ~self._over, terminated | truncated
-        obs = _rows(obs)
-        return Step(obs, obs, np.asarray(rewards, dtype=np.float64), terminated, truncated, valid)
+        return Step(obs, obs, rewards, terminated, truncated, valid)
 
     def save(self) -> None:
         """Nothing: the environments are behind a wall."""

@@ -1,11 +1,12 @@
 """The errors that end a command in good order, and the exit codes of every command."""
 
 DONE = 0
+FAILED = 1  # by a fault that is not the input's
 BAD_INPUT = 2
 DIVERGED = 3
 FAULT = 4  # of a robot
 INTERRUPTED = 130
-EXIT_CODES = {"done": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}  # by the run's status
+EXIT_CODES = {"done": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": FAILED}  # by the run's status
 
 
 class InputError(ValueError):
@@ -17,3 +18,10 @@ class InputError(ValueError):
 
 class Diverged(Exception):
     """A number that training cannot go on with. The run ends, keeps its curve, and exits with DIVERGED."""
+
+
+class EnvironmentFault(InputError):
+    """An environment that raised, or returned what it did not declare; one line, the cause chained where it raised.
+
+    Before anything was learnt it is bad input like any other; later the run keeps what it has learnt, and fails.
+    """

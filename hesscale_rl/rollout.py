@@ -44,9 +44,10 @@ class Rollout:
         self._statistics = self._normalizers()
 
     def _begin(self, seeds: list[int]) -> None:
-        for seen, first in zip(self.obs, self.envs.reset(seeds), strict=True):
-            if not np.isfinite(first).all():
-                raise Diverged("an observation is not finite")
+        obs = self.envs.reset(seeds)
+        if obs.shape != self.obs.shape:
+            raise ValueError(f"the environments' reset returned the shape {obs.shape}, not {self.obs.shape}")
+        for seen, first in zip(self.obs, obs, strict=True):
             seen[:] = self.policy.see(first)
 
     def collect(self, num_steps: int, ended: Callable[[int, float, int], None], stop_at_end: bool = False) -> Arrays:
@@ -57,7 +58,7 @@ class Rollout:
         ended(step, return, length) for each episode that ends. `stop_at_end`: return earlier, with the step that
         ended an episode.
         """
-        e, policy = self.envs.num_envs, self.policy
+        e, shape, policy = self.envs.num_envs, self.obs.shape, self.policy
         if self._addresses != addresses(policy.actor):
             self._addresses, self._sample = addresses(policy.actor), policy.sampler()
         noise = policy.noise(self.random, num_steps, e)
@@ -73,6 +74,9 @@ class Rollout:
             if not self._sample(self.obs, noise[t], actions[t], to_env[t]):
                 raise Diverged("an action is not finite")
             step = self.envs.step(to_env[t])
+            # The loop below reads as many numbers as it was told of.
+            if step.obs.shape != shape or step.final.shape != shape or any(a.shape != shape[:1] for a in step[2:]):
+                raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")
             over = record(t, *step, step.obs is not step.final, *to)
             if over < 0:
                 raise Diverged("a reward is not finite" if over == REWARD else "an observation is not finite")
@@ -99,15 +103,18 @@ class Rollout:
             ended(self.step + int(counted[i]), float(self.returns[i]), int(self.lengths[i]))
             self.returns[i], self.lengths[i] = 0.0, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that decides the next steps; "envs" is None where the environments cannot be saved."""
+    def state_dict(self, new_episodes: bool = False) -> dict[str, Any]:
+        """Return all that decides the next steps; "envs" is None where the environments cannot be saved.
+
+        `new_episodes`: so that who loads it begins new ones, in environments that may have failed here.
+        """
         return {
             "step": self.step,
             "obs": torch.from_numpy(self.obs.copy()),
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),
             "random": self.random.bit_generator.state,
-            "envs": self.envs.save(),
+            "envs": None if new_episodes else self.envs.save(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:

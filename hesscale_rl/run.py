@@ -100,7 +100,10 @@ class Run:
         track: bool = False,
     ) -> None:
         wandb = _wandb() if track else None
+        place = Path("runs" if directory is None else directory)
+        made = [folder for folder in (place, *place.parents) if not folder.exists()]
         self.directory = _create(args, directory) if checkpoint is None else Path(directory or "")
+        self._made = [self.directory, *made] if directory is None else made  # what is there for this run alone
         self.stop = False
         self._handlers: dict[int, Any] = {}
         self.total_steps, self.global_step = total_steps, checkpoint["global_step"] if checkpoint else 0
@@ -187,6 +190,15 @@ class Run:
             self._wandb.finish()
         self._write_status(details)
         os.close(self._lock)
+
+    def discard(self) -> None:
+        """End a run that has nothing worth keeping: its files go, and the folders that were made for it."""
+        self.finish("failed")
+        for path in self.directory.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # others have put something there
+                folder.rmdir()
 
     def report(self, returns: Sequence[float]) -> None:
         """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""

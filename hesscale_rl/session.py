@@ -15,6 +15,7 @@ its curve and its checkpoints; the line that is shown meanwhile; signals, diverg
 
 import contextlib
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -27,7 +28,7 @@ from .arguments import optimizer_settings
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .compiled.learner import make_learner
 from .console import complain, guard
-from .errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from .errors import BAD_INPUT, EXIT_CODES, Diverged, EnvironmentFault, InputError
 from .optim import make_optimizer
 from .policy import Policy, check_finite, check_spaces
 from .progress import Progress
@@ -65,7 +66,7 @@ class Session:
 
     def __enter__(self) -> Self:
         args = self.args
-        saved = _found(args) if args.resume else None
+        saved, self._fresh = _found(args) if args.resume else None, not args.resume
         self._saved = saved if saved is not None and "policy" in saved else None
         with contextlib.ExitStack() as stack:
             self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed)
@@ -97,15 +98,32 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        fault = error if isinstance(error, EnvironmentFault) and self._learnt else None
         diverged = isinstance(error, Diverged | torch.linalg.LinAlgError)  # the latter of a curvature not finite
         if diverged:
             self.run.log(self.run.global_step, {"charts/diverged": 1.0})
             self.run.finish("diverged", reason=str(error))
+        elif fault is not None:
+            if self.collected:
+                with contextlib.suppress(Diverged):  # of a policy that is not worth keeping
+                    self._save(new_episodes=True)
+            self.run.finish("failed", reason=str(error))
+        elif isinstance(error, EnvironmentFault) and self._fresh:
+            self.run.discard()
+        ended = diverged or fault is not None
+        if ended:
             kind = error = trace = None
         self._open.__exit__(kind, error, trace)
+        if fault is not None:
+            _blame(fault, self.run)
         if error is None:
             self.run.report(self.recent)
-        return diverged
+        return ended
+
+    @property
+    def _learnt(self) -> bool:
+        """Whether there is anything in the policy, of this session or of the one before, that is worth keeping."""
+        return self.collected > 0 or self._saved is not None
 
     @property
     def exit_code(self) -> int:
@@ -167,11 +185,12 @@ class Session:
         self.run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
         self.progress.update(step, episode_return, self.note)
 
-    def _save(self) -> None:
+    def _save(self, new_episodes: bool = False) -> None:
+        """Write a checkpoint; `new_episodes`: of environments that have failed, whose state is worth nothing."""
         check_finite(self.policy)
         learned = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
         random = {"shuffle": self.shuffle.get_state(), "torch": torch.get_rng_state()}
-        account = {"rollout": self.rollout.state_dict(), "global_step": self.rollout.step}
+        account = {"rollout": self.rollout.state_dict(new_episodes), "global_step": self.rollout.step}
         account |= {"recent": list(self.recent), "iteration": self.collected}
         self.run.save_checkpoint(self.rollout.step, learned | random | account)
 
@@ -191,6 +210,14 @@ def _close(env: Any, env_id: str) -> None:
         env.close()
     except Exception as error:  # whatever an environment of somebody's own may do
         complain(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}")
+
+
+def _blame(fault: EnvironmentFault, run: Run) -> None:
+    """Say what an environment did in the middle of a run, with its own traceback, and what to do."""
+    if fault.__cause__ is not None:
+        complain("".join(traceback.format_exception(fault.__cause__)).rstrip())
+    kept = f"what was learnt until step {run.saved:,} is kept" if run.saved is not None else "nothing was kept"
+    complain(f"{fault}\n{kept}; mend the environment, then go on with --resume {run.directory}")
 
 
 def answer(train: Callable[[Any], int], args: Any) -> int:

@@ -16,7 +16,7 @@ import torch
 import envs
 import hesscale_rl as hs
 from agents import a2c, ppo
-from envs.vector import Envs, NextStep, Several
+from envs.vector import Envs, NextStep
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.networks import Heads
 from hesscale_rl.optim import NEWTON, OPTIMIZER_NAMES
@@ -175,29 +175,6 @@ def test_a_diverged_run_keeps_its_curve(tmp_path):
     assert any("charts/episodic_return" in line for line in metrics(tmp_path))
 
 
-@pytest.mark.parametrize("broken", ["observation", "reward", "first observation"])
-def test_a_broken_environment_ends_as_diverged(tmp_path, monkeypatch, broken):
-    make = envs.make
-
-    class Broken(gym.Wrapper):
-        steps = 0
-
-        def reset(self, **how):
-            obs, info = super().reset(**how)
-            return (obs * np.nan if broken == "first observation" else obs), info
-
-        def step(self, action):
-            obs, reward, *rest = super().step(action)
-            self.steps += 1
-            if self.steps == 150:
-                obs, reward = (obs * np.nan, reward) if broken == "observation" else (obs, math.nan)
-            return obs, reward, *rest
-
-    monkeypatch.setattr(envs, "make", lambda *args: Broken(make(*args)))
-    assert ppo.train(replace(PPO, run_dir=str(tmp_path))) == DIVERGED
-    assert broken.removeprefix("first ") in status(tmp_path)["reason"]
-
-
 class Corridor(gym.Env):
     """Reward 1 a step for ten steps, then the end that `truncate` says; the observation is the time."""
 
@@ -227,7 +204,7 @@ def corridors(mode, truncate):
     if mode == "bare":
         return Envs(make())
     if mode == "same step":
-        return Several(make, 2)
+        return Envs(make(), make())
     return NextStep(gym.vector.SyncVectorEnv([make, make], autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP))
 
 

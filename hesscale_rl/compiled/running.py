@@ -6,6 +6,18 @@ import numpy as np
 
 from .jit import EXACT
 
+LARGEST = float(np.finfo(np.float32).max)  # what float32, and so every network, can hold
+
+
+@EXACT
+def take(x, row):
+    """Copy x [n] into row [n], float64; return whether float32 holds all of it: no NaN, nothing infinite."""
+    held = True
+    for i in range(len(row)):
+        row[i] = x[i]
+        held &= abs(row[i]) <= LARGEST
+    return held
+
 
 @EXACT
 def count_in(x, mean, var, count):

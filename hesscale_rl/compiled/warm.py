@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from ..console import complain
-from . import kernels
+from . import kernels, running
 from .jit import sources
 
 COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
@@ -120,6 +120,8 @@ def compile_common() -> None:
         fast.learn(rows | {"actions": taken}, torch.arange(n), 1, Objective(True, 0.0, 0.5, 0.5, 0.2, 0.2))
         Rollout(_Still(), policy, np.random.SeedSequence(0)).collect(1, lambda *_: None)
         policy.see(np.zeros(3))
+    for first in (np.zeros(3, np.float32), np.zeros(3)):
+        running.take(first, np.empty(3))
 
 
 def compile_hutchinson() -> None:
