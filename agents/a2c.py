@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from hesscale_rl.arguments import check_shared, need_one_of, needs, parse
+from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
 from hesscale_rl.command_line import path_text
 
 # --- arguments
@@ -141,7 +141,7 @@ from hesscale_rl.compiled.learner import Learner, Objective
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.session import Session, answer
+from hesscale_rl.session import Session
 
 # --- networks
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from .checkpoint import changes, read_config
 from .command_line import Parser, number, one_of, text, whole
 from .console import complain, guard
-from .errors import BAD_INPUT, InputError
+from .errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
 from .names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
 
 A = TypeVar("A")
@@ -181,3 +181,20 @@ def check_resume(args: Any) -> None:
             raise InputError(
                 f"--resume {args.resume}: changed {', '.join(changed)}; to go on so, add --accept-changes"
             )
+
+
+def answer(train: Callable[[A], int], args: A) -> int:
+    """Return the exit code of `train(args)`; say in one line what is wrong with the arguments or with the disk."""
+    guard()
+    if sys.platform not in ("linux", "darwin"):
+        complain(f"hesscale_rl is made for Linux and macOS; on {sys.platform} nobody has tried it")
+    try:
+        return train(args)
+    except KeyboardInterrupt:  # before the first update, or told twice
+        return INTERRUPTED
+    except InputError as error:
+        complain(error)
+        return BAD_INPUT
+    except Unwritable as error:
+        complain(error)
+        return FAILED

@@ -25,3 +25,7 @@ class EnvironmentFault(InputError):
 
     Before anything was learnt it is bad input like any other; later the run keeps what it has learnt, and fails.
     """
+
+
+class Unwritable(OSError):
+    """A file of a run that cannot be written any more: a full disk. Its text is one line; the exit code is FAILED."""

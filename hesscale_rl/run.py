@@ -3,7 +3,8 @@
 config.json     the arguments
 meta.json       what ran: commit, versions, machine, command line, start time
 status.json     {"status": "running", "done", "diverged", "failed" or "interrupted", "global_step", "total_steps",
-                "checkpoint": the last step that was saved or null, "time", "reason"}
+                "checkpoint": the last step that was saved or null, "time", "reason", "output": why stdout or stderr
+                were written to no more, if that came to pass}
 metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
 events.*        the same scalars for TensorBoard
 checkpoints/    step_N.pt, the last two; each loads with torch.load(weights_only=True)
@@ -17,19 +18,21 @@ that they become what they would have been without the interruption.
 
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import io
+import itertools
 import json
-import math
 import os
 import platform
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,42 +42,20 @@ from typing import Any, Self
 import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 import hesscale_rl
 
 from .checkpoint import FORMAT, KEPT, checkpoints
-from .console import complain, say
-from .errors import InputError
+from .console import complain, lost, say
+from .errors import InputError, Unwritable
+from .files import atomic_write, json_bytes, jsonable, write_json
+from .locks import lock
 
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Make `data` the content of `path`: a crash at any moment leaves the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the content
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def jsonable(value: Any) -> Any:
-    """Spell out what JSON cannot hold, at any depth: non-finite numbers and unknown objects become strings."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object atomically, indented for people."""
-    atomic_write(path, (json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n").encode())
+# What ends a run in good order; SIGHUP comes from a terminal that is gone, and there is none on Windows.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+FULL = {errno.ENOSPC, errno.EDQUOT}  # not a wrong directory: a full disk
+_files = itertools.count()  # for the names of TensorBoard's files
 
 
 class Run:
@@ -85,8 +66,11 @@ class Run:
     file. `checkpoint`, one of the directory's own, resumes the run there. `quiet` leaves out the line that tells the
     path, the attribute `directory`.
 
-    While it is open, SIGINT and SIGTERM only set `stop`, for the agent to end after its current update; a second
-    SIGINT interrupts at once. `track`: Weights & Biases as well.
+    While it is open, SIGINT, SIGTERM and SIGHUP only set `stop`, for the agent to end after its current update; a
+    second SIGINT interrupts at once. `track`: Weights & Biases as well.
+
+    Files that cannot be written end in Unwritable, with the path and the last good checkpoint; the status is then
+    "failed", whatever it was to be.
     """
 
     def __init__(
@@ -111,6 +95,7 @@ class Run:
         self.status, self.quiet, self.began = "running", quiet, time.monotonic()
         self.reason = ""
         self._lines: list[str] = []
+        self._records = io.BytesIO()
         meta = _meta(Path(source))
         self._lock = lock(self.directory, f"--run-dir {self.directory}: another process is writing to it")
         try:
@@ -120,22 +105,25 @@ class Run:
             if not checkpoint or not checkpoint["logs"]:  # a resumed run keeps the account of its beginning
                 write_json(self.directory / "meta.json", meta)
                 shutil.copy(source, self.directory)
-            self._write_status({})
-            self._metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - finish closes
+            self._metrics = open(self.directory / "metrics.jsonl", "ab")  # noqa: SIM115 - finish closes
+            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_files)}"
+            self._events = open(self.directory / name, "ab")  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"--run-dir {error.filename}: cannot be written ({error.strerror})") from None
-        # TensorBoard's own writer: one event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
-        self._events = EventFileWriter(str(self.directory))
+            self._lock.release()
+            what = f"{error.filename}: cannot be written ({error.strerror})"
+            raise (Unwritable(what) if error.errno in FULL else InputError(f"--run-dir {what}")) from None
+        # One event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
+        self._record = RecordWriter(self._records)
+        self._record.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        device = getattr(args, "device", "cpu")
+        threads = f"{device}, {meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
+        versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
+        self._about = f"run  {self.directory}  {threads}  {versions}"
         self._wandb = None
         if wandb is not None:
             self._wandb = wandb.init(
                 project="hesscale-rl", name=self.directory.name, config=dataclasses.asdict(args), dir=self.directory
             )
-        if not quiet:
-            device = getattr(args, "device", "cpu")
-            threads = f"{device}, {meta['torch_threads']} thread{'s' * (meta['torch_threads'] != 1)}"
-            versions = "  ".join(f"{name} {meta['versions'][name]}" for name in ("gymnasium", "mujoco", "torch"))
-            say(f"run  {self.directory}  {threads}  {versions}")
 
     def log(self, global_step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by TensorBoard tag ("charts/episodic_return") at one step. `flush` brings them to disk."""
@@ -144,7 +132,7 @@ class Run:
         line = jsonable({"global_step": global_step, "time": now, **values})
         self._lines.append(json.dumps(line, allow_nan=False) + "\n")
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._events.add_event(Event(wall_time=now, step=global_step, summary=summary))
+        self._record.write(Event(wall_time=now, step=global_step, summary=summary).SerializeToString())
         if self._wandb is not None:
             self._wandb.log(values, step=global_step)
         self.global_step = global_step
@@ -152,10 +140,14 @@ class Run:
     def flush(self) -> None:
         """Bring everything logged to disk. Call it at every update: a killed run loses what came after."""
         # Held back until here and written at once, so that a reader of a live run finds only whole lines.
-        self._metrics.write("".join(self._lines))
+        lines, records = "".join(self._lines).encode(), self._records.getvalue()
         self._lines.clear()
-        self._metrics.flush()
-        self._events.flush()
+        self._records.seek(0)
+        self._records.truncate()
+        for file, content in ((self._metrics, lines), (self._events, records)):
+            with self._writing(file.name):
+                file.write(content)
+                file.flush()
 
     def save_checkpoint(self, step: int, payload: dict[str, Any]) -> Path:
         """Write checkpoints/step_N.pt and return its path. Payload: tensors, numbers, text and containers of them."""
@@ -164,11 +156,18 @@ class Run:
         data = io.BytesIO()
         torch.save({"format": FORMAT, "version": hesscale_rl.__version__, "logs": logs} | payload, data)
         path = self.directory / "checkpoints" / f"step_{step}.pt"
-        path.parent.mkdir(exist_ok=True)
         self.global_step = step
-        atomic_write(path, data.getvalue())
+        with self._writing(path):
+            path.parent.mkdir(exist_ok=True)
+            atomic_write(path, data.getvalue())
+        try:
+            torch.load(path, weights_only=True, map_location="cpu")
+        except Exception:  # as many as there are ways for a file to be torn; the older ones are not touched
+            path.unlink()
+            raise
         self.saved = step
-        self._write_status({})
+        with self._writing(self.directory / "status.json"):
+            self._write_status({})
         for old in checkpoints(path.parent)[:-KEPT]:
             old.unlink()
         return path
@@ -176,20 +175,33 @@ class Run:
     def finish(self, status: str, **details: Any) -> None:
         """End the run: close the logs, then write the status ("done", "diverged" ...), so that it vouches for them.
 
-        `details` go to status.json as well (reason="..."). Only the first call counts.
+        `details` go to status.json as well (reason="..."). Only the first call counts. Unwritable if the end of the
+        logs is lost, unless the run had failed anyway.
         """
         if self.status != "running":
             return
-        self.status, self.reason = status, details.get("reason", "")
-        # A run that failed, on a full disk perhaps, must not fail again before its status is told.
-        with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+        self.status, problem = status, None
+        try:
             self.flush()
-            self._metrics.close()
-            self._events.close()
+        except Unwritable as error:
+            if status != "failed":
+                self.status, problem, details = "failed", error, {"reason": str(error)}
+        self.reason = details.get("reason", "")
+        for file in (self._metrics, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
+        try:
+            self._write_status(details)
+        except OSError:  # no room for a second file beside it: over the first one, which is about as long
+            with contextlib.suppress(OSError), open(self.directory / "status.json", "r+b") as first:
+                first.write(self._status(details))
+                first.truncate()
+        self._lock.release()
+        self._let_signals_go()
         if self._wandb is not None:
             self._wandb.finish()
-        self._write_status(details)
-        os.close(self._lock)
+        if problem is not None:
+            raise problem
 
     def discard(self) -> None:
         """End a run that has nothing worth keeping: its files go, and the folders that were made for it."""
@@ -213,50 +225,65 @@ class Run:
         say(f"{self.status}  {self.global_step:,} steps in {minutes}:{seconds:02}  {mean}")
         say(f"run   {self.directory}")
         tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
-        say(f"next  {tensorboard} --logdir {self.directory.parent}")
+        say(f"next  {shlex.join([tensorboard, '--logdir', str(self.directory.parent)])}")
+
+    @contextlib.contextmanager
+    def _writing(self, path: str | Path) -> Iterator[None]:
+        """What is raised when a file cannot be written becomes Unwritable."""
+        try:
+            yield
+        except OSError as error:
+            left = "there is no checkpoint yet"
+            if self.saved is not None:
+                left = f"the last good checkpoint is {self.directory / 'checkpoints' / f'step_{self.saved}.pt'}"
+            raise Unwritable(f"{path}: cannot be written ({error.strerror or error}); {left}") from error
+
+    def _status(self, details: dict[str, Any]) -> bytes:
+        content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}
+        content |= {"checkpoint": self.saved, "time": time.time()} | details
+        return json_bytes(content | ({"output": lost} if lost else {}))
 
     def _write_status(self, details: dict[str, Any]) -> None:
-        content = {"status": self.status, "global_step": self.global_step, "total_steps": self.total_steps}
-        content["checkpoint"] = self.saved
-        write_json(self.directory / "status.json", content | {"time": time.time()} | details)
+        atomic_write(self.directory / "status.json", self._status(details))
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.stop and number == signal.SIGINT:
+        if self.stop and number == signal.SIGINT and self.status == "running":
             raise KeyboardInterrupt
         self.stop = True
 
+    def _let_signals_go(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+            for number in SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+                    self._handlers[number] = signal.signal(number, self._on_signal)
+        try:
+            with self._writing(self.directory / "status.json"):
+                self._write_status({})
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        if not self.quiet:
+            say(self._about)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if error is None:
-            self.finish("interrupted" if self.stop and self.global_step < self.total_steps else "done")
-        elif isinstance(error, KeyboardInterrupt):
-            self.finish("interrupted")
-        else:
-            self.finish("failed", reason=f"{type(error).__name__}: {error}")
-
-
-def lock(directory: Path, problem: str) -> int:
-    """Hold a directory as long as this process lives; InputError with `problem` if another process has it."""
-    handle = os.open(directory, os.O_RDONLY)
-    for last in (False, False, True):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if last:
-                os.close(handle)
-                raise InputError(problem) from None
-        time.sleep(0.1)  # it may be a sweep that looks, for a moment, whether the directory is held
-    return handle
+            if error is None:
+                self.finish("interrupted" if self.stop and self.global_step < self.total_steps else "done")
+            elif isinstance(error, KeyboardInterrupt):
+                self.finish("interrupted")
+            else:
+                told = "" if isinstance(error, Unwritable) else f"{type(error).__name__}: "
+                self.finish("failed", reason=f"{told}{error}")
+        finally:
+            self._let_signals_go()
 
 
 def _logs(directory: Path) -> list[Path]:

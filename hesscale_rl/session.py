@@ -27,8 +27,8 @@ import torch
 from .arguments import optimizer_settings
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .compiled.learner import make_learner
-from .console import complain, guard
-from .errors import BAD_INPUT, EXIT_CODES, Diverged, EnvironmentFault, InputError
+from .console import complain
+from .errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from .optim import make_optimizer
 from .policy import Policy, check_finite, check_spaces
 from .progress import Progress
@@ -100,25 +100,32 @@ class Session:
     ) -> bool:
         fault = error if isinstance(error, EnvironmentFault) and self._learnt else None
         diverged = isinstance(error, Diverged | torch.linalg.LinAlgError)  # the latter of a curvature not finite
-        if diverged:
-            self.run.log(self.run.global_step, {"charts/diverged": 1.0})
-            self.run.finish("diverged", reason=str(error))
-        elif fault is not None:
-            if self.collected:
-                with contextlib.suppress(Diverged):  # of a policy that is not worth keeping
-                    self._save(new_episodes=True)
-            self.run.finish("failed", reason=str(error))
-        elif isinstance(error, EnvironmentFault) and self._fresh:
-            self.run.discard()
         ended = diverged or fault is not None
         if ended:
-            kind = error = trace = None
-        self._open.__exit__(kind, error, trace)
+            with self._open:
+                self._conclude(error)
+        else:
+            if isinstance(error, EnvironmentFault) and self._fresh:
+                self.run.discard()
+            self._open.__exit__(kind, error, trace)
+        if isinstance(error, SystemExit):  # somebody else's exit code is not ours
+            raise RuntimeError(f"sys.exit({error.code!r}) was called in the midst of training") from error
         if fault is not None:
             _blame(fault, self.run)
-        if error is None:
+        elif ended or error is None:
             self.run.report(self.recent)
         return ended
+
+    def _conclude(self, error: BaseException | None) -> None:
+        """Give the run its status: it diverged, or its environment failed and what was learnt is kept."""
+        if not isinstance(error, EnvironmentFault):
+            self.run.log(self.run.global_step, {"charts/diverged": 1.0})
+            self.run.finish("diverged", reason=str(error))
+            return
+        if self.collected:
+            with contextlib.suppress(Diverged, Unwritable):  # a policy that is not worth keeping, or a full disk
+                self._save(new_episodes=True)
+        self.run.finish("failed", reason=str(error))
 
     @property
     def _learnt(self) -> bool:
@@ -218,15 +225,3 @@ def _blame(fault: EnvironmentFault, run: Run) -> None:
         complain("".join(traceback.format_exception(fault.__cause__)).rstrip())
     kept = f"what was learnt until step {run.saved:,} is kept" if run.saved is not None else "nothing was kept"
     complain(f"{fault}\n{kept}; mend the environment, then go on with --resume {run.directory}")
-
-
-def answer(train: Callable[[Any], int], args: Any) -> int:
-    """Return the exit code of `train(args)`; say in one line what is wrong with the arguments."""
-    guard()
-    try:
-        return train(args)
-    except KeyboardInterrupt:  # before the first update, or told twice
-        return EXIT_CODES["interrupted"]
-    except InputError as error:
-        complain(error)
-        return BAD_INPUT

@@ -6,7 +6,6 @@ to one that was interrupted goes on with it. So nothing breaks when a run is han
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
+from hesscale_rl.locks import held
 from scripts.grid import Planned, module_name, one_line
 
 ATTEMPTS = 2  # a run that crashes is tried once more, and so anew from each of its checkpoints
@@ -52,21 +52,6 @@ def saved(directory: Path) -> int:
 def exit_code(directory: Path) -> int | None:
     """Return the exit code of a run that is finished, else None."""
     return {"done": DONE, "diverged": DIVERGED}.get(str(status(directory).get("status")))
-
-
-def held(directory: Path) -> bool:
-    """Whether a process is writing to a run's directory."""
-    try:
-        handle = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def log_path(folder: Path, run: Planned) -> Path:

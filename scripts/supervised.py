@@ -18,11 +18,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from hesscale_rl.arguments import check_optimizer, check_resume, need_one_of, needs, optimizer_settings, parse
+from hesscale_rl.arguments import answer, check_optimizer, check_resume, need_one_of, needs, optimizer_settings, parse
 from hesscale_rl.checkpoint import fitting, newest_checkpoint
 from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
-from hesscale_rl.errors import BAD_INPUT, EXIT_CODES, Diverged, InputError
+from hesscale_rl.errors import EXIT_CODES, Diverged, InputError
 from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
 
@@ -378,13 +378,7 @@ def report(run: Run, last: dict[str, float]) -> None:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    try:
-        return train(parse(Args, {"default": Args()}, sys.argv[1:], "hesscale-rl supervised"))
-    except KeyboardInterrupt:  # before the first update, or told twice
-        return EXIT_CODES["interrupted"]
-    except InputError as error:
-        complain(error)
-        return BAD_INPUT
+    return answer(train, parse(Args, {"default": Args()}, sys.argv[1:], "hesscale-rl supervised"))
 
 
 if __name__ == "__main__":

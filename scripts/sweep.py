@@ -62,7 +62,8 @@ class Account:
     """What has become of every run, and how fast it goes."""
 
     def __init__(self, runs: list[Planned], folder: Path):
-        from scripts.launchers import exit_code, held, saved
+        from hesscale_rl.locks import held
+        from scripts.launchers import exit_code, saved
 
         self.runs, self.folder = runs, folder
         self.codes = {run: code for run in runs if (code := exit_code(folder / run.name)) is not None}
@@ -87,7 +88,7 @@ class Account:
 
     def state(self) -> dict[str, str]:
         """Return the columns of the table."""
-        from scripts.launchers import held
+        from hesscale_rl.locks import held
 
         running = [run for run in self.open() if held(self.folder / run.name)]
         for run in running:
@@ -169,7 +170,8 @@ def report(account: Account) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
-    from hesscale_rl.run import lock, write_json
+    from hesscale_rl.locks import lock
+    from hesscale_rl.run import write_json
     from scripts import grid
 
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
@@ -180,7 +182,7 @@ def sweep(args: argparse.Namespace) -> int:
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder, f"--dir {folder}: another sweep is at work there")
+        own = lock(folder, f"--dir {folder}: another sweep is at work there")
         write_json(folder / "sweep.json", {"spec": str(args.spec), "runs": [run.name for run in runs]})
     except OSError as error:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
@@ -190,7 +192,7 @@ def sweep(args: argparse.Namespace) -> int:
         launcher.begin(account.open(), folder)
         return report(account) if work(account, launcher) else INTERRUPTED
     finally:
-        os.close(handle)
+        own.release()
 
 
 def _compile() -> None:

@@ -222,10 +222,10 @@ def test_the_first_verdict_stands(start):
 
 
 def test_one_line_tells_where_unless_quiet(start, capsys):
-    start("a", quiet=True)
-    assert capsys.readouterr().out == ""
-    start("b", quiet=False)
-    out = capsys.readouterr().out
+    with start("a", quiet=True):
+        assert capsys.readouterr().out == ""
+    with start("b", quiet=False):
+        out = capsys.readouterr().out
     assert out.startswith("run  b  ") and out.count("\n") == 1 and torch.__version__.partition("+")[0] in out
 
 

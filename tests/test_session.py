@@ -9,8 +9,9 @@ import torch
 
 import envs
 from agents import a2c, ppo
+from hesscale_rl.arguments import answer
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, Diverged
-from hesscale_rl.session import Session, answer
+from hesscale_rl.session import Session
 
 SMALL = ppo.Args(
     env_id="CartPole-v1", total_timesteps=128, num_steps=32, num_minibatches=2, update_epochs=1, quiet=True
@@ -78,7 +79,7 @@ def test_an_agent_needs_no_more_than_its_algorithm(tmp_path):
         (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
         (Diverged("the sky falls"), DIVERGED, "diverged"),
         (ZeroDivisionError("by zero"), ZeroDivisionError, "failed"),
-        (SystemExit(7), SystemExit, "failed"),
+        (SystemExit(7), RuntimeError, "failed"),
     ],
     ids=lambda value: getattr(type(value), "__name__", ""),
 )

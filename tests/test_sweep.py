@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
-from hesscale_rl.run import lock
+from hesscale_rl.locks import held, lock
 from scripts import grid, launchers, sweep
 from scripts.grid import Planned
 
@@ -107,19 +107,19 @@ def test_two_sweeps_in_one_directory(tmp_path, monkeypatch, capsys):
     handle = lock(folder, "")
     code, _, error = run_sweep(monkeypatch, capsys, spec, "--dir", folder)
     assert code == BAD_INPUT and "another sweep is at work there" in error
-    os.close(handle)
+    handle.release()
 
 
 def test_who_looks_is_not_in_the_way_of_a_run_that_starts(tmp_path):
     looking = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    assert not launchers.held(tmp_path)  # two that look do not take each other for a run
+    assert not held(tmp_path)  # two that look do not take each other for a run
     threading.Timer(0.05, os.close, [looking]).start()
     handle = lock(tmp_path, "held")
-    assert launchers.held(tmp_path)
+    assert held(tmp_path)
     with pytest.raises(InputError, match="held"):
         lock(tmp_path, "held")
-    os.close(handle)
+    handle.release()
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_speed_counts_the_steps_of_this_start_and_time_left_the_steps_that_are_t
         "steps/s": "1,000",
         "time left": "24 min",
     }
-    os.close(handle)
+    handle.release()
     times = (0.4, 59.4, 59.6, 719, 3599, 5 * 3600 + 39 * 60)
     assert [sweep.duration(t) for t in times] == ["0 s", "59 s", "1 min", "12 min", "1 h 0 min", "5 h 39 min"]
 

@@ -5,7 +5,6 @@ otherwise: one seed would give two results, before and after the first run. So n
 no cache can be written, and then everybody does. What only `Hutchinson` needs waits until a run asks for it.
 """
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -16,6 +15,7 @@ import numba
 import numpy as np
 
 from ..console import complain
+from ..locks import alone
 from . import kernels, running
 from .jit import sources
 
@@ -34,13 +34,8 @@ def ready(part: str = COMMON) -> None:
     stamp = Path(folder) / f"warm-{sources()}-{_machine()}-{part}"
     if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
-    with open(Path(folder) / "warm.lock", "w") as lock:
-        # Of runs that start together, one compiles and the others wait.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("waiting for another process that compiles the loops")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    # Of runs that start together, one compiles and the others wait.
+    with alone(Path(folder), lambda: _say("waiting for another process that compiles the loops")):
         if not stamp.exists():
             _fill(Path(folder), stamp, part)
 
