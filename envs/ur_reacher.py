@@ -80,7 +80,10 @@ class URReacher(gym.Env):
         if action.shape != (2,):
             self.driver.speedj(np.zeros(6))
             raise RobotFault(f"an action must be two numbers, not an array of shape {action.shape}")
-        clipped = np.minimum(np.maximum(action, -1.0), 1.0)  # NaN stays NaN: the driver refuses it
+        if not np.isfinite(action).all():  # before it is clipped: an infinite one would be full speed
+            self.driver.speedj(np.zeros(6))
+            raise RobotFault(f"an action must be finite, not {action.tolist()}")
+        clipped = np.minimum(np.maximum(action, -1.0), 1.0)
         command = np.zeros(6)
         command[_JOINTS] = clipped * self.task.speed_max
         self._last = action if self.legacy_obs else clipped

@@ -1,9 +1,9 @@
 """A policy on a UR5: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the PPO agent]
 
-Without --robot-ip it is a dry run, with the same program and settings, on the simulated controller: one that runs
-already (hesscale-rl ur sim), else one of its own. A real arm moves only after the answer to a question. Everything
-that happens is in LOG: steps.jsonl has every step, cycles.bin every control cycle; hesscale-rl ur replay LOG reads
-them.
+Without --robot-ip it is a dry run, with the same program and settings, on a simulated controller of its own; one
+that runs already (hesscale-rl ur sim) is named with --robot-ip, as a real one is. A real arm moves only after the
+answer to a question. Everything that happens is in LOG: steps.jsonl has every step, cycles.bin every control cycle;
+hesscale-rl ur replay LOG reads them.
 """
 
 import argparse
@@ -11,8 +11,6 @@ import contextlib
 import json
 import math
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,78 +25,28 @@ from scripts.evaluate import agent_of, need_video, run_flags
 if TYPE_CHECKING:
     from scripts.supervision import Operated
 
-RTDE, DASHBOARD = 30004, 29999
+STANDS = "the arm stands: the robot has said so"
+UNKNOWN = "whether the arm stands is not known: it was not read from the robot; look at it before anybody goes near"
 TASKS = {"v2": "URReacher-v0", "stock": "URReacherStock-v0"}
 # For an agent on a robot: whole episodes in a rollout, and each rollout saved.
 TRAINING = ["--num-steps", "2000", "--num-minibatches", "40", "--checkpoint-interval", "2000"]
-
-
-def listens(host: str, port: int) -> bool:
-    """Return whether somebody listens there."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
-        return True
-    return False
-
-
-def dashboard(host: str, *questions: str) -> list[str]:
-    """Return the controller's answers; none if it does not talk."""
-    with contextlib.suppress(OSError), socket.create_connection((host, DASHBOARD), timeout=2.0) as desk:
-        lines = desk.makefile("rw", encoding="latin-1", newline="\n")
-        lines.readline()
-        answers = []
-        for question in questions:
-            lines.write(f"{question}\n")
-            lines.flush()
-            answers.append(lines.readline().strip())
-        return answers
-    return []
-
-
-def is_simulated(host: str) -> bool:
-    """Return whether the controller says itself that it is ours: a tunnel to a real one would not."""
-    return dashboard(host, "is simulated") == ["true"]
-
-
-@contextlib.contextmanager
-def controller(robot_ip: str | None, series: str) -> Iterator[tuple[str, bool]]:
-    """Give the address of a controller, and whether it is simulated; one of our own is ended again."""
-    if robot_ip is not None:
-        if not listens(robot_ip, RTDE):
-            raise InputError(f"--robot-ip {robot_ip}: nothing listens at port {RTDE}; is it on, is this its address?")
-        yield robot_ip, is_simulated(robot_ip)
-        return
-    if listens("127.0.0.1", RTDE):
-        if not is_simulated("127.0.0.1"):
-            raise InputError("what listens at 127.0.0.1 is no simulated controller; a real one needs --robot-ip")
-        yield "127.0.0.1", True
-        return
-    host = next(f"127.0.0.{n}" for n in range(2, 255) if not listens(f"127.0.0.{n}", RTDE))
-    command = [sys.executable, "-m", "scripts.ursim", "--host", host, "--series", series]
-    pipe = subprocess.PIPE  # of its input, which also closes if this program is killed
-    with subprocess.Popen(
-        [*command, "--end-with-stdin"], stdin=pipe, stdout=pipe, text=True, start_new_session=True
-    ) as own:
-        try:
-            assert own.stdout is not None
-            if "Ctrl-C" not in own.stdout.readline():
-                raise InputError("the simulated controller did not start; try hesscale-rl ur sim")
-            yield host, True
-        finally:
-            own.terminate()
 
 
 @contextlib.contextmanager
 def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     """Give the environment over the robot, checked and agreed to; the arm is stopped on the way out."""
     from envs.ur.arm import PERIODS
-    from envs.ur.link import Settings
     from envs.ur.rtde import UrRtdeDriver
+    from envs.ur.safety import RobotFault
+    from envs.ur.shared import Settings
     from envs.ur.tasks import TASKS as SETTINGS
     from envs.ur_reacher import URReacher
-    from scripts.supervision import Operated, confirm
+    from scripts.controllers import controller, dashboard
+    from scripts.supervision import Operated, confirm, end_at_once
 
     task = SETTINGS[args.task]
-    with controller(args.robot_ip, args.series) as (host, simulated):
+    end_at_once()
+    with controller(args.robot_ip, args.series) as (host, simulated, what):
         settings = Settings(
             host,
             task.bounds(PERIODS[args.series]),
@@ -109,29 +57,38 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
         if not simulated:  # and before a program is loaded there, which would end the one that runs
             about = dashboard(host, "get robot model", "get serial number", "PolyscopeVersion")
             confirm(host, ", ".join(about), settings.bounds)
-        args.log.mkdir(parents=True)
+        _make(args.log)
         driver = UrRtdeDriver(settings)
         arm = None
         try:
             _write_config(args, driver, host, simulated)
-            what = "simulated controller" if simulated else "REAL ROBOT"
-            say(f"robot {driver.robot['model']} {driver.robot['version']} at {host} ({what})")
+            robot = "{model} {version}, serial number {serial}".format(**driver.robot)
+            say(f"robot {robot} at {host}: {what}")
             arm = Operated(
                 URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
                 args.slow_speed, rollout, args.auto_unlock, args.max_minutes,
             )  # fmt: skip
             with contextlib.closing(arm):
                 yield arm
-        except RuntimeError as fault:
+        except (RobotFault, KeyboardInterrupt) as fault:
+            driver.close()
             if arm is not None:  # before that, nothing could move
-                fault.add_note("the arm has been stopped")
+                fault.add_note(STANDS if driver.stands else UNKNOWN)
             raise
         finally:
             driver.close()
             say(f"log   {args.log}")
 
 
+def _make(log: Path) -> None:
+    try:
+        log.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--log {log}: {error.strerror}") from None
+
+
 def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: bool) -> None:
+    from envs.ur.safety import RobotFault
     from hesscale_rl.run import commit, write_json
 
     bounds = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in driver.bounds._asdict().items()}
@@ -143,7 +100,11 @@ def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: b
         "bounds": bounds,
         "commit": commit(Path(__file__)),
     }
-    write_json(args.log / "config.json", {"arguments": own, "command": sys.argv, "time": time.time(), **about})
+    path = args.log / "config.json"
+    try:
+        write_json(path, {"arguments": own, "command": sys.argv, "time": time.time(), **about})
+    except OSError as error:
+        raise RobotFault(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def sim(args: argparse.Namespace, others: list[str]) -> int:
@@ -285,14 +246,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser("hesscale-rl ur", __doc__)
     commands = parser.add_subparsers(required=True, metavar="sim|run|train|replay")
     robot = Parser(add_help=False)
-    robot.add_argument("--robot-ip", help="a real robot; without it, a simulated controller")
+    robot.add_argument("--robot-ip", help="of a controller; without it, a simulated one is started")
     robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
     robot.add_argument("--slow-episodes", type=int, default=3, help="first ones, at reduced speed (%(default)s)")
     robot.add_argument("--slow-speed", type=float, default=0.3, help="that speed, rad/s (%(default)s)")
     robot.add_argument("--payload", type=float, default=0.0, help="kg, as set on the pendant (%(default)s)")
     robot.add_argument("--max-minutes", type=float, default=math.inf, help="after which no episode begins")
     robot.add_argument("--auto-unlock", action="store_true",
-                       help="release protective stops without asking, at most 10 in ten minutes")  # fmt: skip
+                       help="release protective stops, and a policy that was silent, without asking, at most 10 in "
+                       "ten minutes")  # fmt: skip
     robot.add_argument("--log", type=Path, help="directory for the account (robot_logs/TIME)")
     zero = commands.add_parser("sim", add_help=False, help="be a simulated controller (hesscale-rl ur sim --help)")
     zero.set_defaults(act=sim)
@@ -336,15 +298,17 @@ def main() -> int:
         args, others = parse(sys.argv[1:])
         return args.act(args, others)
     except KeyboardInterrupt as stop:
-        complain(f"stopped{f': {stop}' if str(stop) else ''}")
+        complain(": ".join(filter(None, ["interrupted", str(stop)])), *getattr(stop, "__notes__", []))
         return INTERRUPTED
     except (InputError, OSError) as error:
         complain(error)
         return BAD_INPUT
     except RuntimeError as error:
-        if type(error).__module__ not in ("envs.ur.link", "envs.ur.safety"):
+        from envs.ur.safety import RobotFault
+
+        if not isinstance(error, RobotFault):
             raise
-        complain("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        complain(error, *getattr(error, "__notes__", []))
         return FAULT
 
 

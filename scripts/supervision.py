@@ -7,15 +7,16 @@ import sys
 import termios
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from envs.ur.link import ProtectiveStop
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.safety import Bounds, RobotFault
+from envs.ur.shared import Held
 from envs.ur_reacher import URReacher
 from hesscale_rl.console import complain
 from hesscale_rl.errors import InputError
@@ -39,10 +40,11 @@ def ask(question: str, answer: str) -> bool:
 class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """UR-Reacher over a robot, with an operator. The arm stands whenever somebody thinks, learns or decides.
 
-    A protective stop ends the episode as a truncation, after the operator has agreed to release it; any other fault
-    is raised, with the arm stopped. `rollout`: steps after which an agent learns; the episode that they would cut is
-    ended with them, so that the arm stands at its start meanwhile. `slow`: episodes with at most `slow_speed` rad/s.
-    `log`: a JSON object for every reset, step and fault.
+    A protective stop, or a policy that was silent while the arm moved, ends the episode as a truncation, after the
+    operator has agreed to go on; any other fault is raised. `rollout`: steps after which an agent learns; the episode
+    that they would cut is ended with them, so that the arm stands at its start meanwhile. `slow`: episodes with at
+    most `slow_speed` rad/s. `log`: a file, for a JSON object for every reset, step and fault; RobotFault, with its
+    name, where it cannot be written.
     """
 
     def __init__(
@@ -62,18 +64,29 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         self.until = time.monotonic() + 60 * max_minutes
         self.episodes = self.steps = 0
         self._unlocked: deque[float] = deque()
-        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - until close
+        self._path = log
+        with self._writing():
+            self._log = open(log, "ab", buffering=0)  # noqa: SIM115 - until close
         self._last = np.zeros(8)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RobotFault(f"{self._path}: the log of the steps cannot be written: {error.strerror}") from None
 
     def _write(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "time": time.time(), **content}
-        self._log.write(json.dumps(event, default=lambda value: value.tolist()) + "\n")  # arrays as lists
+        line = json.dumps(event, default=lambda value: value.tolist()) + "\n"  # arrays as lists
+        rest = line.encode()
+        with self._writing():
+            while rest:  # a disk that is almost full takes a part, and says why at the next one
+                rest = rest[self._log.write(rest) :]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Move the arm to its start."""
-        # An agent ends at the next update when it is told to stop; an arm must not move until then.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        end_at_once()  # an agent would end at its next update when it is told to; an arm must not move until then
         if time.monotonic() > self.until:
             raise KeyboardInterrupt("the time for this robot is over")
         self.driver.limit_speed(self.slow_speed if self.episodes < self.slow else self.driver.bounds.speed)
@@ -81,7 +94,7 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             try:
                 self._last, info = self.env.reset(seed=seed, options=options)
                 break
-            except ProtectiveStop as stop:
+            except Held as stop:
                 self._release(stop)
             except RobotFault as fault:
                 self._write("fault", text=str(fault))
@@ -97,7 +110,7 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         cut = self.rollout > 0 and self.steps % self.rollout == 0
         try:
             self._last, reward, terminated, truncated, info = self.env.step(action)
-        except ProtectiveStop as stop:
+        except Held as stop:
             self._release(stop)
             return self._last, 0.0, False, True, {"fault": str(stop), "override": "", "executed": np.zeros(2)}
         except RobotFault as fault:
@@ -106,8 +119,8 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         self._write("step", action=action, obs=self._last, reward=float(reward), **info)
         return self._last, float(reward), terminated, truncated or cut, info
 
-    def _release(self, stop: ProtectiveStop) -> None:
-        """Release a protective stop if that is agreed to; else raise it."""
+    def _release(self, stop: Held) -> None:
+        """Release what holds the arm if that is agreed to; else raise it."""
         self._write("fault", text=str(stop))
         now = time.monotonic()
         while self._unlocked and now - self._unlocked[0] > WITHIN:
@@ -126,6 +139,13 @@ class Operated(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             super().close()
         finally:
             self._log.close()
+
+
+def end_at_once() -> None:
+    """Let Ctrl-C, SIGTERM and the end of the terminal, unless nohup has it ignored, interrupt the program."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -10,9 +10,9 @@ pytest.importorskip("rtde_control")
 from ursim import Ursim
 
 from envs.ur.drivers import KinematicDriver
-from envs.ur.link import ProtectiveStop
-from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, InputError
-from scripts import cli, deploy_ur, supervision
+from envs.ur.shared import ProtectiveStop
+from hesscale_rl.errors import BAD_INPUT, DONE, FAULT
+from scripts import cli, controllers, supervision
 
 TRAIN = ["--env-id", "URReacher-v0", "--quiet", "--optimizer", "adam", "--lr", "3e-4", "--preset", "paper"]
 
@@ -79,7 +79,7 @@ def test_training_goes_on_where_it_stopped_with_the_arm_at_its_start(monkeypatch
 
 
 def test_a_real_robot_needs_an_answer(monkeypatch, capsys, tmp_path, learned, robot):
-    monkeypatch.setattr(deploy_ur, "is_simulated", lambda host: False)
+    monkeypatch.setattr(controllers, "is_simulated", lambda host: False)
     flags = ["--robot-ip", robot.host, "--log", tmp_path / "log"]
     assert ur(monkeypatch, "run", learned, *flags) == BAD_INPUT
     said = capsys.readouterr().err
@@ -87,11 +87,16 @@ def test_a_real_robot_needs_an_answer(monkeypatch, capsys, tmp_path, learned, ro
     assert not robot.log()["qd"].any() and "rtde_control" not in robot.events  # no program was loaded either
 
 
-def test_what_listens_on_loopback_may_be_no_simulation(monkeypatch):
-    monkeypatch.setattr(deploy_ur, "listens", lambda host, port: True)
-    monkeypatch.setattr(deploy_ur, "is_simulated", lambda host: False)
-    with pytest.raises(InputError, match="needs --robot-ip"), deploy_ur.controller(None, "cb3"):
-        pass
+def test_without_an_address_the_controller_is_one_of_our_own_whatever_runs_already(robot):
+    with controllers.controller(None, "cb3") as (host, simulated, what):
+        assert simulated and host != robot.host and "started for this run" in what
+        assert controllers.is_simulated(host)
+    assert not controllers.listens(host, controllers.RTDE)
+
+
+def test_a_foreign_controller_is_taken_where_it_is_named_and_said_to_be_one(robot):
+    with controllers.controller(robot.host, "cb3") as (host, simulated, what):
+        assert host == robot.host and simulated and "not ours" in what
 
 
 @pytest.mark.parametrize(("typed", "yes"), [("unlock", True), (" unlock ", True), ("Unlock", False), ("", False)])
@@ -156,7 +161,9 @@ def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
         (["run", "{learned}", "--episodes", "0"], "--episodes 0: must be at least 1"),
         (["run", "{learned}", "--sped"], "--sped: no such flag"),
         (["run", "{learned}", "--robot-ip", "127.200.200.200"], "nothing listens"),
+        (["run", "{learned}", "--robot-ip", "a" * 300], "a... (300 letters): nothing listens"),
         (["run", "{learned}", "--log", "{learned}"], "exists already"),
+        (["run", "{learned}", "--log", "/proc/no"], "--log /proc/no: No such file"),
         (["train", "--num-envs", "2", "-n", "4000"], "there is one arm"),
         (["train", "--env-id", "Hopper-v5"], "on an arm it is URReacher-v0"),
         (["train", "--learning-rate", "-1"], "must be a positive number"),

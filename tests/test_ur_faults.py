@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("rtde_control")
 from ursim import Ursim
 
-from envs.ur.link import Settings
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.safety import RobotFault, clearance
+from envs.ur.shared import Settings
 from envs.ur.tasks import TASKS
 
 TIMES = int(os.environ.get("FAULTS", "1"))
@@ -145,7 +145,7 @@ def test_a_bad_action_stops_the_arm(name, time_, robots):
     chance, robot = random.Random(f"{name} {time_}"), robots()
     client = Client(robot.host, time_, name, chance.randrange(15, 95)).until("go")
     code = client.end()
-    assert gone(client) and code == (1 if name == "exception" else 4)
+    assert gone(client) and code == (1 if name == "exception" else 4), client.said
     robot.wait(1.0)
     # The fault is the last word to the robot: from there on, its reference slows down in every cycle.
     log = robot.log()

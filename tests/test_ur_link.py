@@ -12,8 +12,8 @@ pytest.importorskip("rtde_control")
 from test_ur_kinematics import Q_REF
 from ursim import Ursim
 
-from envs.ur.link import Settings, Silent
 from envs.ur.rtde import UrRtdeDriver
+from envs.ur.shared import PolicySilent, Settings, Silent
 from envs.ur.tasks import TASKS
 from envs.ur_reacher import URReacher
 
@@ -79,7 +79,7 @@ def test_a_limit_that_is_no_speed_is_refused_and_moves_nothing(arm):
             driver.limit_speed(speed)
         driver._command["speed"] = speed  # past the check
         driver.speedj(speeds(0.5, 0.5))
-        driver.wait(driver.read().stamp + 0.5)
+        driver.wait(driver.read().stamp + 0.2)
         assert not moved(robot, began), speed
 
 
@@ -122,11 +122,21 @@ def test_in_lock_step_every_run_is_the_same_to_the_last_bit(arm):
     assert np.ptp([state.q[1] for state in runs[0]]) > 0.1
 
 
-def test_a_policy_that_says_nothing_is_stopped_after_its_time(arm):
+def test_a_policy_that_says_nothing_is_stopped_after_its_time_and_goes_on_by_consent_alone(arm):
     robot, driver = arm
     driver.speedj(speeds(0.3, 0))
     given = driver.read().stamp
-    driver.wait(given + 1.0)
+    for _ in range(3):  # however often it speaks from then on
+        with pytest.raises(PolicySilent):
+            driver.wait(given + 1.0)
+        driver.speedj(speeds(0.3, 0))
+    with pytest.raises(PolicySilent):
+        driver.movej(Q_REF)
+    stood = robot.wait(1.0)["stamp"] - 0.5
+    assert not moved(robot, stood)
+    driver.unlock()
+    driver.movej(Q_REF)
+    assert moved(robot, stood)
     cycles = robot.log()
     cycles = cycles[cycles["stamp"] > given]
     falling = cycles["stamp"][1:][np.diff(cycles["qd_target"][:, 1]) < 0]

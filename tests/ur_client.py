@@ -10,9 +10,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from envs.ur.link import Settings
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.safety import RobotFault
+from envs.ur.shared import Settings
 from envs.ur.tasks import TASKS
 from envs.ur_reacher import URReacher
 from scripts.supervision import Operated

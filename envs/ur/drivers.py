@@ -14,12 +14,13 @@ from .tasks import Q_REF
 
 
 class Status(IntEnum):
-    """What keeps the arm from moving; the worst one where there are several."""
+    """What keeps the arm from moving."""
 
     RUNNING = 0
     STALE = 1  # no news from the robot
     PROTECTIVE_STOP = 2  # may be unlocked by a person, after 5 s
     EMERGENCY_STOP = 3  # and all that only a person at the robot can end
+    POLICY_SILENT = 4  # while the arm moved; a person has to agree before it moves again
 
 
 class State(NamedTuple):
@@ -59,7 +60,7 @@ class Driver(Protocol):
         """Go to q [6] in a straight line of joint space, and return when standing there."""
 
     def unlock(self) -> None:
-        """Release a protective stop; a person has looked why it came."""
+        """Release a stop (shared.Held); a person has looked why it came."""
 
     def close(self) -> None:
         """Stop and let go."""

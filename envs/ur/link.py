@@ -7,81 +7,29 @@ takes the policy's process along. If it dies itself, the robot's own watchdog st
 
 import contextlib
 import math
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from . import kinematics
-from .arm import PERIODS, Move
-from .clock import clock
+from .arm import Move
+from .connection import CALL, FRESH, Connection, Packet
+from .preflight import NORMAL, PROTECTIVE, REDUCED, ROBOT_RUNNING, WATCHDOG, check_ready, end_program, preflight
 from .record import Record
-from .safety import FREE, Bounds, RobotFault, admit, clearance, plausible
-from .shared import CYCLE
-from .waiting import Waiting
+from .reference import PATIENCE, Reference
+from .safety import FREE, RobotFault, admit, check_command, clearance
+from .shared import CYCLE, PolicySilent, ProtectiveStop, Settings, Stopped, TakenOver
 
-# RTDE's names of what is read in every cycle; the library takes them in one by one, so a new stamp comes last.
-VARIABLES = [
-    "target_q", "target_qd", "actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_force",
-    "joint_temperatures", "robot_mode", "safety_mode", "runtime_state", "robot_status_bits", "safety_status_bits",
-    "speed_scaling", "target_speed_fraction", "payload", "timestamp",
-]  # fmt: skip
-DASHBOARD = 29999
-ROBOT_RUNNING = 7
-NORMAL, REDUCED, PROTECTIVE = 1, 2, 3  # safety modes; above: only a person at the robot can help
-FRESH = 0.25  # s without a new stamp after which the robot is given up
+UNLOGGED = "{}: the log of the control cycles cannot be written: {}"
+PROGRAM_RUNS = 2  # bit of robot_status_bits
 UNLOCK_AFTER = 5.0  # s that a protective stop must last before the controller lets go
-WATCHDOG = 10.0  # Hz: fewer packages, and the robot ends our program, which stops the arm
+SETTLING = 2.0  # s of robot time in which the arm is read to stand, or not, before it is let go
 ARRIVED, STILL = 0.005, 0.01  # rad, rad/s
+OUTSIDE = 0.005  # rad or m out of the bounds, where the guard brings nobody: it keeps `Bounds.margin` inside
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the process needs to know of the robot and of the task."""
-
-    host: str
-    bounds: Bounds
-    timeout: float = 0.2  # s of the robot's time without a command, after which the arm stops
-    in_flight: int = 3  # cycles from a state's stamp to the first movement that answers it, less one
-    move_speed: float = 0.6  # rad/s
-    move_acceleration: float = 1.0  # rad/s^2
-    stop_acceleration: float = 4.0  # rad/s^2, when something is wrong
-    largest_lag: float = 0.1  # rad between a joint and its reference: more is taken for a collision
-    largest_force: float = 150.0  # N at the tool
-    largest_temperature: float = 70.0  # degrees Celsius of a joint
-    payload: float = 0.0  # kg, as it must be set on the pendant
-    pose_tolerance: float = 0.002  # m between the robot's idea of where its tool is and ours
-    log: str | None = None  # a file for every control cycle
-    clock: str | None = None  # the file of a simulated robot's time, where that robot runs in lock step
-
-
-class Packet(NamedTuple):
-    """What the robot says in one control cycle."""
-
-    stamp: float
-    q: np.ndarray
-    qd: np.ndarray
-    q_target: np.ndarray
-    qd_target: np.ndarray
-    safety_mode: int
-
-
-class ProtectiveStop(RobotFault):
-    """The robot has stopped by itself, because of a collision or a motion that it refused. It can be unlocked."""
-
-
-class Stopped(RobotFault):
-    """The robot is in a state that only a person standing at it can end: an emergency stop, a fault, no power."""
-
-
-class Silent(RobotFault):
-    """No news from the robot, or from the process that talks to it."""
-
-
-class Link:
+class Link(Connection):
     """The robot as this process sees it. Every method that moves it keeps the cycle going while it lasts.
 
     `state`, `command`: records of STATE and COMMAND (shared.py), which the policy's process sees too. `given_up`:
@@ -89,117 +37,50 @@ class Link:
     """
 
     def __init__(self, settings: Settings, state: np.ndarray, command: np.ndarray, given_up: Callable[[], bool]):
-        self.settings, self.bounds = settings, settings.bounds
+        super().__init__(settings)
         self.state, self.command, self.given_up = state, command, given_up
-        self.record = None if settings.log is None else Record(settings.log, CYCLE)
+        self.record, self.unlogged = _record(settings), ""  # why the last cycle is not in the log
         self.sent = np.zeros((settings.in_flight, 6))
-        self.clock = clock(settings.clock)
+        self.reference = Reference(settings.bounds, settings.in_flight)
         self.following, self.past = False, 0  # whether the robot's speed thread is on; commands up to here are past
+        self.silent = False  # whether the policy has said nothing for too long while the arm moved
         self.stopped_at: float | None = None  # the robot's time of a protective stop
-        self.last: Packet | None = None
-        self._connect()
-
-    def _connect(self) -> None:
-        import dashboard_client
-        import rtde_receive
-
-        host = self.settings.host
-        try:
-            self.dashboard = dashboard_client.DashboardClient(host)
-            self.dashboard.connect(2000)
-            self.receive = rtde_receive.RTDEReceiveInterface(host, 1 / self.bounds.period, VARIABLES)
-        except RuntimeError as error:
-            raise Silent(f"cannot talk to a robot at {host}: {' '.join(str(error).split())}") from None
-        self._check_standing()
-        self._upload()
-
-    def _upload(self) -> None:
-        """Have our program run on the robot, with no command in it.
-
-        By a new connection: it clears the registers. The program, loaded again over the old one, would find the last
-        command of its predecessor there, and follow it.
-        """
-        import rtde_control
-
-        try:
-            self.control = rtde_control.RTDEControlInterface(self.settings.host, 1 / self.bounds.period)
-        except RuntimeError as error:
-            raise RobotFault(f"the robot did not take our program: {' '.join(str(error).split())}") from None
+        self.connect()
 
     def preflight(self) -> dict[str, Any]:
         """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
-        version = self.dashboard.polyscopeVersion()
-        major = int("".join(c if c.isdigit() else " " for c in version).split()[0])
-        period = PERIODS["e" if major >= 5 else "cb3"]
-        if period != self.bounds.period:
-            raise RobotFault(
-                f"this controller ({version}) has cycles of {period} s, the bounds of {self.bounds.period} s"
-            )
-        model = self.dashboard.getRobotModel().upper()
-        if model not in ("UR5", "UR5CB"):
-            raise RobotFault(f"this is a {model}; kinematics and bounds here are those of a UR5")
-        if major >= 5 and not self.dashboard.isInRemoteControl():
-            raise RobotFault("the robot is not in remote control: switch it over on the pendant")
-        slider = self.receive.getTargetSpeedFraction() * self.receive.getSpeedScaling()
-        if slider < 0.999:
-            raise RobotFault(f"the speed slider is at {100 * slider:.0f} %: put it to 100 % on the pendant")
-        payload = self.receive.getPayload()
-        if abs(payload - self.settings.payload) > 0.05:
-            raise RobotFault(f"the pendant has a payload of {payload:g} kg, not {self.settings.payload:g} kg")
-        packet = self._next()
-        said, ours = np.array(self.receive.getActualTCPPose()), kinematics.tcp(packet.q)
-        away = float(np.linalg.norm(said[:3] - ours))
-        if away > self.settings.pose_tolerance:
-            raise RobotFault(
-                f"the robot has its tool {1000 * away:.1f} mm from where our model has it: its calibration differs, "
-                "or a TCP is set on the pendant (it must be zero)"
-            )
-        if problem := plausible(self.bounds, packet.q):
-            raise RobotFault(f"the arm stands where it must not: {problem}; move it by hand first")
-        if not self.control.setWatchdog(WATCHDOG):
-            raise RobotFault("the robot did not take the watchdog, which stops it if we fall silent")
-        serial = ""
-        with contextlib.suppress(RuntimeError):  # a CB3 of before 3.12 does not tell
-            serial = self.dashboard.getSerialNumber()
-        return {"version": version, "model": model, "serial": serial}
+        return preflight(self)
 
-    def _check_standing(self) -> None:
-        mode, safety = self.receive.getRobotMode(), self.receive.getSafetyMode()
-        if safety == PROTECTIVE:
-            raise ProtectiveStop("the robot is in a protective stop: find out why, and release it")
-        if safety not in (NORMAL, REDUCED) or mode != ROBOT_RUNNING:
-            raise Stopped(f"the robot is not ready (robot mode {mode}, safety mode {safety}): see its pendant")
+    def call(self, act: Callable[[], Any]) -> Any:
+        """Return what a call returns that should move the arm or stop it, with the robot watched meanwhile."""
+        return self._called(act, CALL, self._look)
 
     # --- the cycle
 
-    def _next(self) -> Packet:
-        """Wait for the robot's next word, tell the policy, and return it; RobotFault if it is not a good one."""
-        waiting, held = Waiting(self.clock), False
-        while True:
-            stamp = self.receive.getTimestamp()
-            if self.last is None or stamp != self.last.stamp:
-                break
-            if not self.receive.isConnected():
-                raise Silent("the robot has closed the connection")
-            if (silent := waiting.look()) > FRESH:
-                raise Silent(f"no news from the robot for {silent:.2f} s")
-            if silent > 3 * self.bounds.period and self.following and not held:
-                self._send(np.zeros(6))  # not knowing where it is, we do not keep it moving
-                held = True
-            time.sleep(self.bounds.period / 16)
-        r, before = self.receive, math.nan
-        while stamp != before:  # until no new state came while this one was being read
-            before = stamp
-            joints = (r.getActualQ(), r.getActualQd(), r.getTargetQ(), r.getTargetQd())
-            packet = Packet._make((stamp, *map(np.array, joints), r.getSafetyMode()))
-            stamp = r.getTimestamp()
-        self.last = packet
+    def unseen(self) -> None:
+        """Not knowing where the arm is, we do not keep it moving."""
+        if self.following:
+            self.calls.begin(self._speeds(np.zeros(6)))
+
+    def idle(self) -> Packet:
+        """Let one control cycle pass in which nothing is checked or commanded."""
+        packet = self.next()
+        self._tell(packet, FREE, np.zeros(6))
+        return packet
+
+    def _look(self) -> Packet:
+        """Let one control cycle pass in which nothing can be commanded, since a call is under way."""
+        packet = self.next()
+        try:
+            self._check(packet)
+        finally:
+            self._account(packet, FREE, np.zeros(6), self.sent[-1])
         return packet
 
     def cycle(self) -> Packet:
         """Let one control cycle pass: read, check, command what the policy wants and the guard allows."""
         self._hear()
-        packet = self._next()
+        packet = self.next()
         wanted, did, executed = np.zeros(6), FREE, np.zeros(6)
         try:
             self._check(packet)
@@ -208,21 +89,15 @@ class Link:
                 self.following = True
                 bounds = self.bounds._replace(speed=self._fastest())
                 executed, did = admit(packet.q, packet.q_target, packet.qd_target, self.sent, wanted, bounds)
-                if not self._send(executed):
-                    raise self._why()
-            elif not self.control.kickWatchdog():
-                raise self._why()
-            self.sent[:-1] = self.sent[1:]
-            self.sent[-1:] = executed
         finally:
-            self._tell(packet, did, executed)
-            if self.record is not None:
-                given = float(self.command["given"])
-                joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
-                try:
-                    self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
-                except OSError as error:
-                    raise RobotFault(f"the log of the control cycles cannot be written: {error}") from None
+            self._account(packet, did, wanted, executed)
+        if self.unlogged:
+            raise RobotFault(self.unlogged)
+        if not self.call(self._speeds(executed) if self.following else self._kick()):
+            raise self._why()
+        if self.silent:
+            self.silent = False
+            raise PolicySilent
         return packet
 
     def _hear(self) -> None:
@@ -232,35 +107,55 @@ class Link:
             time.sleep(self.bounds.period / 16)
 
     def _wanted(self, stamp: float) -> np.ndarray:
-        """What the policy wants at `stamp`: nothing, if it has not said so for too long, or before something else."""
+        """What the policy wants at `stamp`: nothing if it said so before a stop, or too long ago, which is noted."""
         for _ in range(3):  # it may be writing
             sequence = int(self.command["sequence"])
             given, wanted = float(self.command["given"]), self.command["wanted"].copy()
             if sequence % 2 == 0 and sequence == int(self.command["sequence"]):
-                late = stamp - given > self.settings.timeout + self.bounds.period / 2
-                return np.zeros(6) if late or sequence <= self.past or self.given_up() else wanted
-        return np.zeros(6)
+                break
+        else:
+            return np.zeros(6)
+        if sequence <= self.past or self.given_up():
+            return np.zeros(6)
+        self.silent = stamp - given > self.settings.timeout + self.bounds.period / 2 and bool(wanted.any())
+        return np.zeros(6) if self.silent else check_command(wanted)
 
     def _fastest(self) -> float:
         """The greatest joint speed allowed now, rad/s; what is no positive number stops the arm."""
         limit = float(self.command["speed"])
         return min(self.bounds.speed, limit) if limit > 0 else 0.0
 
-    def _send(self, qd: np.ndarray) -> bool:
+    def _speeds(self, qd: np.ndarray) -> Callable[[], bool]:
+        """The call that sends these speeds, which count as sent from now on."""
+        self._sends(qd)
         # With a time of one cycle: else the robot's speedj looks for no new command until it has reached this one.
-        return self.control.speedJ(qd.tolist(), self.bounds.acceleration, self.bounds.period)
+        speeds, acceleration, period = qd.tolist(), self.bounds.acceleration, self.bounds.period
+        return lambda: self.control.speedJ(speeds, acceleration, period)
+
+    def _kick(self) -> Callable[[], bool]:
+        self._sends(np.zeros(6))
+        return lambda: self.control.kickWatchdog()
+
+    def _sends(self, qd: np.ndarray) -> None:
+        self.sent[:-1] = self.sent[1:]
+        self.sent[-1:] = qd
+        self.reference.tell(qd)
 
     def _check(self, packet: Packet) -> None:
         """Raise RobotFault if the robot is not as it must be while it works for us."""
         s, r = self.settings, self.receive
         if packet.safety_mode == PROTECTIVE:
             self.stopped_at = packet.stamp
-            raise ProtectiveStop("protective stop: the robot has stopped by itself; find out why before it goes on")
+            raise ProtectiveStop
         if packet.safety_mode not in (NORMAL, REDUCED) or r.getRobotMode() != ROBOT_RUNNING:
             raise Stopped(
                 f"the robot has been stopped (robot mode {r.getRobotMode()}, safety mode {packet.safety_mode}): "
                 "see its pendant"
             )
+        if strange := self.reference.look(packet.stamp, packet.q, packet.q_target, packet.qd_target):
+            raise self.lost(strange)
+        if (out := clearance(packet.q, self.bounds)) < -OUTSIDE:
+            raise RobotFault(f"the arm is {-out:.3f} rad or m out of its bounds: {np.round(packet.q, 3).tolist()}")
         lag = float(np.abs(packet.q - packet.q_target).max())
         if lag > s.largest_lag:
             raise RobotFault(f"a joint is {lag:.2f} rad from its reference: a collision?")
@@ -275,9 +170,15 @@ class Link:
 
     def _why(self) -> RobotFault:
         """The reason for a command that the robot did not take."""
-        deadline = self.clock.now() + 2 * FRESH
-        while self.clock.now() < deadline:
-            self._check(self._next())
+        begin = self.next().stamp
+        while (packet := self.next()).stamp < begin + 2 * FRESH:
+            self._check(packet)
+        return self.lost("it does not take our commands")
+
+    def lost(self, strange: str) -> RobotFault:
+        """Return the fault of a robot that does something else than it was told."""
+        if self.receive.getRobotStatus() & PROGRAM_RUNS:
+            return TakenOver(f"another program has taken the robot over: {strange}")
         return RobotFault(
             "the program on the robot has ended: by its watchdog, if this machine was too busy to send for "
             f"{1 / WATCHDOG:g} s, or by another client"
@@ -292,25 +193,46 @@ class Link:
         state["overrides"][did] += 1
         state["sequence"] += 1
 
+    def _account(self, packet: Packet, did: int, wanted: np.ndarray, executed: np.ndarray) -> None:
+        """Tell the policy of a cycle, and log it."""
+        self._tell(packet, did, executed)
+        if self.record is not None:
+            joints = (packet.q, packet.qd, packet.q_target, packet.qd_target)
+            given = float(self.command["given"])
+            try:
+                self.record.add(packet.stamp, given, did, packet.safety_mode, *joints, wanted, executed)
+            except OSError as error:
+                self.unlogged = UNLOGGED.format(error.filename, error.strerror)
+
     # --- motions
 
     def stop(self) -> None:
         """Come to a stand, and end the robot's speed thread: it refuses other motions beside it."""
-        self.past = int(self.command["sequence"])
-        deadline = self.clock.now() + 5.0
+        self.past = max(self.past, int(self.command["sequence"]))
+        begin = self.last.stamp if self.last else 0.0
         while self.following:
             packet = self.cycle()
             if not self.sent.any() and _stands(packet):
-                if not self.control.speedStop(self.bounds.acceleration):
+                if not self.call(lambda: self.control.speedStop(self.bounds.acceleration)):
                     raise self._why()
                 self.following = False
-            elif self.clock.now() > deadline:
+                self.reference.stand(packet.q_target)
+            elif packet.stamp > begin + 5.0:
                 raise RobotFault("the arm did not come to a stand in 5 s")
+
+    def hold(self, fault: RobotFault) -> None:
+        """Come to a stand, and follow no command until `unlock`."""
+        self.past = np.iinfo(np.int64).max
+        if not isinstance(fault, ProtectiveStop):
+            with contextlib.suppress(ProtectiveStop):  # which is no reason to forget this one
+                self.stop()
+        end_program(self.settings.host)  # a person could else let it go on from the pendant
 
     def movej(self, q: np.ndarray) -> None:
         """Go to q [6] on a straight line of joint space that stays inside the bounds, and stand there."""
         self.stop()
-        s, start = self.settings, self.cycle().q
+        s, packet = self.settings, self.cycle()
+        start = packet.q
         shares = np.linspace(0, 1, 2 + math.ceil(np.abs(q - start).max() / 0.02))
         path = [start + (q - start) * share for share in shares]
         if min(clearance(pose, self.bounds) for pose in path) < min(
@@ -322,8 +244,9 @@ class Link:
         speed = min(s.move_speed, self._fastest())
         if speed == 0:
             raise RobotFault("the arm may not move: its greatest speed is zero")
-        way = Move(start, np.asarray(q, dtype=np.float64), speed, s.move_acceleration)
-        if not self.control.moveJ(q.tolist(), speed, s.move_acceleration, True):
+        way = Move(packet.q_target, np.asarray(q, dtype=np.float64), speed, s.move_acceleration)
+        self.reference.go(way, s.move_acceleration)
+        if not self.call(lambda: self.control.moveJ(q.tolist(), speed, s.move_acceleration, True)):
             raise self._why()
         begin = self.last.stamp if self.last else 0.0
         while True:
@@ -333,65 +256,85 @@ class Link:
                 break
             late = packet.stamp - begin > 1.5 * way.duration + 1.0
             if late or self.given_up():
-                self._break_off()
+                packet = self._break_off(way)
             if late:
                 raise RobotFault(f"the arm did not arrive: joint angles {np.round(packet.q, 3).tolist()}")
             if self.given_up():
-                return
-        self.past = int(self.command["sequence"])
-
-    def _break_off(self) -> None:
-        """End a moveJ before its end; not by a call that waits for the stand, too long for the watchdog."""
-        self.control.stopJ(self.settings.stop_acceleration, True)
-        deadline = self.clock.now() + 2.0
-        while self.clock.now() < deadline:
-            if _stands(self.cycle()) and self.control.getAsyncOperationProgress() < 0:
                 break
+        self.reference.stand(packet.q_target)
+        self.past = max(self.past, int(self.command["sequence"]))
 
-    def end_program(self) -> None:
-        """Have the controller end our program, by another way than through the program."""
-        with contextlib.suppress(OSError), socket.create_connection((self.settings.host, DASHBOARD), 0.3) as desk:
-            desk.settimeout(0.3)
-            desk.recv(200)
-            desk.sendall(b"stop\n")
-            desk.recv(200)
+    def _break_off(self, way: Move) -> Packet:
+        """End a moveJ before its end; not by a call that waits for the stand, too long for the watchdog."""
+        braking = self.settings.stop_acceleration
+        self.reference.go(way, max(braking, self.settings.move_acceleration))
+        self.call(lambda: self.control.stopJ(braking, True))
+        begin = self.last.stamp if self.last else 0.0
+        while (packet := self.cycle()).stamp < begin + 2.0:
+            if _stands(packet) and self.control.getAsyncOperationProgress() < 0:
+                break
+        return packet
 
     def unlock(self) -> None:
-        """Release a protective stop, load our program again, and check everything as at the beginning."""
-        packet = self._next()
+        """Release what holds the arm, load our program again, and check everything as at the beginning."""
+        packet = self.next()
         if packet.safety_mode == PROTECTIVE:
             since = packet.stamp if self.stopped_at is None else self.stopped_at
             while packet.stamp < since + UNLOCK_AFTER + 0.1:
-                packet = self._next()
-            self.dashboard.closeSafetyPopup()
-            self.dashboard.unlockProtectiveStop()
+                packet = self.idle()
+            self.ask(self.dashboard.closeSafetyPopup)
+            self.ask(self.dashboard.unlockProtectiveStop)
             self._until(lambda: self.receive.getSafetyMode() in (NORMAL, REDUCED), 3.0, "did not release its stop")
-        self._check_standing()
-        self.control.disconnect()
-        self._upload()
+        check_ready(self.receive)
+        self.ask(self.control.disconnect, 10.0)
+        self.upload()
         self._until(self.control.isProgramRunning, 5.0, "did not start our program again")
         self.following, self.stopped_at, self.sent[:] = False, None, 0
+        self.reference.stand()
         self.past = int(self.command["sequence"])
         self.preflight()
 
     def _until(self, true: Callable[[], bool], seconds: float, otherwise: str) -> None:
-        begin = self._next().stamp
+        begin = self.idle().stamp
         while not true():
-            if self._next().stamp > begin + seconds:
+            if self.idle().stamp > begin + seconds:
                 raise RobotFault(f"the robot {otherwise} within {seconds:g} s")
 
-    def abandon(self) -> None:
-        """Stop the arm by all means that are left and let go; whatever fails on the way, the next one is tried."""
-        acts: list[Callable[[], Any]] = [
-            lambda: self.control.speedStop(self.settings.stop_acceleration) if self.following else None,
-            lambda: self.control.stopScript(),
-            lambda: self.record.close() if self.record is not None else None,
-        ]
-        for act in acts:
-            try:
-                act()
-            except Exception:  # noqa: BLE001,S112,RUF100 - nothing may keep the next one from being tried
-                continue
+    def abandon(self, fault: RobotFault | None) -> None:
+        """Stop the arm by all means that are left and let go; say in the state whether it was then read to stand.
+
+        Whatever fails on the way, the next one is tried.
+        """
+        if not self.calls.busy and not isinstance(fault, TakenOver):  # else no program of ours listens
+            with contextlib.suppress(Exception):
+                if self.following:
+                    self.ask(lambda: self.control.speedStop(self.settings.stop_acceleration))
+            with contextlib.suppress(Exception):
+                self.ask(lambda: self.control.stopScript())
+        if fault is not None:
+            end_program(self.settings.host)
+        with contextlib.suppress(RobotFault):
+            self.state["stands"] = self._settles()
+        if self.record is not None:
+            self.record.close()
+
+    def _settles(self) -> bool:
+        """Whether the arm is read to stand, PATIENCE times in a row, before SETTLING seconds are over."""
+        begin, standing = self.idle().stamp, 0
+        while standing < PATIENCE:
+            packet = self.idle()
+            standing = standing + 1 if _stands(packet) else 0
+            if packet.stamp > begin + SETTLING:
+                return False
+        return True
+
+
+def _record(settings: Settings) -> Record | None:
+    """The log of the control cycles, if one is wanted; RobotFault if it cannot be."""
+    try:
+        return None if settings.log is None else Record(settings.log, CYCLE)
+    except OSError as error:
+        raise RobotFault(UNLOGGED.format(settings.log, error.strerror)) from None
 
 
 def _stands(packet: Packet) -> bool:

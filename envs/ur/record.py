@@ -10,13 +10,18 @@ class Record:
     """A file of records of one dtype. Each is written at once: not even `kill -9` takes back what was seen."""
 
     def __init__(self, path: str | os.PathLike[str], kind: np.dtype):
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - it stays open as long as the robot
+        self._path, self._file = path, open(path, "ab", buffering=0)  # noqa: SIM115 - as long as the robot
         self._row = np.zeros((), kind)
 
     def add(self, *values: object) -> None:
-        """Write one cycle: the fields in their order."""
+        """Write one cycle: the fields in their order; OSError, with the file's name, if it cannot be."""
         self._row[()] = values
-        self._file.write(self._row.tobytes())
+        rest = self._row.tobytes()
+        try:
+            while rest:  # a disk that is almost full takes a part, and says why at the next one
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(self._path)) from None
 
     def close(self) -> None:
         """Close the file."""

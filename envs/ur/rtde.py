@@ -14,14 +14,19 @@ import numpy as np
 
 from .clock import clock
 from .drivers import State, Status
-from .link import Link, ProtectiveStop, Settings, Silent, Stopped
+from .link import Link
+from .preflight import end_program
 from .safety import FREE, Bounds, RobotFault, admit, check_command
-from .shared import COMMAND, STATE
+from .shared import COMMAND, STATE, Held, PolicySilent, ProtectiveStop, Settings, Silent, Stopped, TakenOver
 from .waiting import Waiting
 
-FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, Silent, Stopped)}
-POLL = 0.0005  # s between two looks at the state
+FAULTS = {kind.__name__: kind for kind in (RobotFault, ProtectiveStop, PolicySilent, TakenOver, Stopped, Silent)}
+STATUS = {ProtectiveStop: Status.PROTECTIVE_STOP, PolicySilent: Status.POLICY_SILENT, Silent: Status.STALE}
+HOLDS = {status: kind for kind, status in STATUS.items() if issubclass(kind, Held)}
+ORDERS = {signal.SIGINT, signal.SIGHUP}  # from the terminal to the whole group; the process obeys the policy's alone
+POLL, LOOK = 0.0005, 0.05  # s between two looks at the state, and for an answer
 HANGS = 1.0  # s without a new state after which the process is given up
+NICE = -15  # of the threads of ur_rtde, where that is allowed: late for the watchdog is a stop
 CONNECTING, MOVING, UNLOCKING = 30.0, 30.0, 30.0  # s that an answer may take
 
 
@@ -29,9 +34,12 @@ class UrRtdeDriver:
     """A robot over ur_rtde, in a process of its own that re-sends, guards and watches in every control cycle.
 
     The constructor connects and checks the robot, and moves nothing; RobotFault says what is not as it must be.
-    After a RobotFault the arm stands or is coming to a stand: a ProtectiveStop can be released with `unlock`, after
-    anything else a new driver has to be made. `robot`: version, model and serial number.
+    After a RobotFault the arm stands or is coming to a stand, as far as that is in this program's hands: what is Held
+    can be released with `unlock`, after anything else a new driver has to be made. `robot`: version, model and serial
+    number. `stands`: after `close`, whether the arm was read to stand.
     """
+
+    stands = False
 
     def __init__(self, settings: Settings):
         self.settings, self.bounds, self._clock = settings, settings.bounds, clock(settings.clock)
@@ -45,8 +53,7 @@ class UrRtdeDriver:
         arguments = (theirs, shared, settings, os.getpid())
         self.process = spawn.Process(target=serve, args=arguments, name="ur-link", daemon=True)
         self._asked = 0  # requests are numbered: an answer may come after the one who asked was interrupted
-        # Ctrl-C reaches the process too, which takes its orders from here alone.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
         try:
             self.process.start()
         finally:
@@ -61,17 +68,23 @@ class UrRtdeDriver:
             self._connection.send((self._asked, name, arguments))
         except OSError:
             raise self._fault() from None
-        return self._answer(seconds)
+        return self._answer(seconds, telling=name in ("stop", "movej"))
 
-    def _answer(self, seconds: float) -> Any:
-        """Wait for the process's answer; its faults are raised here."""
+    def _answer(self, seconds: float, telling: bool = False) -> Any:
+        """Wait for the process's answer, its faults are raised here. telling: it tells of every cycle meanwhile."""
+        sequence, waiting = -1, Waiting(self._clock)
         try:
             number, kind, until = -1, "done", time.monotonic() + seconds
             while number != self._asked and kind == "done":
-                if not self._connection.poll(max(0.0, until - time.monotonic())):
-                    self.close()
+                if self._connection.poll(LOOK):
+                    number, kind, content = self._connection.recv()
+                elif self._state["sequence"] != sequence:
+                    sequence, waiting = int(self._state["sequence"]), Waiting(self._clock)
+                elif telling and waiting.look() > HANGS:
+                    raise self._hangs()
+                elif time.monotonic() > until:
+                    self.process.kill()
                     raise Silent(f"the process that talks to the robot gave no answer for {seconds:g} s")
-                number, kind, content = self._connection.recv()
         except (EOFError, OSError):
             raise Silent(self._died()) from None
         if kind == "done":
@@ -115,10 +128,8 @@ class UrRtdeDriver:
         sequence, waiting = -1, Waiting(self._clock)
         while True:
             status = int(self._state["status"])
-            if status == Status.PROTECTIVE_STOP:
-                raise ProtectiveStop(
-                    "protective stop: the robot has stopped by itself; find out why before it goes on"
-                )
+            if status in HOLDS:
+                raise HOLDS[Status(status)]
             if status != Status.RUNNING or not self.process.is_alive():
                 raise self._fault()
             if self._state["sequence"] > 0 and self._state["stamp"] >= stamp:
@@ -166,17 +177,23 @@ class UrRtdeDriver:
         return self.read()
 
     def unlock(self) -> None:
-        """Release a protective stop, not before it is 5 s old; a person has looked why it came."""
+        """Release what is Held, a protective stop not before it is 5 s old; a person has looked why it came."""
         self._ask(UNLOCKING, "unlock")
 
     def close(self) -> None:
-        """Stop and let go; at most some seconds, after which the process is killed and the robot's watchdog acts."""
+        """Stop and let go; at most some seconds, after which the process is killed and the robot's watchdog acts.
+
+        A second time does nothing.
+        """
+        if self._connection.closed:
+            return
         with contextlib.suppress(OSError):
             self._connection.send((0, "close", ()))
         self.process.join(8.0)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        self.stands = bool(self._state["stands"])
         self._connection.close()
 
 
@@ -185,13 +202,13 @@ class UrRtdeDriver:
 
 def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, parent: int) -> None:
     """Be the process: until the connection ends, the parent dies, or the robot cannot be trusted any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in ORDERS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    with contextlib.suppress(OSError, AttributeError):
-        # Before everything else on this machine, where that is allowed: late for the watchdog is a stop.
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)  # this thread, and those that it starts
     state, command = np.frombuffer(shared[0], STATE)[0], np.frombuffer(shared[1], COMMAND)[0]
     _compile_guard(settings.bounds)
 
@@ -206,65 +223,70 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
     except ImportError:
         _report(connection, RobotFault("a robot needs ur_rtde: pip install -e '.[robot]'"))
         return
+    with contextlib.suppress(OSError, AttributeError):
+        # The guard's own thread goes before everything else on this machine, where that is allowed. It sleeps most of
+        # the time. The library's threads have begun before: they spin, and would keep one processor to themselves.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+    wrong: RobotFault | None = None
     try:
         connection.send((0, "done", link.preflight()))
         _work(link, connection, orphaned)
     except RobotFault as fault:
-        state["status"] = _status(fault)
-        _report(connection, fault)
-        if isinstance(fault, Silent):
-            # The library may be connecting again, and loading a program without a watchdog.
-            link.end_program()
-            os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
+        wrong = fault
     except (EOFError, OSError):  # the parent has closed the connection, or is gone
         pass
     except Exception as error:
         traceback.print_exc()
-        state["status"] = Status.EMERGENCY_STOP
-        _report(connection, RobotFault(f"the process that talks to the robot has a fault of its own: {error!r}"))
+        wrong = RobotFault(f"the process that talks to the robot has a fault of its own: {error!r}")
     finally:
-        link.abandon()
+        if wrong is not None:
+            state["status"] = _status(wrong)
+            _report(connection, wrong)
+        if isinstance(wrong, Silent):
+            # The library may be connecting again, and loading a program without a watchdog.
+            end_program(settings.host)
+            os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
+        link.abandon(wrong)
         os._exit(0)  # the library takes a second to disconnect in good order, and nothing needs it
 
 
 def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> None:
     """Cycle after cycle, and what the parent asks for in between. Ends with the arm at a stand."""
-    wrong: RobotFault | None = None
+    wrong: RobotFault | None = None  # holds the arm until the parent asks to unlock it
     while not orphaned():
-        if connection.poll():
-            number, name, arguments = connection.recv()
-            link.command["awaited"] = np.inf  # in lock step: the policy waits until this is done
-            if name == "close":
-                break
-            try:
+        try:
+            if connection.poll():
+                number, name, arguments = connection.recv()
+                link.command["awaited"] = np.inf  # in lock step: the policy waits until this is done
+                if name == "close":
+                    break
                 if wrong is not None and name != "unlock":
-                    raise wrong
+                    _report(connection, wrong)
+                    continue
                 getattr(link, name)(*arguments)
                 wrong, link.state["status"] = None, Status.RUNNING
                 link.command["awaited"] = -np.inf  # and then the robot for what the policy wants next
                 connection.send((number, "done", None))
-            except (ProtectiveStop, Stopped) as fault:
-                if wrong is None:
-                    link.end_program()  # a person could else let it go on from the pendant
-                wrong = fault
-                link.state["status"] = _status(fault)
-                _report(connection, fault)
-        elif wrong is None:
-            try:
+            elif wrong is None:
+                name = "cycle"
                 link.cycle()
-            except ProtectiveStop as fault:
-                wrong = fault
+            else:
+                link.idle()
+        except (Held, Stopped) as fault:
+            if isinstance(fault, Stopped) and name != "unlock":
+                raise
+            if wrong is None:
                 link.state["status"] = _status(fault)
-                link.end_program()
-        else:
-            link._tell(link._next(), FREE, np.zeros(6))
+                link.hold(fault)
+            wrong = fault
+            if name != "cycle":
+                _report(connection, fault)
     if wrong is None:
         link.stop()
 
 
 def _status(fault: RobotFault) -> Status:
-    kinds = {ProtectiveStop: Status.PROTECTIVE_STOP, Silent: Status.STALE}
-    return kinds.get(type(fault), Status.EMERGENCY_STOP)
+    return STATUS.get(type(fault), Status.EMERGENCY_STOP)
 
 
 def _report(connection: Connection, fault: RobotFault) -> None:
