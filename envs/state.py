@@ -2,7 +2,7 @@
 
 Known are Gymnasium's MuJoCo and classic-control environments, and any environment that has the two methods
 `save_state() -> dict` (arrays, numbers, text and containers of them; None: not now) and `load_state(state)`; with no
-wrapper that could have a state of its own.
+wrapper that could have a state of its own. What may be in that dict: envs/plain.py.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from gymnasium.envs.mujoco import MujocoEnv
 
 from .checking import Checked
+from .plain import NotPlain, from_plain, to_plain
 
 State = dict[str, Any]
 
@@ -31,23 +32,26 @@ KNOWN_WRAPPERS = (
 
 
 def save(env: gym.Env) -> State | None:
-    """Return the state of `env` and of its wrappers, or None for an environment whose state cannot be known."""
+    """Return the state of `env` and of its wrappers, or None for an environment whose state cannot be known.
+
+    NotPlain if its save_state() raises, or returns what would not come back from a file as it was.
+    """
     inner: Any = env.unwrapped
     module = type(inner).__module__  # of exactly this class: one derived from it may have a state of its own
     if not all(isinstance(w, KNOWN_WRAPPERS) for w in _wrappers(env)[:-1]):
         return None
     if hasattr(inner, "save_state") and hasattr(inner, "load_state"):
-        own = _plain(inner.save_state())
+        own = _own(inner)
         if own is None:
             return None
     elif isinstance(inner, MujocoEnv) and module.startswith("gymnasium.envs.mujoco"):
         own = _save_mujoco(inner)
     elif module.startswith("gymnasium.envs.classic_control"):
-        own = {name: _plain(getattr(inner, name)) for name in CLASSIC if hasattr(inner, name)}
+        own = {name: to_plain(getattr(inner, name), name) for name in CLASSIC if hasattr(inner, name)}
     else:
         return None
     wrappers = [{"elapsed": w._elapsed_steps} for w in _wrappers(env) if isinstance(w, gym.wrappers.TimeLimit)]
-    return {"env": own, "random": inner.np_random.bit_generator.state, "time_limits": wrappers}
+    return {"env": own, "random": to_plain(inner.np_random.bit_generator.state, "np_random"), "time_limits": wrappers}
 
 
 def load(env: gym.Env, state: State) -> None:
@@ -55,13 +59,13 @@ def load(env: gym.Env, state: State) -> None:
     inner: Any = env.unwrapped
     env.reset()  # wrappers refuse to step before one
     if hasattr(inner, "load_state"):
-        inner.load_state(_arrays(state["env"]))
+        inner.load_state(from_plain(state["env"]))
     elif isinstance(inner, MujocoEnv):
         _load_mujoco(inner, state["env"])
     else:
         for name, value in state["env"].items():
-            setattr(inner, name, _arrays(value))
-    inner.np_random.bit_generator.state = state["random"]
+            setattr(inner, name, from_plain(value))
+    inner.np_random.bit_generator.state = from_plain(state["random"])
     limits = [w for w in _wrappers(env) if isinstance(w, gym.wrappers.TimeLimit)]
     for limit, saved in zip(limits, state["time_limits"], strict=True):
         limit._elapsed_steps = saved["elapsed"]
@@ -74,24 +78,15 @@ def _wrappers(env: gym.Env) -> list[gym.Env]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Arrays as tensors, which keep their precision in a file that needs no pickle."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if isinstance(value, tuple | list):
-        return type(value)(map(_plain, value))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _arrays(value: Any) -> Any:
-    """The way back: tensors as arrays."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy().copy()
-    if isinstance(value, tuple | list):
-        return type(value)(map(_arrays, value))
-    return {key: _arrays(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _own(env: Any) -> dict[str, Any] | None:
+    """What an environment's own save_state() returns, as a checkpoint can hold it."""
+    try:
+        own = env.save_state()
+    except Exception as error:  # whatever an environment of somebody's own may do
+        raise NotPlain(f"save_state() raised {type(error).__name__}: {error}") from error
+    if own is not None and not isinstance(own, dict):
+        raise NotPlain(f"save_state() returned a {type(own).__name__}; expected is a dict, or None")
+    return to_plain(own, "save_state()")
 
 
 def _save_mujoco(env: MujocoEnv) -> State:

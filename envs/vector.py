@@ -4,15 +4,18 @@ A step returns what really followed (`final`, for bootstrapping) apart from what
 where an episode ended), so that no agent needs to know the reset mode behind it.
 """
 
+import contextlib
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from hesscale_rl.console import complain
 from hesscale_rl.rollout import Step
 
 from . import state
 from .checking import Checked, CheckedPool
+from .plain import NotPlain
 
 
 class Envs:
@@ -25,6 +28,7 @@ class Envs:
         # What a step returns changes with the next one: nothing is allocated in between.
         self._final, self._obs = np.empty((e, self.copies[0].length)), np.empty((e, self.copies[0].length))
         self._each = [*zip(range(e), self.copies, self._final, self._obs, strict=True)]
+        self._told = False  # that the state cannot be saved
         self._rewards, self._always = np.zeros(e), np.ones(e, dtype=bool)
         self._terminated, self._truncated = np.zeros(e, dtype=bool), np.zeros(e, dtype=bool)
 
@@ -50,19 +54,33 @@ class Envs:
         return Step(obs, self._final, self._rewards, self._terminated, self._truncated, self._always)
 
     def save(self) -> list[state.State] | None:
-        """Return the state of every environment, or None if it cannot be known."""
-        states = [state.save(env) for env in self.copies]
+        """Return the state of every environment, or None if it cannot be known; a line says so if it should be."""
+        try:
+            states = [state.save(env) for env in self.copies]
+        except NotPlain as error:
+            if not self._told:
+                complain(
+                    f"{self.copies[0].name}: {error}; its state is in no checkpoint, so --resume begins new episodes"
+                )
+            self._told = True
+            return None
         return None if any(s is None for s in states) else [s for s in states if s is not None]
 
-    def load(self, states: list[state.State]) -> None:
-        """Go on from what `save` returned."""
-        for env, own in zip(self.copies, states, strict=True):
-            state.load(env, own)
+    def load(self, states: list[state.State]) -> bool:
+        """Go on from what `save` returned; False, after a line that says why, if that cannot be."""
+        try:
+            for env, own in zip(self.copies, states, strict=True):
+                state.load(env, own)
+        except Exception as error:  # whatever an environment of somebody's own may do
+            complain(f"{self.copies[0].name}: load_state() raised {type(error).__name__}: {error}")
+            return False
+        return True
 
     def close(self) -> None:
-        """Give back windows and memory."""
-        for env in self.copies:
-            env.close()
+        """Give back windows and memory, of every copy, whatever one of them raises."""
+        with contextlib.ExitStack() as stack:
+            for env in reversed(self.copies):
+                stack.callback(env.close)
 
 
 class NextStep:

@@ -121,12 +121,11 @@ class Rollout:
         """Go on from there; return False if the environments had to begin new episodes instead."""
         self.step = state["step"]
         self.random.bit_generator.state = state["random"]
-        if state["envs"] is None:
+        if state["envs"] is None or not self.envs.load(state["envs"]):
             self._begin([int(n) for n in self.random.integers(2**31, size=self.envs.num_envs)])
             if self.policy.reward_norm is not None:
                 self.policy.reward_norm.ret.zero_()  # of the episodes that were left
             return False
         self.obs[:] = state["obs"].numpy()
         self.returns[:], self.lengths[:] = state["returns"], state["lengths"]
-        self.envs.load(state["envs"])
         return True

@@ -176,6 +176,7 @@ class Session:
 
     def _begin(self) -> None:
         self.rollout, saved = Rollout(self.env, self.policy, self._seed), self._saved
+        self.env.save()  # it says now, not after hours, what in its state no checkpoint can hold
         if saved is None:
             return
         self.policy.load_state_dict(saved["policy"])  # the first reset was counted in
