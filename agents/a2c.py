@@ -122,6 +122,10 @@ def check(args: Args) -> None:
     steps = args.num_steps * args.num_envs
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
     need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
+    if args.env_module is None and ":" not in args.env_id:  # else it is asked for when that has been imported
+        import envs  # after what is answered without Gymnasium
+
+        envs.check_id(args.env_id)
 
 
 if __name__ == "__main__":

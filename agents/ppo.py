@@ -137,6 +137,10 @@ def check(args: Args) -> None:
     need(steps % parts == 0, "num_minibatches", f"a divisor of {rollout}")
     alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
     need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
+    if args.env_module is None and ":" not in args.env_id:  # else it is asked for when that has been imported
+        import envs  # after what is answered without Gymnasium
+
+        envs.check_id(args.env_id)
 
 
 if __name__ == "__main__":

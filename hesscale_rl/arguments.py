@@ -1,6 +1,7 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
 import ast
+import contextlib
 import inspect
 import math
 import os
@@ -9,6 +10,7 @@ import textwrap
 from argparse import BooleanOptionalAction
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -162,6 +164,26 @@ def check_shared(args: Any) -> None:
     need_one_of(args, "backend", BACKENDS)
     need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
     check_resume(args)
+
+
+def check_memory(args: Any, observations: int) -> None:
+    """Raise InputError if a rollout, with `observations` numbers a step, is larger than this machine's memory."""
+    # Of a step: two observations and their copies in a minibatch, actions, rewards, values and advantages.
+    need, there = args.num_steps * args.num_envs * (16 * observations + 64), memory()
+    if need > there:
+        what = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
+        sizes = f"{need / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}"
+        raise InputError(f"{what}: a rollout would take {sizes}; take fewer steps")
+
+
+def memory() -> float:
+    """Return how many bytes this machine, or the container that this is, has; infinity if that is not known."""
+    sizes = [math.inf]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
 
 
 def optimizer_settings(args: Any) -> dict[str, Any]:

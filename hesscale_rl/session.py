@@ -24,10 +24,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .arguments import optimizer_settings
+from .arguments import check_memory, optimizer_settings
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .compiled.learner import make_learner
-from .console import complain
+from .console import complain, say
 from .errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from .optim import make_optimizer
 from .policy import Policy, check_finite, check_spaces
@@ -72,6 +72,7 @@ class Session:
             self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed)
             stack.callback(_close, self.env, args.env_id)
             check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
+            check_memory(args, self.env.observation_space.shape[0])
             torch.set_num_threads(args.torch_threads)
             torch.manual_seed(args.seed)
             self._seed, shuffle = np.random.SeedSequence(args.seed).spawn(2)
@@ -90,6 +91,10 @@ class Session:
             self.run = stack.enter_context(
                 Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)
             )
+            if self.total < args.total_timesteps and not args.quiet:
+                size = args.num_steps * args.num_envs
+                asked = f"of the {args.total_timesteps:,} asked for"
+                say(f"steps {self.total:,} {asked}: {self.rollouts} whole rollouts of {size:,}")
             self.progress = stack.enter_context(Progress(self.total, args.quiet, self.run.global_step))
             self._open = stack.pop_all()
         self.began, self.first = time.time(), self.run.global_step

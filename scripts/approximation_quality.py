@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves, data
@@ -348,10 +349,10 @@ def common_flags(prog: str, text: str | None) -> Parser:
     """Return a parser with the flags that the studies share."""
     made = Parser(prog, text)
     made.add_argument("--data", choices=data.NAMES, default="digits", help="what the networks see (digits)")
-    made.add_argument("--data-dir", metavar="DIR", help="where MNIST is kept, after one download")
+    made.add_argument("--data-dir", type=path_text, metavar="DIR", help="where MNIST is kept, after one download")
     made.add_argument("--init", choices=("torch", "he"), default="torch", help="torch's own (default), or He's")
     made.add_argument("--seed", type=int, default=0, help="of everything (0); network K has the seed SEED + K")
-    made.add_argument("-o", "--output", metavar="OUT", help="write OUT.png and OUT.csv (STUDY_DATA)")
+    made.add_argument("-o", "--output", type=path_text, metavar="OUT", help="write OUT.png and OUT.csv (STUDY_DATA)")
     return made
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import importlib
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,25 +24,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import mujoco
-import numpy as np
-import torch
-
-import agents.a2c
-import agents.ppo
-from envs import make
-from envs.mujoco import quiet
-from envs.vector import Envs
-from hesscale_rl.console import guard, say
-from hesscale_rl.policy import Policy
-from hesscale_rl.run import cpu
-from scripts import baseline
+from hesscale_rl.console import say
+from hesscale_rl.errors import DONE, InputError
+from scripts.commands import Parser, obey
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
 PARTS = ("act", "env", "advantages", "update", "rest")
 BASELINE, PHYSICS = "CleanRL's way, adam", "mj_step alone"
-AGENTS = {"ppo": agents.ppo, "a2c": agents.a2c}
 CHUNK = {"ppo": 8192, "a2c": 4000}  # steps that are timed in a turn, after WARM
 WARM = {"ppo": 2048, "a2c": 1000}
 
@@ -49,7 +39,8 @@ Turn = Callable[[], float]  # takes one method's turn; returns steps per second
 
 def ours(algorithm: str, env_id: str, optimizer: str) -> Turn:
     """Train from the beginning; the time between two lines of metrics.jsonl counts."""
-    agent, first, last = AGENTS[algorithm], WARM[algorithm], WARM[algorithm] + CHUNK[algorithm]
+    agent = importlib.import_module(f"agents.{algorithm}")
+    first, last = WARM[algorithm], WARM[algorithm] + CHUNK[algorithm]
     more = {"log_interval": 1000} if algorithm == "a2c" else {}
 
     def turn() -> float:
@@ -68,6 +59,8 @@ def ours(algorithm: str, env_id: str, optimizer: str) -> Turn:
 
 def usual(algorithm: str, env_id: str) -> Turn:
     """Go on with one training of scripts/baseline.py."""
+    from scripts import baseline
+
     training = baseline.train(env_id, algorithm)
     while next(training) < WARM[algorithm]:
         pass
@@ -84,6 +77,11 @@ def usual(algorithm: str, env_id: str) -> Turn:
 
 def physics(env_id: str) -> Turn:
     """Step MuJoCo alone, with the same number of frames a step, random controls and resets after a fall."""
+    import mujoco
+    import numpy as np
+
+    from envs import make
+
     env: Any = make(env_id).unwrapped
     random = np.random.default_rng(0)
 
@@ -103,6 +101,8 @@ def physics(env_id: str) -> Turn:
 
 def stable_baselines(algorithm: str, env_id: str) -> Turn | None:
     """Go on with one training of stable-baselines3 with VecNormalize, or None without it."""
+    import gymnasium as gym
+
     try:
         import stable_baselines3 as sb3
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -163,7 +163,11 @@ def watched(spent: dict[str, float], places: dict[str, tuple[Any, str]]) -> Iter
 
 def where(algorithm: str, env_id: str) -> dict[str, dict[str, float]]:
     """Return microseconds per step by part, of the baseline and of AdaHesScale."""
-    agent, result = AGENTS[algorithm], {}
+    from envs.vector import Envs
+    from hesscale_rl.policy import Policy
+    from scripts import baseline
+
+    agent, result = importlib.import_module(f"agents.{algorithm}"), {}
     usual_parts = {"act": "act", "env": "step", "advantages": "advantages", "update": "update"}
     our_parts = {"env": (Envs, "step"), "advantages": (agent, "prepare"), "update": (agent, "update")}
     for method, turn, places in (
@@ -216,6 +220,7 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
     tasks = list(dict.fromkeys((row["agent"], row["env"]) for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -248,16 +253,25 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    """Measure, print, and write the figure and its numbers."""
-    guard()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="how often every method has its turn")
-    parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ID", help="for PPO; A2C runs on the first")
-    parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.png")
-    args = parser.parse_args()
+def measure_all(args: argparse.Namespace) -> int:
+    """Measure, print, and write the figure and its numbers; return the exit code."""
     if args.rounds < 1:
-        parser.error(f"--rounds {args.rounds}: must be at least 1")
+        raise InputError(f"--rounds {args.rounds}: must be at least 1")
+    import envs
+
+    for env_id in args.envs:
+        envs.check_id(env_id)
+    if args.out is not None:
+        from scripts.figure import check_output
+
+        check_output(str(args.out))
+    import gymnasium as gym
+    import mujoco
+    import torch
+
+    from envs.mujoco import quiet
+    from hesscale_rl.run import cpu
+
     quiet()
     torch.set_num_threads(1)
     caption = f"{time.strftime('%Y-%m-%d')}, {cpu()}, one core, {args.rounds} rounds, torch {torch.__version__}, "
@@ -277,7 +291,17 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
         draw(rows, args.out.with_suffix(".png"), caption)
+    return DONE
+
+
+def main() -> int:
+    """Read the command line and return the exit code."""
+    parser = Parser("scripts/benchmark.py", __doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="how often every method has its turn (7)")
+    parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ID", help="for PPO; A2C runs on the first")
+    parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.png")
+    return obey(parser, measure_all, "interrupted; no figure is written")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
@@ -126,7 +127,7 @@ def compare(args: argparse.Namespace) -> int:
 def main() -> int:
     """Read the command line and return the exit code."""
     parser = Parser("compare.py", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("--to", default="adam", metavar="OPTIMIZER", help="whom the others are compared to (adam)")
     parser.add_argument("--last", type=float, default=1.0, help="part of the run that counts, at its end (1)")
     parser.add_argument("--bins", type=int, default=100, help="of a curve (100)")

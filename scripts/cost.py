@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any
 
 import hesscale_rl as hs
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import cost_figure
@@ -289,7 +290,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40, help="how often every method has its turn")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="only these, as they are named in the table")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES, help="of outputs and layers (1 and 128)")
-    parser.add_argument("-o", "--output", metavar="OUT", help="outputs, layers: write OUT.png and OUT.csv")
+    parser.add_argument(
+        "-o", "--output", type=path_text, metavar="OUT", help="outputs, layers: write OUT.png and OUT.csv"
+    )
     return obey(parser, measure_all, "interrupted; no figure is written")
 
 

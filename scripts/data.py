@@ -13,12 +13,13 @@ your choice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,7 +126,10 @@ def _whole_mnist(directory: str | Path | None) -> tuple[Tensor, Tensor]:
     """From the file that the first call writes: to read openml's text takes a minute, every time."""
     folder = _folder("mnist", directory)
     path = folder / "mnist.safetensors"
-    return _kept(path) if path.exists() else _download(folder, path)
+    if path.exists():
+        return _kept(path)
+    with _made(folder):
+        return _download(folder, path)
 
 
 def _folder(name: str, directory: str | Path | None) -> Path:
@@ -134,11 +138,21 @@ def _folder(name: str, directory: str | Path | None) -> Path:
     return Path(directory)
 
 
-def _make(folder: Path) -> None:
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Have the folder made; if what it is made for fails, it and its parents that were made are gone again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--data-dir {folder}: cannot be made ({error.strerror})") from None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--data-dir {folder}: cannot be made ({error.strerror})") from None
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _kept(path: Path) -> tuple[Tensor, Tensor]:
@@ -165,7 +179,6 @@ def _download(folder: Path, path: Path) -> tuple[Tensor, Tensor]:
         from sklearn.datasets import fetch_openml
     except ImportError:
         raise InputError(f"--data mnist: {MISSING}") from None
-    _make(folder)
     try:
         # This parser needs no pandas. The fewest retries it allows: whoever is offline shall hear of it at once.
         how: dict[str, Any] = {"as_frame": False, "parser": "liac-arff", "n_retries": 1, "delay": 0.1}
@@ -269,7 +282,8 @@ def _cifar_parts(name: str, directory: str | Path | None) -> tuple[Part, Part]:
             raise InputError(f"--data-dir {path}: cannot be read ({error.strerror})") from None
         _verify(content, archive, f"--data-dir {path}", "remove it, and it is downloaded again")
     else:
-        content = _fetch(name, archive, path)
+        with _made(path.parent):
+            content = _fetch(name, archive, path)
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as members:
             train = [_records(members, member, archive.records, archive, path) for member in archive.train]
@@ -286,7 +300,6 @@ def _fetch(name: str, archive: Archive, path: Path) -> bytes:
 
     from hesscale_rl.run import atomic_write
 
-    _make(path.parent)
     try:
         with urlopen(SITE + archive.file, timeout=30) as answer:
             content = answer.read()

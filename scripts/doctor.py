@@ -3,6 +3,7 @@
 Versions, threads, GL, one MuJoCo step, one check of the curvature; exit code 1 if anything that training needs fails.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from hesscale_rl.console import guard, say
+from hesscale_rl.console import say
+from scripts.commands import Parser, obey
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
 OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
@@ -100,9 +102,8 @@ CHECKS: dict[str, tuple[Callable[[], str], bool]] = {  # what it says, and wheth
 }
 
 
-def main() -> int:
+def examine(args: argparse.Namespace) -> int:
     """Run every check and report."""
-    guard()
     failed = False
     for name, (check, needed) in CHECKS.items():
         try:
@@ -112,6 +113,11 @@ def main() -> int:
             words = str(error).strip().partition("\n")[0]
             say(f"{name:10} {'FAILED' if needed else 'no'}: {type(error).__name__}: {words}")
     return 1 if failed else 0
+
+
+def main() -> int:
+    """Read the command line and return the exit code."""
+    return obey(Parser("hesscale-rl doctor", __doc__), examine)
 
 
 if __name__ == "__main__":

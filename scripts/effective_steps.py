@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
@@ -80,7 +81,7 @@ def show(args: argparse.Namespace) -> int:
 def main() -> int:
     """Read the command line and return the exit code."""
     parser = Parser("scripts/effective_steps.py", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("--least", type=float, default=1e-3, help="smallest step size that is looked at (0.001)")
     return obey(parser, show)
 

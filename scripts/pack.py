@@ -18,7 +18,6 @@ import numpy as np
 
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.run import atomic_write
 from scripts.commands import Parser, obey
 from scripts.curves import bin_means
 from scripts.runs import Run, by_agent, planned_runs, read
@@ -69,12 +68,14 @@ def pack(args: argparse.Namespace) -> int:
     if not args.output.name.endswith(".tar.xz"):
         raise InputError(f"{args.output}: must end in .tar.xz")
     runs = read([str(args.sweep)], unfinished=False)
-    by_agent(runs)  # which have returns
+    runs = [run for own in by_agent(runs).values() for run in own]  # which have returns
     if packed := [run for run in runs if run.packed not in (None, args.bins)]:
         raise InputError(f"--bins {args.bins}: {packed[0].path} is packed in {packed[0].packed}")
     contents = {f"{run.path.name}/{name}": text for run in runs for name, text in files(run, args.bins).items()}
     if planned := planned_runs(args.sweep):
         contents["sweep.json"] = json.dumps({"runs": planned}, indent=1) + "\n"
+    from hesscale_rl.run import atomic_write
+
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(args.output, data := archive(contents))

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
@@ -193,8 +194,10 @@ def main() -> int:
     """Read the command line and return the exit code."""
     parser = Parser("hesscale-rl plot", __doc__)
     parser.add_argument("kind", choices=KINDS, help="of the figure")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
-    parser.add_argument("-o", "--output", metavar="NAME", help="write NAME.png, NAME.pdf, NAME.csv (KIND.png ...)")
+    parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument(
+        "-o", "--output", type=path_text, metavar="NAME", help="write NAME.png, NAME.pdf, NAME.csv (KIND.png ...)"
+    )
     parser.add_argument("--metric", help="of metrics.jsonl (charts/episodic_return; if supervised, loss/validation)")
     parser.add_argument("--x", choices=TAGS, help="axis of the curves (steps; if supervised, epochs)")
     parser.add_argument("--over", metavar="FLAG", default=RATE, help="sensitivity: what is on x (learning-rate)")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts import curves
@@ -83,7 +84,7 @@ def show(args: argparse.Namespace) -> int:
 def main() -> int:
     """Read the command line and return the exit code."""
     parser = Parser("scripts/results.py", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     return obey(parser, show)
 
 

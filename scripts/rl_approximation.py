@@ -13,6 +13,7 @@ import copy
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
 from scripts.commands import Parser, obey
@@ -231,7 +232,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a policy for each (1 2 3)")
     parser.add_argument("--total-timesteps", type=int, default=300_000, help="of each (%(default)s)")
     parser.add_argument("--points", type=int, default=8, help="moments that are looked at (%(default)s)")
-    parser.add_argument("-o", "--output", default="rl_approximation", help="OUTPUT.png, OUTPUT.csv (%(default)s)")
+    parser.add_argument(
+        "-o", "--output", type=path_text, default="rl_approximation", help="OUTPUT.png, OUTPUT.csv (%(default)s)"
+    )
     return obey(parser, carry_out, "interrupted; nothing is written")
 
 

@@ -129,21 +129,27 @@ def seen(run: Run, metric: str) -> Run:
 
 
 def by_agent(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Return runs by their agent, in order; InputError for supervised ones, which have no returns."""
+    """Return runs by their agent, in order, without supervised ones, which have no returns, and say so.
+
+    InputError if all of them are.
+    """
     found = collect(runs, lambda run: run.config["exp_name"])
-    if SUPERVISED in found:
-        raise InputError(f"{found[SUPERVISED][0].path}: a supervised run has no returns; hesscale-rl plot takes it")
+    if own := found.pop(SUPERVISED, []):
+        what = f"{own[0].path}: a supervised run has no returns; hesscale-rl plot takes it"
+        if not found:
+            raise InputError(what)
+        complain(f"{what}; left out" + f", with {len(own) - 1} more" * (len(own) > 1))
     return dict(sorted(found.items()))
 
 
 def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
-    """Return runs of one group by their seeds, in order; InputError for a seed that is there twice."""
-    found: dict[int, Run] = {}
-    for run in runs:
-        other = found.setdefault(seed := run.config["seed"], run)
-        if other is not run:
-            raise InputError(f"seed {seed} twice in one group, in {other.path} and {run.path}; name one of the two")
-    return dict(sorted(found.items()))
+    """Return runs of one group by their seeds, in order; of those with one seed the newest, and say so."""
+    found = collect(runs, lambda run: run.config["seed"])
+    for seed, same in found.items():
+        same.sort(key=lambda run: (str(run.meta.get("started", "")), run.path.stat().st_mtime_ns))
+        if len(same) > 1:
+            complain(f"seed {seed} is there {len(same)} times with one setting: {same[-1].path}, the newest, counts")
+    return {seed: same[-1] for seed, same in sorted(found.items())}
 
 
 def find(given: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hesscale_rl.command_line import path_text
 from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, Diverged, InputError
 from scripts.commands import Parser, obey
@@ -226,7 +227,9 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=20, help="of every optimizer and task (%(default)s)")
     parser.add_argument("--memory", type=float, default=12.0, help="GiB that a process may take (%(default)g)")
     parser.add_argument("--small", action="store_true", help="the small twins of the tasks, on 8 by 8 images")
-    parser.add_argument("-o", "--output", default=OUTPUT, metavar="FILE", help="the rows, as CSV (%(default)s)")
+    parser.add_argument(
+        "-o", "--output", type=path_text, default=OUTPUT, metavar="FILE", help="the rows, as CSV (%(default)s)"
+    )
     return obey(parser, measure_all, "interrupted; the rows so far are kept, and the same command goes on")
 
 

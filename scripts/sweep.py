@@ -170,14 +170,16 @@ def report(account: Account) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
-    from hesscale_rl.locks import lock
-    from hesscale_rl.run import write_json
     from scripts import grid
 
+    check_launcher(args)
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
         say(*(run.name for run in runs))
         return DONE
+    from hesscale_rl.locks import lock
+    from hesscale_rl.run import write_json
+
     launcher = make_launcher(args)
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
     try:
@@ -202,10 +204,8 @@ def _compile() -> None:
     ready()
 
 
-def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
-    """Return the launcher that is asked for; InputError for options that are not its own."""
-    from scripts import launchers
-
+def check_launcher(args: argparse.Namespace) -> None:
+    """Raise InputError for options that are not the launcher's own, or cannot be."""
     ray, slurm = args.launcher == "ray", args.launcher not in ("local", "ray")
     own = {"--ray-address": ray, "--time-limit": slurm, "--slurm": slurm, "-j": not ray}
     given = (args.ray_address, args.time_limit, args.slurm and " ".join(args.slurm), args.jobs)
@@ -214,16 +214,23 @@ def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
             raise InputError(f"{flag} {value}: is not for --launcher {args.launcher}; leave it out")
         if isinstance(value, int) and value < 1:
             raise InputError(f"{flag} {value}: must be at least 1")
+    for pair in args.slurm or []:
+        if not all(pair.partition("=")[:2]):
+            raise InputError(f"--slurm {pair}: must be NAME=VALUE, one of sbatch's options")
+
+
+def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
+    """Return the launcher that is asked for."""
+    from scripts import launchers
+
     if args.launcher == "local":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return launchers.Local(args.jobs or cores)
-    if ray:
+    if args.launcher == "ray":
         return launchers.OnRay(args.ray_address)
     options: dict[str, Any] = {"timeout_min": args.time_limit or 240}
     for pair in args.slurm or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--slurm {pair}: must be NAME=VALUE, one of sbatch's options")
+        name, _, value = pair.partition("=")
         options[f"slurm_{name.replace('-', '_')}"] = int(value) if value.isdigit() else value
     return launchers.OnSlurm(args.jobs, args.launcher.removeprefix("submitit-"), options)
 

@@ -14,16 +14,17 @@ import sys
 import threading
 from pathlib import Path
 
+from hesscale_rl.command_line import Parser
 from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 
+MOST = 5.0  # kg that a UR5 carries
 POSE = ("X", "Y", "Z", "RX", "RY", "RZ")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments; SystemExit if they are wrong."""
-    whole = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hesscale-rl ur sim", description=__doc__, formatter_class=whole)
+    """Return the arguments; InputError if they are wrong."""
+    parser = Parser("hesscale-rl ur sim", __doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at [%(default)s]")
     parser.add_argument(
         "--listen-anywhere",
@@ -88,6 +89,8 @@ def tell(line: str) -> None:
 def serve(args: argparse.Namespace) -> int:
     """Be a robot until a signal ends it."""
     host = address(args)
+    if not 0 <= args.payload <= MOST:
+        raise InputError(f"--payload {args.payload:g}: must be between 0 and {MOST:g} kg")
     import numpy as np
 
     from envs.ur.arm import PERIODS, Arm
@@ -173,9 +176,8 @@ def serve(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
     guard()
-    args = parse(sys.argv[1:])
     try:
-        return serve(args)
+        return serve(parse(sys.argv[1:]))
     except KeyboardInterrupt:  # before it served
         return INTERRUPTED
     except InputError as error:

@@ -6,7 +6,7 @@ import pytest
 
 from agents import a2c, ppo
 from hesscale_rl.arguments import check_optimizer, optimizer_settings
-from hesscale_rl.errors import BAD_INPUT, InputError
+from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import supervised
 
 
@@ -46,3 +46,20 @@ def test_flags_reach_the_optimizer_and_those_that_are_none_are_left_to_it():
     assert optimizer_settings(args)["splits"] == 4 and "momentum" not in optimizer_settings(args)
     with pytest.raises(InputError, match="--splits 0: must be at least 1"):
         check_optimizer(replace(args, splits=0))
+
+
+def test_a_rollout_larger_than_the_memory_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = ppo.Args(env_id="CartPole-v1", num_steps=10**12, total_timesteps=10**12, num_minibatches=1)
+    assert ppo.main(args) == BAD_INPUT
+    line = capsys.readouterr().err
+    assert line.startswith("--num-steps 1000000000000: a rollout would take 119,209.3 GiB, and this machine has")
+    assert line.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_steps_that_are_no_whole_rollouts_are_told_at_the_start(tmp_path, capsys):
+    args = ppo.Args(env_id="CartPole-v1", num_steps=64, total_timesteps=150, update_epochs=1)
+    assert ppo.main(replace(args, run_dir=str(tmp_path / "a"))) == DONE
+    assert "steps 128 of the 150 asked for: 2 whole rollouts of 64\n" in capsys.readouterr().out
+    assert ppo.main(replace(args, run_dir=str(tmp_path / "b"), total_timesteps=128)) == DONE
+    assert "asked for" not in capsys.readouterr().out

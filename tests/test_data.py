@@ -138,7 +138,7 @@ def test_downloads_are_kept_once_they_are_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(data.ARCHIVES, "cifar100", data.ARCHIVES["cifar100"]._replace(md5="0" * 32))
     with pytest.raises(InputError, match=f"its md5 sum is [0-9a-f]+, not {'0' * 32}; nothing was kept in --data-dir"):
         data.split("cifar100", tmp_path / "other")
-    assert not [*(tmp_path / "other").iterdir()]
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("error", [URLError("no network\nhere"), TimeoutError()])
@@ -148,9 +148,10 @@ def test_a_failed_download_says_where_to_put_the_file(error, tmp_path, monkeypat
 
     monkeypatch.setattr("urllib.request.urlopen", fail)
     with pytest.raises(InputError) as told:
-        data.split("cifar10", tmp_path)
+        data.split("cifar10", tmp_path / "new" / "data")
+    assert list(tmp_path.iterdir()) == []
     line = str(told.value)
-    way = f"put it (md5 sum {data.ARCHIVES['cifar10'].md5}) into --data-dir {tmp_path} yourself"
+    way = f"put it (md5 sum {data.ARCHIVES['cifar10'].md5}) into --data-dir {tmp_path}/new/data yourself"
     assert "cifar-10-binary.tar.gz failed" in line and way in line and "\n" not in line
 
 

@@ -97,8 +97,7 @@ def test_groups_are_what_differs_in_more_than_seeds(tmp_path):
         ("Ant-v5", "adam", "delta 0.0001", 0.001): ["f"],
     }
     run(tmp_path, "g", 1, delta=1e-8)
-    with pytest.raises(InputError, match="seed 1 twice in one group, in .*b and .*g; name one"):
-        gather(tmp_path)
+    assert ["a", "g"] in [[r.path.name for r in g.runs] for g in gather(tmp_path)]
 
 
 def test_a_preset_speaks_for_what_it_decides_and_annealing_for_the_length(tmp_path):
@@ -370,7 +369,7 @@ def test_what_one_agent_lacks_is_not_told_of_another(tmp_path, monkeypatch, caps
 
 BAD = {
     "curves nowhere": "nowhere: no runs there",
-    "curve grid": "invalid choice: 'curve'",
+    "curve grid": "kind curve: did you mean 'curves'? must be one of curves, ",
     "curves grid --bins 0": "--bins 0",
     "curves grid --statistic iqm --error se": "--error se",
     "curves single -o file/fig": "-o file/fig: cannot be written",

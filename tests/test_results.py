@@ -42,8 +42,12 @@ def test_other_settings_have_a_row_of_their_own_and_a_seed_counts_once(tmp_path,
     assert (
         "adam (learning_rate 0.0003) | 1 | 10 | 10 |" in out and "adam (learning_rate 0.001) | 1 | 20 | 20 |" in out
     )
-    out = table(monkeypatch, capsys, *runs, run(tmp_path, "c", 1, 5.0), code=BAD_INPUT)
-    assert out.out == "" and "seed 1 twice in one group, in " in out.err
+    again = run(tmp_path, "c", 1, 5.0)
+    for path, day in ((again, 2), (runs[0], 1)):
+        (tmp_path / path / "meta.json").write_text(json.dumps({"started": f"2026-01-0{day}T00:00:00+00:00"}))
+    out = table(monkeypatch, capsys, *runs, again)
+    assert "adam (learning_rate 0.0003) | 1 | 5 | 5 |" in out.out
+    assert f"seed 1 is there 2 times with one setting: {again}, the newest, counts" in out.err
 
 
 def test_supervised_and_damaged_runs_are_told(tmp_path, monkeypatch, capsys):
@@ -55,6 +59,11 @@ def test_supervised_and_damaged_runs_are_told(tmp_path, monkeypatch, capsys):
     config = json.dumps({"task": "mnist-mlp", "epochs": 1, "optimizer": "adam", "seed": 0, "learning_rate": 0.1})
     (tmp_path / "a" / "config.json").write_text(config)
     assert "a: a supervised run has no returns" in table(monkeypatch, capsys, good, code=BAD_INPUT).err
+    out = table(monkeypatch, capsys, good, broken)
+    assert (
+        "| 2 | 20 | 20 |" in out.out
+        and "a supervised run has no returns; hesscale-rl plot takes it; left out" in out.err
+    )
 
 
 def test_the_best_step_size_is_that_of_the_highest_average_of_a_task(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """evaluate, export and doctor: what a run has learned, outside of training."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -165,8 +166,8 @@ def test_the_doctor_says_what_works(capsys, monkeypatch):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS | {"GL": (broken, False)})
-    assert doctor.main() == 0
+    assert doctor.examine(argparse.Namespace()) == 0
     out = capsys.readouterr().out
     assert "torch" in out and "GL         no: RuntimeError: no such thing" in out and "equals autodiff's" in out
     monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS | {"MuJoCo": (broken, True)})
-    assert doctor.main() == 1
+    assert doctor.examine(argparse.Namespace()) == 1
