@@ -29,6 +29,8 @@ class Args:
     """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
     env_module: str | None = None
     """a module to import first, which registers environments of your own"""
+    env_kwargs: str | None = None
+    """arguments of the environment: key=value,key=value or a JSON object"""
     num_envs: int = 1
     """copies of the environment"""
     total_timesteps: Annotated[int, "-n"] = 1_000_000

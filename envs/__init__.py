@@ -3,9 +3,10 @@
 Torch and MuJoCo are imported where they are used: the programs of the UR5 (envs/ur) do without.
 """
 
+import contextlib
 import difflib
 import importlib
-import os
+import io
 import re
 import sys
 import warnings
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from hesscale_rl.command_line import read_kwargs
 from hesscale_rl.errors import InputError
+from hesscale_rl.modules import users_own
 
 if TYPE_CHECKING:
     from .checking import Checked
@@ -30,28 +33,32 @@ for _name, _settings in UR_REACHER.items():
     gym.register(_name, "envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
 
 
-def make(env_id: str, env_module: str | None = None, render_mode: str | None = None) -> "Checked":
+def make(
+    env_id: str, env_module: str | None = None, render_mode: str | None = None, env_kwargs: str | None = None
+) -> "Checked":
     """Make a Gymnasium environment whose observations are vectors; InputError with one line if that is impossible.
 
     The time limit stays on (its end is a truncation), and no wrapper is added but the one that holds what it returns
     to what it declared, and makes vectors of it (checking.py): agents normalise for themselves. `env_module` is
-    imported first, to register its own.
+    imported first, to register its own; `env_kwargs` are its constructor's arguments, as `read_kwargs` reads them.
     """
     from .checking import Checked
 
     if env_module is not None:
-        _import(f"--env-module {env_module}", env_module)
+        import_users(f"--env-module {env_module}", env_module)
     check_id(env_id)
     from . import mujoco
 
     mujoco.quiet()
+    # Not every environment of a user's own takes a render mode.
+    given: dict[str, Any] = read_kwargs(env_kwargs) | ({} if render_mode is None else {"render_mode": render_mode})
     try:
-        # Not every environment of a user's own takes a render mode.
-        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        env = gym.make(env_id, disable_env_checker=True, **rendering)
-    except Exception as error:  # an environment may fail in any way: a missing package, a missing asset, no display
+        with contextlib.nullcontext() if env_id in UR_REACHER else users_own():
+            env = gym.make(env_id, disable_env_checker=True, **given)
+    except (Exception, SystemExit) as error:  # it may fail in any way: a missing package, an asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"--env-id {env_id}: cannot be made: {cause}") from error
+        flag = f" --env-kwargs {env_kwargs}" if env_kwargs is not None else ""
+        raise InputError(f"--env-id {env_id}{flag}: cannot be made: {cause}") from error
     try:
         return Checked(env, f"--env-id {env_id}")
     except InputError:
@@ -59,16 +66,18 @@ def make(env_id: str, env_module: str | None = None, render_mode: str | None = N
         raise
 
 
-def make_vector(env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0) -> "Envs | NextStep":
+def make_vector(
+    env_id: str, num_envs: int = 1, env_module: str | None = None, seed: int = 0, env_kwargs: str | None = None
+) -> "Envs | NextStep":
     """Make `num_envs` of them behind one interface; "envpool:HalfCheetah-v5" takes EnvPool's, seeded with `seed`."""
     from .vector import Envs
 
     if env_id.startswith(POOL):
-        return _pool(env_id, num_envs, seed)
-    return Envs(*(make(env_id, env_module) for _ in range(num_envs)))
+        return _pool(env_id, num_envs, seed, read_kwargs(env_kwargs))
+    return Envs(*(make(env_id, env_module, None, env_kwargs) for _ in range(num_envs)))
 
 
-def _pool(env_id: str, num_envs: int, seed: int) -> "NextStep":
+def _pool(env_id: str, num_envs: int, seed: int, given: dict[str, Any]) -> "NextStep":
     from .vector import NextStep
 
     try:
@@ -86,7 +95,11 @@ def _pool(env_id: str, num_envs: int, seed: int) -> "NextStep":
     seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(num_envs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*precision lowered", UserWarning)  # of EnvPool's own spaces
-        vector = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds)
+        try:
+            vector = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seeds, **given)
+        except Exception as error:
+            cause = " ".join(str(error).split())[:200]
+            raise InputError(f"--env-id {env_id}: cannot be made with {given}: {cause}") from error
         try:
             return NextStep(vector, seeded=True, name=f"--env-id {env_id}")
         except InputError:
@@ -94,15 +107,21 @@ def _pool(env_id: str, num_envs: int, seed: int) -> "NextStep":
             raise
 
 
-def _import(flag: str, module: str) -> None:
-    sys.path.insert(0, os.getcwd())  # a module of the user's own stands where they are
+def import_users(flag: str, module: str) -> None:
+    """Import a module of the user's own; InputError with one line if that fails, in whatever way."""
+    said = io.StringIO()
     try:
-        importlib.import_module(module)
-    except Exception as error:  # whatever a module of somebody's own may do
+        with users_own(), contextlib.redirect_stderr(said):
+            importlib.import_module(module)
+    except SystemExit as error:  # of argparse perhaps, which has met flags of ours
+        last = said.getvalue().strip().rpartition("\n")[2]
+        cause = f"sys.exit({error.code!r})" + (f" after {last!r}" if last else "")
+        way = "keep it under if __name__ == '__main__'"
+        raise InputError(f"{flag}: cannot import {module}: {cause} while it was imported; {way}") from None
+    except Exception as error:
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{flag}: cannot import {module}: {cause}") from None
-    finally:
-        sys.path.remove(os.getcwd())
+    sys.stderr.write(said.getvalue())
 
 
 def check_id(env_id: str) -> None:
@@ -112,7 +131,7 @@ def check_id(env_id: str) -> None:
     """
     module, _, key = env_id.rpartition(":")
     if module:
-        _import(f"--env-id {env_id}", module)
+        import_users(f"--env-id {env_id}", module)
     name, version = _split(key)
     versions = _versions(name)
     if _retired(name, version):

@@ -15,9 +15,10 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .checkpoint import changes, read_config
-from .command_line import Parser, number, one_of, text, whole
+from .command_line import Parser, number, one_of, read_kwargs, text, whole
 from .console import complain, guard
 from .errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
+from .modules import claim
 from .names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
 
 A = TypeVar("A")
@@ -34,6 +35,7 @@ def parse(
     with one line and the exit code 2; --help ends it, too.
     """
     guard()
+    claim()
     try:
         first = parser(kind, presets["default"], prog, add_help=False).parse_known_args(argv)[0]
         default = presets.get(getattr(first, "preset", ""), presets["default"])  # an unknown one is left to `check`
@@ -150,6 +152,7 @@ def check_shared(args: Any) -> None:
     """Raise InputError for the first flag, of those that every agent has, that cannot be."""
     need = needs(args)
     check_optimizer(args)
+    read_kwargs(args.env_kwargs)
     for flag in ("num_envs", "num_steps", "checkpoint_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
     for flag in ("max_grad_norm", "vf_coef", "ent_coef"):

@@ -19,6 +19,9 @@ KEPT = 2  # checkpoints of a run: should the last be torn, there is the one befo
 # Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
 FREE = {"resume", "accept_changes", "quiet", "run_dir", "checkpoint_interval", "track"}
 
+# Flags that came later: a run of an earlier version has them as they are where nobody gives them.
+LATER = {"env_kwargs", "rescale_actions"}
+
 A = TypeVar("A")
 
 
@@ -28,7 +31,8 @@ def read_config(directory: str | Path, kind: type[A]) -> A:
     It reads JSON only: torch is not needed. Every value is of its field's type; whether it is sensible is not asked.
     """
     path = Path(directory) / "config.json"
-    saved = read_object(path)
+    later = {f.name: f.default for f in dataclasses.fields(kind) if f.name in LATER}  # type: ignore[arg-type]
+    saved = later | read_object(path)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown, absent = sorted(saved.keys() - names), sorted(names - saved.keys())
     if unknown or absent:

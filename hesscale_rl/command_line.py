@@ -6,6 +6,7 @@ It imports neither torch nor numpy, so that help and mistakes are answered at on
 import argparse
 import contextlib
 import difflib
+import json
 import sys
 from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
@@ -143,3 +144,27 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise it, with the way to the help."""
         raise InputError(f"{message} ({self.prog} --help)")
+
+
+PYTHON = {"True": True, "False": False, "None": None}  # what people write in place of JSON's words
+
+
+def read_kwargs(text: str | None) -> dict[str, Any]:
+    """Return what --env-kwargs says: a JSON object, or key=value,key=value with JSON values or bare words."""
+    if text is None or not text.strip():
+        return {}
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InputError(f"--env-kwargs {text}: not JSON ({error}); or write key=value,key=value") from None
+    given: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key.isidentifier():
+            raise InputError(f"--env-kwargs {text}: {pair.strip()!r} is not key=value; or write a JSON object")
+        try:
+            given[key] = PYTHON[value] if value in PYTHON else json.loads(value)
+        except ValueError:
+            given[key] = value
+    return given

@@ -43,8 +43,9 @@ class Session:
 
     `policy`, from `make_policy(observation_space, action_space, args)`; `learner`, what an update works with: the
     policy, its optimizer, its curvature or None, and the compiled update or None; `shuffle`, random numbers for the
-    update's own use. `source` is the agent's file; `make_env(env_id, num_envs, env_module, seed)` gives environments
-    as envs/vector.py has them. `rollouts`: how many there are in the run; None for as many as reach the steps.
+    update's own use. `source` is the agent's file; `make_env(env_id, num_envs, env_module, seed, env_kwargs)` gives
+    environments as envs/vector.py has them. `rollouts`: how many there are in the run; None for as many as reach the
+    steps.
 
     InputError for arguments that cannot be, with nothing created. Leaving it closes the environments, whatever
     happened, once; a run that diverged ends there, and every other exception passes on.
@@ -54,7 +55,7 @@ class Session:
         self,
         args: Any,
         source: str,
-        make_env: Callable[[str, int, str | None, int], Any],
+        make_env: Callable[[str, int, str | None, int, str | None], Any],
         make_policy: Callable[[Any, Any, Any], Policy],
         rollouts: int | None = None,
     ):
@@ -69,7 +70,7 @@ class Session:
         saved, self._fresh = _found(args) if args.resume else None, not args.resume
         self._saved = saved if saved is not None and "policy" in saved else None
         with contextlib.ExitStack() as stack:
-            self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed)
+            self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
             stack.callback(_close, self.env, args.env_id)
             check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
             check_memory(args, self.env.observation_space.shape[0])

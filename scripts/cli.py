@@ -7,9 +7,9 @@ import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-import agents
 from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
+from hesscale_rl.modules import claim
 
 USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
@@ -39,6 +39,7 @@ COMMANDS = {
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
     guard()
+    claim()
     try:
         return run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:  # while torch is imported: a command that has begun tells of it itself
@@ -76,6 +77,8 @@ def train(argv: list[str]) -> int:
 
 def _agents() -> list[str]:
     """An agent is a file in agents/: a new one needs no entry anywhere."""
+    import agents
+
     return sorted(module.name for module in pkgutil.iter_modules(agents.__path__))
 
 

@@ -77,7 +77,7 @@ def load(
     args = read_config(run, agent.Args)
     need_one_of(args, "std", agent.STDS)
     module = trusted_module(run, args, env_module, trust_env_module)
-    env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode)
+    env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode, args.env_kwargs)
     saved = newest_checkpoint(run)
     try:
         policy = agent.make_policy(env.observation_space, env.action_space, args)

@@ -239,10 +239,9 @@ def _check_env(env_id: str, module: str | None) -> None:
         check_spaces(env_id, pool.observation_space, pool.action_space)
         pool.close()
         return
-    try:
-        envs.check_id(env_id if module is None or ":" in env_id else f"{module}:{env_id}")
-    except SystemExit as error:
-        raise InputError(f"--env-module {module}: sys.exit({error.code!r}) while it was imported") from None
+    if module is not None:
+        envs.import_users(f"--env-module {module}", module)
+    envs.check_id(env_id)
 
 
 @cache

@@ -1,6 +1,7 @@
 """How the loops are compiled and kept, and how they reach memory that torch owns."""
 
 import contextlib
+import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,7 @@ from numba.extending import intrinsic
 
 PACKAGES = Path(__file__).parents[2]
 FOLDERS = ("hesscale_rl", "envs")
+PLAIN = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # NUMBA_DISABLE_JIT=1, to debug: all is Python
 
 
 @cache
@@ -48,6 +50,8 @@ def loops(*liberties: str) -> Callable[[Callable], Any]:
     """
 
     def compiled(function: Callable) -> Any:
+        if PLAIN:
+            return np.errstate(all="ignore")(function)  # as compiled code, which warns of nothing
         dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(liberties))(function)
         with contextlib.suppress(RuntimeError):  # no folder to keep it in can be written to
             dispatcher._cache = _Cache(function)
@@ -77,6 +81,14 @@ def _pointer(context, address):
 def at(address, rows, columns):
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
     return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
+
+
+if PLAIN:
+
+    def at(address, rows, columns):  # noqa: F811
+        """The same in Python."""
+        floats = (ctypes.c_float * (rows * columns)).from_address(int(address))
+        return np.frombuffer(floats, np.float32).reshape(rows, columns)
 
 
 @FAST

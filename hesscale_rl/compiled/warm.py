@@ -17,7 +17,7 @@ import numpy as np
 from ..console import complain
 from ..locks import alone
 from . import kernels, running
-from .jit import sources
+from .jit import PLAIN, sources
 
 COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
 _ready: set[str] = set()
@@ -28,11 +28,13 @@ def ready(part: str = COMMON) -> None:
     if part in _ready:
         return
     _ready.add(part)
+    if PLAIN:
+        return
     folder = kernels.forward.stats.cache_path
     if folder is None:
         return
     stamp = Path(folder) / f"warm-{sources()}-{_machine()}-{part}"
-    if stamp.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    if stamp.exists():
         return
     # Of runs that start together, one compiles and the others wait.
     with alone(Path(folder), lambda: _say("waiting for another process that compiles the loops")):

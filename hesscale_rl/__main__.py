@@ -1,0 +1,17 @@
+"""`hesscale-rl`, and `python -m hesscale_rl`."""
+
+import sys
+
+from .modules import claim
+
+
+def main() -> int:
+    """Run the command line in sys.argv and return its exit code."""
+    claim()  # before anything of scripts is looked for
+    from scripts.cli import main
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
