@@ -130,7 +130,10 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, monkeypatch,
         ("SETTINGS = [{'agent': 'ppo', 'preset': {1: 2}}]", "preset {1: 2}: there is "),
         ("SETTINGS = [{'agent': 'ppo', 'learning_rate': 10**400}]", "must be float"),
         ("SETTINGS = [{'agent': 'ppo', 'seed': {1, 2}}]", "must be int"),
-        ("SETTINGS = [{'agent': 'ppo', 'env_module': 'leaves'}]", "--env-module leaves: cannot import leaves: sys.exit(3)"),
+        (
+            "SETTINGS = [{'agent': 'ppo', 'env_module': 'leaves'}]",
+            "--env-module leaves: cannot import leaves: sys.exit(3)",
+        ),
     ],
 )
 def test_a_python_file_that_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, capsys, text, words):

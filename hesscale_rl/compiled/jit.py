@@ -60,6 +60,11 @@ def loops(*liberties: str) -> Callable[[Callable], Any]:
     return compiled
 
 
+def or_plain(python: Callable) -> Callable[[Any], Any]:
+    """Return the decorator for a function that only a compiler understands: `python` stands for it without one."""
+    return lambda compiled: python if PLAIN else compiled
+
+
 EXACT = loops()
 FAST = loops("contract", "nsz", "arcp")
 FAST_SUMS = loops("contract", "nsz", "arcp", "reassoc")
@@ -77,18 +82,16 @@ def _pointer(context, address):
     return kind(address), generate
 
 
+def _at(address, rows, columns):
+    floats = (ctypes.c_float * (rows * columns)).from_address(int(address))
+    return np.frombuffer(floats, np.float32).reshape(rows, columns)
+
+
+@or_plain(_at)
 @FAST
 def at(address, rows, columns):
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
     return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
-
-
-if PLAIN:
-
-    def at(address, rows, columns):  # noqa: F811
-        """The same in Python."""
-        floats = (ctypes.c_float * (rows * columns)).from_address(int(address))
-        return np.frombuffer(floats, np.float32).reshape(rows, columns)
 
 
 @FAST

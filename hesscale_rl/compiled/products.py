@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import FAST, FAST_SUMS, PLAIN, ZERO, put
+from .jit import FAST, FAST_SUMS, ZERO, or_plain, put
 
 ROWS, LANES = 4, 16  # 8 sums in 256-bit registers: enough to hide the latency of their additions
 
@@ -94,6 +94,11 @@ def transposed(w):
     return out
 
 
+def _product(a, b, c):
+    c[:] = a @ b[:, : c.shape[1]]
+
+
+@or_plain(_product)
 @FAST
 def product(a, b, c):
     """C = A B for A [M, K] of any strides, B [K, N] by `pack` or `transposed`, C [M, N] in rows."""
@@ -119,13 +124,6 @@ def product(a, b, c):
             p, b0 = a[m, i], b[i]
             for n in range(n_all):
                 c0[n] += p * b0[n]
-
-
-if PLAIN:
-
-    def product(a, b, c):  # noqa: F811
-        """The same in Python."""
-        c[:] = a @ b[:, : c.shape[1]]
 
 
 @FAST_SUMS
