@@ -1,227 +1,172 @@
-"""Whatever goes wrong, the arm stops in time and inside its bounds, and nobody is left behind.
+"""Whatever goes wrong, the arm stops in time and inside its bounds, and nobody is left behind: cycle by cycle.
 
-FAULTS=20 injects each fault twenty times; FIGURES=FILE adds a line of JSON for each injection.
+In lock step (envs/ur/clock.py), so that the figures are the same on every machine; test_ur_real_time.py has others.
 """
 
-import json
+import contextlib
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rtde_control")
-from ursim import Ursim
+import ur_client
+from ursim import PATIENCE, Ursim
 
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.safety import RobotFault, clearance
 from envs.ur.shared import Settings
 from envs.ur.tasks import TASKS
+from envs.ur_reacher import URReacher
 
-TIMES = int(os.environ.get("FAULTS", "1"))
+BOUNDS = TASKS["v2"].bounds()
 STILL = 0.01  # rad/s
-PATIENCE = 90.0  # s of the host
-CLIENT = Path(__file__).with_name("ur_client.py")
-# Seconds of robot time from the fault until no joint moves. A policy that is silent is stopped after 0.2 s, one that
-# has ended at once; a silent driver after the watchdog's 0.1 s; stopping from 1 rad/s with 2 rad/s^2 takes 0.5 s.
-# Then some cycles for the way there and back, and for a host that runs other things.
-BOUND = {
-    "nan": 0.9, "shape": 0.9, "exception": 0.9, "SIGINT": 0.9, "SIGTERM": 0.9, "policy SIGKILL": 0.9,
-    "policy SIGSTOP": 1.1, "driver SIGKILL": 0.6, "driver SIGSTOP": 0.6, "freeze 20": 0.6, "drop": 0.6,
-    "pstop": 0.5, "safeguard": 0.5, "estop": 0.5,
-}  # fmt: skip
-MARGIN = 0.005  # rad or m by which a bound may be left: none is left without a fault
+BRAKE, HARD = BOUNDS.acceleration, 20.0  # rad/s^2, of the driver and of the controller
+CYCLES = 4 * BOUNDS.period  # s: there and back
+DEAD_MAN, WATCHDOG = TASKS["v2"].timeout, 0.1  # s
+
+# By what goes wrong: exit code, what is said, s until the arm begins to brake, and with what.
+HERE = {
+    "nan": (4, "RobotFault: an action must be finite", 0, BRAKE),
+    "shape": (4, "RobotFault: an action must be two numbers", 0, BRAKE),
+    "driver SIGKILL": (4, "Silent: the process that talks to the robot has died", WATCHDOG, HARD),
+    "driver SIGSTOP": (4, "Silent: the process that talks to the robot hangs", WATCHDOG, HARD),
+    "freeze 20": (4, "Silent: no news from the robot for 0.26 s", WATCHDOG, HARD),
+    "drop": (4, "Silent", WATCHDOG, HARD),  # at the latest: the driver also asks the dashboard for a stop
+    "pstop": (4, "ProtectiveStop", 0, HARD),
+    "safeguard": (4, "Stopped", 0, HARD),
+    "estop": (4, "Stopped", 0, HARD),
+}
+ELSEWHERE = {
+    "exception": (1, "", 0, BRAKE),
+    "policy SIGINT": (130, "interrupted", 0, BRAKE),
+    "policy SIGTERM": (130, "interrupted", 0, BRAKE),
+    "policy SIGKILL": (-signal.SIGKILL, "", 0, BRAKE),
+    "policy SIGSTOP": (-signal.SIGKILL, "", DEAD_MAN, BRAKE),
+}
 
 
-class Client:
-    """The policy's process, in a group of its own."""
-
-    def __init__(self, host, seed, *wrong):
-        command = [sys.executable, str(CLIENT), host, str(seed), *map(str, wrong)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        self.said = []
-
-    def until(self, word):
-        while not any(word in line for line in self.said):
-            line = self.process.stdout.readline()
-            assert line, f"the client has ended: {self.said}"
-            self.said.append(line.strip())
-        return self
-
-    def end(self):
-        """Wait for its end; return the exit code."""
-        with self.process.stdout:
-            code = self.process.wait(PATIENCE)
-            self.said += self.process.stdout.read().splitlines()
-        return code
-
-    @property
-    def driver(self):
-        return int(next(line for line in self.said if line.startswith("driver")).split()[1])
-
-    def alive(self):
-        """The processes of its group that are left."""
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-def gone(client):
-    deadline = time.monotonic() + 20
-    while client.alive():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    started = Ursim(tmp_path_factory.mktemp("ursim"), stepped=True).ready()
+    yield started
+    assert started.end() == 0 and "Traceback" not in started.events
 
 
 @pytest.fixture
-def robots(tmp_path):
-    started = []
-
-    def start(*flags):
-        started.append(Ursim(tmp_path, *flags).ready())
-        return started[-1]
-
-    yield start
-    for robot in started:
-        robot.end(signal.SIGKILL)
+def robot(running):
+    return running.calm()
 
 
-def judge(name, robot, fault, bound):
-    """Seconds of robot time from the fault to the stand, and the smallest clearance ever."""
-    log, bounds = robot.log(), TASKS["v2"].bounds()
+def fault(said):
+    """The stamp at which it went wrong, as the client told it."""
+    return float(next(line.split()[1] for line in said if line.startswith("fault")))
+
+
+def judge(robot, since, reaction, deceleration):
+    log = robot.log()
+    log = log[log["stamp"] >= since - BOUNDS.period / 2]
     moving = np.abs(log["qd"]).max(1) > STILL
-    after = log["stamp"] >= fault
-    assert after.any()
-    last = log["stamp"][after & moving].max(initial=fault)
-    seconds, least = last - fault, min(clearance(q, bounds) for q in log["q"][log["stamp"] >= fault - 1])
-    speed = float(np.abs(log["qd"][np.searchsorted(log["stamp"], fault) - 1]).max())
-    if path := os.environ.get("FIGURES"):
-        with open(path, "a") as file:
-            file.write(json.dumps({"fault": name, "seconds": seconds, "clearance": least, "speed": speed}) + "\n")
-    assert seconds <= bound, f"{name}: the arm moved for {seconds:.3f} s more"
-    assert least > -MARGIN, f"{name}: out of the bounds by {-least:.4f}"
+    lasted = log["stamp"][moving].max() - since
+    speed = np.abs(log["qd"])[log["stamp"] <= since + reaction + CYCLES].max()
+    assert speed > 0.3 and lasted <= reaction + speed / deceleration + CYCLES
+    assert min(clearance(q, BOUNDS) for q in log["q"]) > 0
 
 
-@pytest.mark.parametrize("time_", range(TIMES))
-@pytest.mark.parametrize(
-    "name", ["SIGINT", "SIGTERM", "policy SIGKILL", "policy SIGSTOP", "driver SIGKILL", "driver SIGSTOP"]
-)
-def test_a_signal_stops_the_arm(name, time_, robots):
-    chance = random.Random(f"{name} {time_}")
-    robot = robots()
-    client = Client(robot.host, time_).until("go")
-    robot.wait(chance.uniform(0.3, 3.0))
-    robot.until(lambda state: max(map(abs, state["qd"])) > 0.3, 10)
-    who = client.driver if name.startswith("driver") else client.process.pid
-    stamp = robot.state()["stamp"]
-    os.kill(who, getattr(signal, name.split()[-1]))
-    robot.wait(3.0)
-    judge(name, robot, stamp, BOUND[name])
-    if name == "policy SIGSTOP":
-        os.kill(who, signal.SIGCONT)
-        robot.wait(1.0)
-        os.kill(client.process.pid, signal.SIGINT)
-    code = client.end()
-    assert gone(client), "a process is left behind"
-    if name in ("SIGINT", "SIGTERM"):
-        assert code == 130 and "interrupted" in client.said
-    elif name.startswith("driver"):
-        assert code == 4 and any(line.startswith("Silent") for line in client.said)
-
-
-@pytest.mark.parametrize("time_", range(TIMES))
-@pytest.mark.parametrize("name", ["nan", "shape", "exception"])
-def test_a_bad_action_stops_the_arm(name, time_, robots):
-    chance, robot = random.Random(f"{name} {time_}"), robots()
-    client = Client(robot.host, time_, name, chance.randrange(15, 95)).until("go")
-    code = client.end()
-    assert gone(client) and code == (1 if name == "exception" else 4), client.said
+@pytest.mark.parametrize("what", HERE)
+def test_what_goes_wrong_stops_the_arm(what, robot, capfd):
+    code, word, reaction, deceleration = HERE[what]
+    assert ur_client.play(robot.host, robot.clock, 1, 20, what) == code
+    said = capfd.readouterr().out.splitlines()
+    assert any(line.startswith(word) for line in said), said
+    assert not multiprocessing.active_children(), "a process is left behind"
     robot.wait(1.0)
-    # The fault is the last word to the robot: from there on, its reference slows down in every cycle.
+    judge(robot, fault(said), reaction, deceleration)
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_a_policy_that_ends_stops_the_arm(what, robot):
+    code, word, reaction, deceleration = ELSEWHERE[what]
+    command = [sys.executable, ur_client.__file__, robot.host, robot.clock, "1", "20", what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as client:
+        said = [client.stdout.readline()]
+        while not said[-1].startswith("fault"):
+            assert said[-1], f"the client has ended: {said}"
+            said.append(client.stdout.readline())
+        if what == "policy SIGSTOP":
+            robot.wait(1.0)
+            client.kill()
+        said += client.communicate(timeout=PATIENCE)[0].splitlines()
+    assert client.returncode == code and any(line.startswith(word) for line in said), said
+    assert ended(client.pid), "a process is left behind"
+    robot.wait(1.0)
+    judge(robot, fault(said), reaction, deceleration)
+
+
+def ended(group):
+    """Whether all processes of a group end."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_an_action_out_of_range_is_cut(robot):
+    driver = UrRtdeDriver(Settings(robot.host, BOUNDS, TASKS["v2"].timeout, clock=robot.clock))
+    with contextlib.closing(driver):
+        env = URReacher(driver=driver)
+        env.reset(seed=0)
+        began = driver.read().stamp
+        for sign in (1.0, -1.0, 1.0):
+            for _ in range(20):
+                env.step(np.array([sign, -sign]) * 1e9)
     log = robot.log()
-    speed = np.abs(log["qd_target"]).max(1)
-    falling = int(np.flatnonzero(speed)[-1]) + 1
-    while falling > 0 and speed[falling - 1] > speed[falling]:
-        falling -= 1
-    judge(name, robot, log["stamp"][falling], BOUND[name])
+    log = log[log["stamp"] >= began]
+    assert 0.5 < np.abs(log["qd"]).max() <= 1.0 + 1e-9
+    assert min(clearance(q, BOUNDS) for q in log["q"]) > 0
 
 
-@pytest.mark.parametrize("time_", range(TIMES))
-@pytest.mark.parametrize("name", ["freeze 20", "drop", "pstop", "safeguard", "estop"])
-def test_a_robot_that_fails_stops_the_arm(name, time_, robots):
-    chance, robot = random.Random(f"{name} {time_}"), robots()
-    client = Client(robot.host, time_).until("go")
-    robot.wait(chance.uniform(0.3, 3.0))
-    stamp = robot.until(lambda state: max(map(abs, state["qd"])) > 0.3, 10)["stamp"]
-    robot.tell(name)
-    code = client.end()
-    assert gone(client) and code == 4, client.said
-    robot.wait(2.0)
-    judge(name, robot, stamp, BOUND[name])
-    words = {"freeze 20": "Silent", "drop": "", "pstop": "ProtectiveStop", "safeguard": "Stopped", "estop": "Stopped"}
-    assert any(line.startswith(words[name]) for line in client.said), client.said
-
-
-@pytest.mark.parametrize("time_", range(TIMES))
-def test_a_machine_that_stands_still_is_nobody_s_fault(time_, robots):
-    robot = robots()
-    client = Client(robot.host, time_).until("go")
-    everybody = [robot.process.pid, client.driver, client.process.pid]
-    chance = random.Random(time_)
-    for seconds in (0.09, 0.3, 1.5):
-        robot.until(lambda state: max(map(abs, state["qd"])) > 0.3, 10)
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in chance.sample(everybody, 3):
-                os.kill(pid, number)
-            time.sleep(seconds)
-        robot.wait(0.5)
-    assert "stopped" not in robot.events
-    os.kill(client.process.pid, signal.SIGINT)
-    assert client.end() == 130 and gone(client), client.said
-
-
-@pytest.mark.parametrize("time_", range(TIMES))
-def test_an_action_out_of_range_is_cut(time_, robots):
-    robot = robots()
-    client = Client(robot.host, time_, "fast", 30).until("go")
-    robot.wait(4.5)
-    os.kill(client.process.pid, signal.SIGINT)
-    assert client.end() == 130 and gone(client)
+def refused(robot, word):
+    began = robot.state()["stamp"]
+    with pytest.raises(RobotFault, match=word):
+        UrRtdeDriver(Settings(robot.host, BOUNDS, TASKS["v2"].timeout, clock=robot.clock))
+    for process in multiprocessing.active_children():
+        process.join(PATIENCE)
+        assert not process.is_alive(), "a process is left behind"
+    robot.wait(0.2)
     log = robot.log()
-    assert np.abs(log["qd"]).max() <= 1.0 + 1e-9
-    assert min(clearance(q, TASKS["v2"].bounds()) for q in log["q"]) > 0
+    assert not log["qd"][log["stamp"] > began].any()
 
 
-@pytest.mark.parametrize("time_", range(TIMES))
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [("shift 3", "mm from where our model has it"), ("pstop", "protective stop"), ("estop", "not ready")],
+)
+def test_a_robot_that_is_not_as_it_must_be_is_not_moved(line, word, robot):
+    robot.tell(line)
+    refused(robot, word)
+    robot.tell("shift 0")
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (("--dh-offset", "3"), "mm from where our model has it"),
         (("--tcp", "0", "0", "0.1", "0", "0", "0"), "a TCP is set on the pendant"),
         (("--model", "UR10"), "this is a UR10"),
         (("--series", "e"), "cycles of 0.002 s"),
         (("--q", "1.587", "-0.1", "1.5", "-0.718", "1.637", "1.009"), "stands where it must not"),
-        (("--fault", "pstop@0.1"), "protective stop"),
-        (("--fault", "estop@0.1"), "not ready"),
     ],
 )
-def test_a_robot_that_is_not_as_it_must_be_is_not_moved(flags, word, time_, robots):
-    robot = robots(*flags)
-    robot.wait(0.3)
-    with pytest.raises(RobotFault, match=word):
-        UrRtdeDriver(Settings(robot.host, TASKS["v2"].bounds(), TASKS["v2"].timeout))
-    for process in multiprocessing.active_children():
-        process.join(20)
-        assert not process.is_alive(), "a process is left behind"
-    robot.wait(0.5)
-    assert not robot.log()["qd"].any()
+def test_another_robot_is_not_moved(flags, word, tmp_path):
+    robot = Ursim(tmp_path, *flags, stepped=True).ready()
+    refused(robot, word)
+    robot.end()

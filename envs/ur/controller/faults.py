@@ -1,6 +1,6 @@
 """What can go wrong, on demand: a port that takes commands as lines, and the same commands at set times.
 
-    pstop, safeguard, estop   stop the robot; clear ends every such stop at once
+    pstop, safeguard, estop   stop the robot; clear ends every such stop, and a freeze, at once
     freeze SECONDS            nothing is sent or read, while robot and watchdog go on
     drop                      close the connections of all clients
     latency MEAN JITTER       delay all packages, both ways, by MEAN seconds and an exponential time of mean JITTER
@@ -8,7 +8,7 @@
     packet BYTES              send packets of this size on port 30003
     threads on|off            whether moving the arm from two threads ends a program
     pass SECONDS              let robot time pass as fast as it can
-    release                   leave lock step: go on by the host's clock
+    release                   in lock step, wait no more for the client that has set a watchdog
     state                     answer with stamp, joints and modes, as JSON
 
 Every line is answered by one line: `ok`, the state, or `error: ...`.
@@ -62,7 +62,7 @@ class Fault:
             robot.thread_rule = self.words == ["on"]
         else:
             effects: dict[str, Callable[..., None]] = {
-                "clear": robot.clear,
+                "clear": server.clear,
                 "drop": server.drop,
                 "freeze": server.freeze,
                 "latency": server.delay,

@@ -145,9 +145,9 @@ class Robot:
         self._watched = (variable, self.stamp, seconds) if seconds > 0 else None
 
     @property
-    def watched(self) -> bool:
-        """Whether a watchdog is set."""
-        return self._watched is not None
+    def watched(self) -> tuple[str, float, float] | None:
+        """The watchdog that is set: input, since which stamp, after how many seconds it bites."""
+        return self._watched
 
     @property
     def unheard(self) -> str:

@@ -107,7 +107,8 @@ class Server:
         clock: RobotClock | None = None,
     ):
         self.robot, self._clock = robot, clock
-        self._steps, self._hurry_until = clock is not None, 0.0
+        self._released: tuple[str, float, float] | None = None
+        self._hurry_until = 0.0
         self._packet = packet or packet_size(robot.version)
         self._faults = [(at, n, fault) for n, (at, fault) in enumerate(faults or [])]
         heapq.heapify(self._faults)
@@ -137,6 +138,11 @@ class Server:
         """How many are connected to the robot's own ports."""
         return sum(not isinstance(link.session, Desk) for link in self._links)
 
+    def clear(self) -> None:
+        """End every stop, as somebody at the robot would, and a freeze."""
+        self._frozen_until = 0.0
+        self.robot.clear()
+
     def freeze(self, seconds: float) -> None:
         """Neither send nor read for so long in robot time."""
         self._frozen_until = self.robot.stamp + seconds
@@ -152,8 +158,8 @@ class Server:
         self._mean, self._jitter = mean, jitter
 
     def release(self) -> None:
-        """Go on by the host's clock from now on, whoever is silent."""
-        self._steps = False
+        """Wait no more for the client that has set a watchdog, until one is set anew."""
+        self._released = self.robot.watched
 
     def hurry(self, seconds: float) -> None:
         """Let so much robot time pass as fast as it can, but for clients that are waited for."""
@@ -199,11 +205,10 @@ class Server:
 
     def _begins(self, due: float) -> float:
         """When the next cycle begins, by the host's clock: `due`, at once (0), or not before a client speaks."""
-        if self._steps and not self._frozen and not (self._mean or self._jitter):
-            if self.robot.unheard in self._holders:
-                return math.inf
-            if self.robot.watched:
-                return 0.0
+        watched = self.robot.watched
+        late = self._frozen or self._mean or self._jitter
+        if self._clock is not None and watched not in (None, self._released) and not late:
+            return math.inf if self.robot.unheard in self._holders else 0.0
         return 0.0 if self.robot.stamp < self._hurry_until else due
 
     def _serve(self, due: float) -> None:
