@@ -32,6 +32,8 @@ class Args:
     """a module to import first, which registers environments of your own"""
     env_kwargs: str | None = None
     """arguments of the environment: key=value,key=value or a JSON object"""
+    rescale_actions: bool = False
+    """let -1 and 1 of the policy be the bounds of the actions, where they are finite"""
     num_envs: int = 1
     """copies of the environment"""
     total_timesteps: Annotated[int, "-n"] = 1_000_000
@@ -180,7 +182,8 @@ def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy
             actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
-    return Policy(observations, action_space, actor, mlp([*hidden, 1]), parametrization, args.gamma, args.num_envs)
+    how = (parametrization, args.gamma, args.num_envs)
+    return Policy(observations, action_space, actor, mlp([*hidden, 1]), *how, rescale=args.rescale_actions)
 
 
 # --- advantages

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import compiled
+from .actions import ActionBox
 from .compiled import acting
 from .errors import Diverged, InputError
 from .networks import Heads
@@ -26,7 +27,7 @@ class Policy(nn.Module):
 
     `parametrization`: what p is, "log_std", "log_var" or "var"; "categorical" for logits. `low`, `high` [A]: the
     bounds of a continuous action; `start`: the number of the first discrete one. `normalize`: whether observations
-    and rewards are normalised at all.
+    and rewards are normalised at all. `rescale`: whether -1 and 1 stand for the bounds (actions.py).
     """
 
     low: Tensor
@@ -42,6 +43,7 @@ class Policy(nn.Module):
         gamma: float,
         num_envs: int = 1,
         normalize: bool = True,
+        rescale: bool = False,
     ):
         super().__init__()
         self.actor, self.critic, self.parametrization = actor, critic, parametrization
@@ -52,11 +54,12 @@ class Policy(nn.Module):
         self.discrete = parametrization == DISCRETE
         self.kind = -1 if self.discrete else ("log_std", "log_var", "var").index(parametrization)  # for the loops
         if self.discrete:
+            if rescale:
+                raise InputError("--rescale-actions: the environment's actions are choices, not numbers")
             self.choices, self.start = int(action_space.n), int(action_space.start)
         else:
-            self._low, self._high = (
-                np.array(bound, dtype=np.float32) for bound in (action_space.low, action_space.high)
-            )
+            self.box = ActionBox(action_space, rescale)
+            self._low, self._high = self.box.low, self.box.high
             self.register_buffer("low", torch.from_numpy(self._low.copy()))
             self.register_buffer("high", torch.from_numpy(self._high.copy()))
 
@@ -89,7 +92,9 @@ class Policy(nn.Module):
         return random.standard_normal((*shape, len(self._low)), dtype=np.float32)
 
     def sampler(self) -> acting.Sampler:
-        """Return sample(obs, noise, actions, to_env): it fills both as `act` and `to_env` do; compiled if it can be.
+        """Return sample(obs, noise, actions, bounded), compiled if it can be: it fills both arrays.
+
+        With actions as `act` does, and with the same held within the bounds, or counted from start, for `given`.
 
         It returns whether all actions are finite. It is good for the `addresses` of now.
         """
@@ -99,7 +104,7 @@ class Policy(nn.Module):
 
         def plain(obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
             actions[:] = self.act(obs, noise)
-            to_env[:] = self.to_env(actions)
+            to_env[:] = self._bounded(actions)
             return bool(np.isfinite(actions).all())
 
         return plain
@@ -146,7 +151,14 @@ class Policy(nn.Module):
         return self.__dict__ | {"_functions": {}}
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Return what the environment is given for the actions of `act`: within the bounds, or counted from start."""
+        """Return what the environment is given for the actions of `act`: elements of its space."""
+        return self.given(self._bounded(actions))
+
+    def given(self, bounded: np.ndarray) -> np.ndarray:
+        """Return what the environment is given for actions that are within the bounds."""
+        return bounded if self.discrete else self.box.given(bounded)
+
+    def _bounded(self, actions: np.ndarray) -> np.ndarray:
         return actions + self.start if self.discrete else np.minimum(np.maximum(actions, self._low), self._high)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -154,7 +166,8 @@ class Policy(nn.Module):
         outputs = self.actor(obs.float() if self.obs_norm is None else self.obs_norm(obs))
         if self.discrete:
             return outputs.argmax(1) + self.start
-        return torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)
+        bounded = torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)
+        return self.box.given_tensor(bounded)
 
 
 def addresses(net: nn.Module) -> list[tuple[int, torch.dtype]]:

@@ -73,7 +73,7 @@ class Rollout:
             obs[t] = self.obs
             if not self._sample(self.obs, noise[t], actions[t], to_env[t]):
                 raise Diverged("an action is not finite")
-            step = self.envs.step(to_env[t])
+            step = self.envs.step(policy.given(to_env[t]))
             # The loop below reads as many numbers as it was told of.
             if step.obs.shape != shape or step.final.shape != shape or any(a.shape != shape[:1] for a in step[2:]):
                 raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")

@@ -79,6 +79,9 @@ class Session:
             self._seed, shuffle = np.random.SeedSequence(args.seed).spawn(2)
             self.shuffle = torch.Generator().manual_seed(int(shuffle.generate_state(1)[0]))
             self.policy = self.make_policy(self.env.observation_space, self.env.action_space, args)
+            hint = None if self.policy.discrete else self.policy.box.hint()
+            if hint is not None and not args.quiet:
+                complain(f"--env-id {args.env_id}: {hint}")
             self.policy.place(args.device)
             self.optimizer, curvature = make_optimizer(
                 args.optimizer, self.policy.groups(), **optimizer_settings(args)
