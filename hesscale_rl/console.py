@@ -4,6 +4,7 @@
 environment of the user's own, a library; every command calls it first.
 """
 
+import functools
 import io
 import os
 import sys
@@ -68,9 +69,15 @@ def guard() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed before the program began
             lost.setdefault(name, "closed")
-            stream = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
+            stream = _nowhere()
         if not isinstance(stream, Guarded):
             setattr(sys, name, Guarded(stream, name))
+
+
+@functools.cache
+def _nowhere() -> Any:
+    """A stream to no place, open as long as the process lives."""
+    return open(os.devnull, "w")
 
 
 def say(*lines: object) -> None:

@@ -110,6 +110,9 @@ class Run:
             self._events = open(self.directory / name, "ab")  # noqa: SIM115
         except OSError as error:
             self._lock.release()
+            if checkpoint is None:
+                with contextlib.suppress(OSError):
+                    self._clear()
             what = f"{error.filename}: cannot be written ({error.strerror})"
             raise (Unwritable(what) if error.errno in FULL else InputError(f"--run-dir {what}")) from None
         # One event per call of `log` is ten times cheaper than SummaryWriter's one per tag.
@@ -206,6 +209,9 @@ class Run:
     def discard(self) -> None:
         """End a run that has nothing worth keeping: its files go, and the folders that were made for it."""
         self.finish("failed")
+        self._clear()
+
+    def _clear(self) -> None:
         for path in self.directory.iterdir():
             path.unlink() if path.is_file() else shutil.rmtree(path)
         for folder in self._made:
