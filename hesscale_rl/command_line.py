@@ -106,13 +106,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog, description=description, formatter_class=whole_text, allow_abbrev=False, exit_on_error=False, **how
         )
-        for kind, checked in {None: text, str: text, int: whole, float: number, Path: path}.items():
+        for kind, checked in {str: text, int: whole, float: number, Path: path}.items():
             self.register("type", kind, checked)
 
     def add_argument(self, *names: Any, **how: Any) -> argparse.Action:
         """Add an argument, as argparse does; of `choices` the closest is named when it is none of them."""
-        if "choices" in how and "type" not in how:
-            how["type"] = _choice(how["choices"])
+        if "action" not in how and "type" not in how:
+            how["type"] = _choice(how["choices"]) if "choices" in how else str
         return super().add_argument(*names, **how)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -124,7 +124,8 @@ class Parser(argparse.ArgumentParser):
             names = (error.argument_name or "").split("/")
             # "--seed x: must be a whole number", but "--seed: expected one argument"
             joint = " " if ": " in error.message else ": "
-            self.error(f"{max(names, key=len)}{joint}{error.message}" if names[0] else error.message)
+            named = next((name for name in names if name.startswith("--")), names[0])
+            self.error(f"{named}{joint}{error.message}" if named else error.message)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the arguments; InputError for a flag that there is not, with the closest that there is."""
