@@ -86,6 +86,10 @@ class Checked(gym.Wrapper):
             truncated = self._end("truncated", truncated)
         return reward, terminated, truncated, info
 
+    def hint(self) -> str | None:
+        """Return what to say of a wrapper of its own that normalises, None without one."""
+        return _normalises(self.name, self.env)
+
     def _read(self, obs: Any, row: np.ndarray, call: str) -> None:
         """Write an observation into row [O]."""
         if type(obs) is not np.ndarray or obs.shape != self._shape or obs.dtype != self._dtype:
@@ -149,6 +153,10 @@ class CheckedPool:
                 raise self._fault("step", f"ends: {what(end)}", f"{self.e} bools")
         return obs, rewards, ends[0], ends[1]
 
+    def hint(self) -> str | None:
+        """As that of `Checked`."""
+        return _normalises(self.name, self.vector)
+
     def close(self) -> None:
         """Close the pool."""
         self.vector.close()
@@ -173,6 +181,16 @@ class CheckedPool:
 
     def _fault(self, call: str, came: str, expected: str) -> EnvironmentFault:
         return EnvironmentFault(f"{self.name}: {call}() returned {came}; expected: {expected}")
+
+
+def _normalises(name: str, env: Any) -> str | None:
+    """What to say of a wrapper that keeps running statistics: no checkpoint has them, and no evaluation."""
+    while env is not None:
+        if hasattr(env, "obs_rms") or hasattr(env, "return_rms"):
+            lost = "keeps statistics that no checkpoint has: evaluation and resumed runs begin without them"
+            return f"{name}: its {type(env).__name__} {lost}; leave it out, the agents normalise for themselves"
+        env = getattr(env, "env", None)
+    return None
 
 
 def _space(env: gym.Env, which: str, name: str) -> gym.Space:

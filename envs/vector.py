@@ -76,6 +76,10 @@ class Envs:
             return False
         return True
 
+    def hint(self) -> str | None:
+        """Return what to say before training of what is in them, None if nothing."""
+        return self.copies[0].hint()
+
     def close(self) -> None:
         """Give back windows and memory, of every copy, whatever one of them raises."""
         with contextlib.ExitStack() as stack:
@@ -109,6 +113,10 @@ class NextStep:
     def save(self) -> None:
         """Nothing: the environments are behind a wall."""
         return None
+
+    def hint(self) -> str | None:
+        """Return what to say before training of what is in them, None if nothing."""
+        return self.vector.hint()
 
     def close(self) -> None:
         """Close the pool."""

@@ -79,9 +79,8 @@ class Session:
             self._seed, shuffle = np.random.SeedSequence(args.seed).spawn(2)
             self.shuffle = torch.Generator().manual_seed(int(shuffle.generate_state(1)[0]))
             self.policy = self.make_policy(self.env.observation_space, self.env.action_space, args)
-            hint = None if self.policy.discrete else self.policy.box.hint()
-            if hint is not None and not args.quiet:
-                complain(f"--env-id {args.env_id}: {hint}")
+            if not args.quiet:
+                self._hint()
             self.policy.place(args.device)
             self.optimizer, curvature = make_optimizer(
                 args.optimizer, self.policy.groups(), **optimizer_settings(args)
@@ -140,6 +139,13 @@ class Session:
     def _learnt(self) -> bool:
         """Whether there is anything in the policy, of this session or of the one before, that is worth keeping."""
         return self.collected > 0 or self._saved is not None
+
+    def _hint(self) -> None:
+        """Say what a user may not know of their environment, before a long run."""
+        if (hint := self.env.hint()) is not None:
+            complain(hint)
+        if not self.policy.discrete and (hint := self.policy.box.hint()) is not None:
+            complain(f"--env-id {self.args.env_id}: {hint}")
 
     @property
     def exit_code(self) -> int:

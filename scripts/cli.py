@@ -20,6 +20,7 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
        hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
        hesscale-rl ur sim                 a simulated UR5 controller, for the next two and for any UR client
        hesscale-rl ur run|train|replay    a policy on a UR5: a dry run, unless --robot-ip names a real one
+       hesscale-rl check ENV              whether an environment of yours keeps to what it declares
        hesscale-rl doctor                 what this installation can do
        hesscale-rl --version
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "sweep": "scripts.sweep",
     "plot": "scripts.plot",
     "ur": "scripts.deploy_ur",
+    "check": "scripts.check",
     "doctor": "scripts.doctor",
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
 
+    from envs.checking import Checked
     from hesscale_rl.policy import Policy
 
 AGENTS = ("a2c", "ppo")
@@ -66,7 +67,7 @@ def trusted_module(run: Path, config: Any, named: str | None, trust: bool) -> st
 
 def load(
     run: Path, render_mode: str | None = None, env_module: str | None = None, trust_env_module: bool = False
-) -> "tuple[Policy, gym.Env, Any, dict]":
+) -> "tuple[Policy, Checked, Any, dict]":
     """Return the policy of a run's last checkpoint, its environment, the run's arguments and the checkpoint.
 
     `env_module`, `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
@@ -157,6 +158,8 @@ def evaluate(args: argparse.Namespace) -> int:
             raise
         gl = os.environ["MUJOCO_GL"]
         raise InputError(f"--video: cannot draw with MUJOCO_GL={gl}: {' '.join(str(error).split())[:120]}") from None
+    if (hint := env.hint()) is not None:
+        complain(hint)
     random = np.random.default_rng(args.seed) if args.sampled else None
     frames: list | None = [] if args.video else None
     played = []
