@@ -100,7 +100,8 @@ def episode(
 ) -> tuple[float, int]:
     """Play one episode from a reset with `seed`, up to max_steps; return its return and length.
 
-    `random`: sample the actions; None: the most likely ones. `frames` takes up the pictures.
+    `random`: sample the actions; None: the most likely ones. `frames` takes up the pictures. InputError for an action
+    that is not finite.
     """
     import numpy as np
 
@@ -112,7 +113,10 @@ def episode(
         norm = policy.obs_norm
         seen = obs.astype(np.float32) if norm is None else norm.normalize(obs)
         noise = None if random is None else policy.noise(random, 1)
-        action = policy.to_env(policy.act(seen[None], noise))[0]
+        chosen = policy.act(seen[None], noise)
+        if not np.isfinite(chosen).all():  # before it is clipped: an infinite one would be the greatest
+            raise InputError(f"the policy's action is not finite: {chosen[0].tolist()}; what it learned has diverged")
+        action = policy.to_env(chosen)[0]
         obs, reward, terminated, truncated, _ = env.step(action)
         total, length, over = total + float(reward), length + 1, terminated or truncated
     return total, length

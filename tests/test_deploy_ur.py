@@ -1,5 +1,6 @@
 import io
 import json
+import socket
 import sys
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from envs.ur.drivers import KinematicDriver
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.shared import ProtectiveStop
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT
-from scripts import cli, controllers, supervision
+from scripts import cli, controllers, deploy_ur, supervision
 
 TRAIN = ["--env-id", "URReacher-v0", "--quiet", "--optimizer", "adam", "--lr", "3e-4", "--preset", "paper"]
 
@@ -147,6 +148,30 @@ def test_a_protective_stop_ends_the_run_without_consent_and_the_episode_with_it(
     assert ur(monkeypatch, "run", learned, *flags, "--auto-unlock", "--log", tmp_path / "b") == DONE
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "b" / "steps.jsonl").read_text().splitlines()]
     assert kinds.count("fault") == kinds.count("unlocked") == 1 and kinds.count("reset") == 2
+
+
+def test_another_client_s_movej_ends_the_run_and_the_arm_stands(monkeypatch, capsys, tmp_path, learned, robot):
+    step = supervision.Operated.step
+
+    def meddling(self, action):
+        if self.steps == 20:
+            with socket.create_connection((robot.host, 30003)) as other:
+                other.sendall(b"movej([0.09, -2.4, 1.5, -0.72, 1.64, 1.01], a=1.4, v=1.05)\n")
+        return step(self, action)
+
+    monkeypatch.setattr(supervision.Operated, "step", meddling)
+    assert ur(monkeypatch, "run", learned, "--robot-ip", robot.host, "--log", tmp_path / "a") == FAULT
+    said = capsys.readouterr().err.splitlines()
+    assert "another program has taken the robot over" in said[-2] and said[-1] == deploy_ur.STANDS
+    assert np.ptp(robot.log()["q"][:, 0]) < 0.05 and not robot.wait(0.5)["program_running"]
+
+
+def test_an_infinite_action_is_refused_before_it_is_clipped(monkeypatch, capsys, tmp_path, learned, robot):
+    from hesscale_rl.policy import Policy
+
+    monkeypatch.setattr(Policy, "act", lambda self, obs, noise: np.full((1, 2), np.inf, np.float32))
+    assert ur(monkeypatch, "run", learned, "--robot-ip", robot.host, "--log", tmp_path / "a") == BAD_INPUT
+    assert "the policy's action is not finite" in capsys.readouterr().err and not robot.log()["qd"].any()
 
 
 def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
