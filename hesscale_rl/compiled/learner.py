@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import networks
 from ..console import complain
 from ..curvature import HesScale, HesScaleGN
 from ..errors import InputError
@@ -18,8 +19,8 @@ from ..optim.adam import ScaledAdam
 from ..optim.sgd import ScaledSGD
 from ..policy import Policy
 from ..stochastic import Hutchinson
-from . import seeds
-from .chain import Chain, branches, chains
+from . import seeds, steps
+from .chain import Chain, chains
 from .minibatch import NO_HEAD, Network, epoch
 from .warm import HUTCHINSON, ready
 
@@ -73,9 +74,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             names = self.optimizer.averages(group)
             for p in group["params"]:
-                state = self.optimizer.state[p] if names else {}
-                if not state:
-                    state.update({"step": 0} | {name: torch.zeros_like(p) for name in names})
+                state = self.optimizer.make_state(group, p)
                 g, d, averages = self.grads[p], self.curvatures[p], [state[name] for name in names]
                 column: list[Tensor | None]
                 if isinstance(self.optimizer, ScaledSGD):
@@ -84,7 +83,7 @@ class Learner:
                     squared = g if isinstance(self.optimizer, ScaledAdam) else d
                     column = [p, g, squared, *averages[:2], *([d, averages[2]] if len(names) > 2 else [])]
                 where[: len(column), i] = [0 if t is None else t.data_ptr() for t in column]
-                counts[i] = state["step"]
+                counts[i] = state.get("step", 0)
                 self.states.append(state)
                 i += 1
         return where, counts
@@ -111,7 +110,10 @@ class Learner:
         actions, advantages = rows["actions"], rows["advantages"]
         old = rows.get("logprob", advantages)
         floats, classes = (_NO_ACTIONS, actions) if self.policy.discrete else (actions, _NO_CLASSES)
-        settings = np.array([(float(g["lr"]), *g["betas"], g.get("eps", 0.0), g["delta"] or 0.0) for g in groups])
+        if any(group.get("momentum") for group in groups):
+            raise RuntimeError("momentum was set: the compiled update has none, so take backend torch")
+        newton = isinstance(self.optimizer, AdaHesScale)
+        settings = np.array([steps.settings(group, newton) for group in groups])
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
         etas = np.ones((minibatches, len(groups)))
@@ -161,8 +163,12 @@ def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | Non
     if any(group.get("momentum") for group in optimizer.param_groups):
         return None
     actor = policy.actor
-    found = chains((*branches(actor), policy.critic), torch.zeros(1, policy.observations))
+    nets: list[nn.Module] = [*actor.branches] if type(actor) is networks.Heads else [actor]
+    found = chains((*nets, policy.critic), torch.zeros(1, policy.observations))
     if found is None or len(found) > 3 or (len(found) == 3 and found[0].sizes[-1] != found[1].sizes[-1]):
         return None
     known = {id(p) for chain in found for p in chain.params.values()}
+    tensors = [t for p in policy.parameters() for t in (p, *optimizer.state.get(p, {}).values())]
+    if not all(steps.is_plain(t) for t in tensors if isinstance(t, Tensor)):
+        return None
     return found if known == {id(p) for group in optimizer.param_groups for p in group["params"]} else None

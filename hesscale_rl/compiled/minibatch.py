@@ -120,7 +120,7 @@ def epoch(
 
     kind: of the policy's outputs, -1 softmax, else as in seeds. variance: the second network of the actor, or one
     without layers. where [7, P], lengths, counts [P]: as for the step, by groups that begin and end at `bounds`;
-    settings [G, 5]: of every group lr, beta1, beta2, eps and delta. draws: None, or for Hutchinson's estimate in
+    settings [G, 9]: of every group, as `steps.settings` gives them. draws: None, or for Hutchinson's estimate in
     place of the diagonal a seed and the number of draws; None is a type of its own, so that runs without it have
     nothing of it compiled. Fills etas [K, G].
     Returns the last minibatch's two losses, the actor's outputs before its step, and how many were learned from;
@@ -172,6 +172,5 @@ def epoch(
         for i in range(len(settings)):
             for j in range(bounds[i], bounds[i + 1]):
                 counts[j] += 1
-            lr, beta1, beta2, eps, delta = settings[i]
-            etas[k, i] = steps.take(where, lengths, counts, bounds[i], bounds[i + 1], lr, beta1, beta2, eps, delta)
+            etas[k, i] = steps.take(where, lengths, counts, bounds[i], bounds[i + 1], settings[i])
     return actor_loss, critic_loss, z, len(cuts) - 1

@@ -29,9 +29,9 @@ class Recipe(NamedTuple):
     settings: tuple[str, ...]
 
 
-ADAPTIVE = ("betas", "eps")
+ADAPTIVE = ("betas", "eps", "reach")
 OPTIMIZERS = {
-    "sgd": Recipe(ScaledSGD, HesScale, ("betas", "momentum")),
+    "sgd": Recipe(ScaledSGD, HesScale, ("betas", "momentum", "reach")),
     "adam": Recipe(ScaledAdam, HesScale, ADAPTIVE),
     "adahesscale": Recipe(AdaHesScale, HesScale, ADAPTIVE),
     "adahesscale-gn": Recipe(AdaHesScale, HesScaleGN, ADAPTIVE),
@@ -69,12 +69,15 @@ def make_optimizer(
     splits: int = 1,
     curvature_rows: int | None = None,
     curvature_of: str = "loss",
+    reach: float | None = 10.0,
+    weight_decay: float = 0.0,
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
     `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps. `eps`
-    is for Adam and its like, `momentum` for SGD; `damping` for K-FAC, "hessian-free" and, as alpha, "newton-cg". For
-    these two alone: `iterations` of conjugate gradients; `curvature_of`, "loss" (without its negative curvature) or
+    is for Adam and its like, `momentum` for SGD, `reach`, the bound on Newton steps, for both; `damping` for K-FAC,
+    "hessian-free" and, as alpha, "newton-cg". `weight_decay`, decoupled, is for all. For "hessian-free" and
+    "newton-cg" alone: `iterations` of conjugate gradients; `curvature_of`, "loss" (without its negative curvature) or
     "kl", the Fisher matrix; `splits` (newton-cg); `curvature_rows` (hessian-free), the samples it is measured on.
     """
     if name not in OPTIMIZER_NAMES:
@@ -87,8 +90,9 @@ def make_optimizer(
     plain = name.removeprefix(SCALED)
     kind, curvature, own = (OPTIMIZERS | NEWTON)[plain]
     values = {"betas": betas, "eps": eps, "damping": damping, "alpha": damping, "iterations": iterations}
-    values |= {"splits": splits, "momentum": momentum}
-    optimizer = kind(params, lr=lr, delta=delta if scaled else None, **{name: values[name] for name in own})
+    values |= {"splits": splits, "momentum": momentum, "reach": reach}
+    chosen = {name: values[name] for name in own}
+    optimizer = kind(params, lr=lr, delta=delta if scaled else None, weight_decay=weight_decay, **chosen)
     if not optimizer.reads_curvature:
         return optimizer, None
     return optimizer, curvature(curvature_of, curvature_rows) if plain in NEWTON else curvature()

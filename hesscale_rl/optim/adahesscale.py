@@ -4,7 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import CurvatureOptimizer, adaptive_step
+from .base import CurvatureOptimizer
+from .scaling import Adaptive, adaptive_step
+from .settings import BETAS, EVERY, MAXIMIZE, NOT_NEGATIVE, REACH
 
 
 class AdaHesScale(CurvatureOptimizer):
@@ -13,7 +15,14 @@ class AdaHesScale(CurvatureOptimizer):
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) d^2, d = p.hess_diag;  u = lr m_hat/(sqrt(v_hat) + eps), hats
     corrected for the start at zero; p <- p - eta u. `delta`: the trust-region radius of the scaling eta of each
     parameter group; None: eta = 1. With d of HesScaleGN it is AdaHesScaleGN.
+
+    `reach` bounds m_hat/sqrt(v_hat), the Newton step of each parameter, which grows without bound where curvature
+    vanishes: sqrt(v_hat) counts as at least |m_hat|/reach, in u and in the scaling (optim/scaling.py derives it). So
+    no step moves a parameter further than lr reach. Where no Newton step is that long, it changes nothing, to the
+    last bit. None: the algorithms to the letter. `maximize`: ascend.
     """
+
+    ranges = EVERY | BETAS | {"eps": NOT_NEGATIVE} | REACH | MAXIMIZE
 
     def __init__(
         self,
@@ -22,8 +31,12 @@ class AdaHesScale(CurvatureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         delta: float | None = None,
+        reach: float | None = 10.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta})
+        own = {"reach": reach, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta, **own})
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the moving averages in the state: of the gradient, then of squares."""
@@ -32,8 +45,8 @@ class AdaHesScale(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        (m, v), steps = self._moments(params, *self.averages(group))
-        return adaptive_step(group, params, grads, curvatures, m, v, steps)
+        (m, v), steps = self._moments(group, params)
+        return adaptive_step(group, Adaptive(params, grads, curvatures, m, v), steps, newton=True)
 
 
 class AdaHessian(AdaHesScale):

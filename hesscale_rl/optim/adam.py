@@ -4,15 +4,21 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import CurvatureOptimizer, adaptive_step
+from .base import CurvatureOptimizer
+from .scaling import Adaptive, adaptive_step
+from .settings import BETAS, EVERY, MAXIMIZE, NOT_NEGATIVE, REACH
 
 
 class ScaledAdam(CurvatureOptimizer):
     """Adam (Kingma and Ba 2014); with `delta`, its update u is scaled as algorithm 3 of Elsayed et al. 2024 does.
 
     The scaling needs p.hess_diag, averages its square apart from Adam's own moments, and is done for each parameter
-    group by itself. With delta=None this is torch.optim.Adam and needs no curvature.
+    group by itself; it counts a parameter's curvature as at least |m_hat|/reach (AdaHesScale has the same bound).
+    With delta=None this is torch.optim.Adam, with `weight_decay` torch.optim.AdamW, and needs no curvature.
+    `maximize`: ascend.
     """
+
+    ranges = EVERY | BETAS | {"eps": NOT_NEGATIVE} | REACH | MAXIMIZE
 
     always_reads_curvature = False
 
@@ -23,8 +29,12 @@ class ScaledAdam(CurvatureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         delta: float | None = None,
+        reach: float | None = 10.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta})
+        own = {"reach": reach, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "delta": delta, **own})
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the moving averages in the state: of the gradient, then of squares."""
@@ -34,5 +44,6 @@ class ScaledAdam(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        (m, v, *w), steps = self._moments(params, *self.averages(group))
-        return adaptive_step(group, params, grads, grads, m, v, steps, curvatures, w[0] if w else None)
+        (m, v, *w), steps = self._moments(group, params)
+        scaled = (curvatures, w[0]) if w else ()
+        return adaptive_step(group, Adaptive(params, grads, grads, m, v, *scaled), steps, newton=False)

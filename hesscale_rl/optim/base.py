@@ -1,4 +1,4 @@
-"""What the curvature optimizers share: the torch.optim contract, the check of the curvature, step-size scaling."""
+"""What the curvature optimizers share: the torch.optim contract, settings and states, the check of the curvature."""
 
 import sys
 from collections.abc import Callable
@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..blocks import Block
-from ..compiled import steps as compiled_steps
-
-Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
+from .loading import checked_state
+from .settings import EVERY, Ranges, checked
 
 
 class CurvatureError(RuntimeError):
@@ -23,12 +22,18 @@ class CurvatureOptimizer(Optimizer):
 
     Scaling (Elsayed et al. 2024, algorithm 3): h = sum root u^2 over the group, root the square root of the
     averaged squared curvature; eta = min(1, sqrt(2 delta/h)). `eta` is 1 for a group that is
-    not scaled. Give every network a group of its own, as the paper does.
+    not scaled. Give every network a group of its own, as the paper does. `weight_decay` is decoupled, as AdamW's:
+    p <- p - lr weight_decay p, which eta does not scale.
+
+    An optimizer says once what it has: its `ranges`, and its `averages`.
     """
 
+    ranges: Ranges = EVERY  # its settings, and the values that they may have
     always_reads_curvature = True  # False: only groups with delta do
     curvature_name = "hess_diag"  # the parameters' attribute that is read
     usual_curvature = "HesScale()"  # what fills it, for messages
+    former: tuple[tuple[str, Any], ...] = ()  # settings in older versions' checkpoints, where they say nothing
+    may_begin_late: tuple[str, ...] = ()  # averages that are not corrected for their start at zero
     # torch.amp.GradScaler would unscale p.grad alone: it leaves both to `step`, which it gives its findings.
     _step_supports_amp_scaling = True
     found_inf: Tensor | None = None  # 0-d, above zero: a gradient is not finite; beside it stands `grad_scale`
@@ -37,6 +42,10 @@ class CurvatureOptimizer(Optimizer):
         super().__init__(params, defaults)
         self._eta: list[Tensor | float] = []
 
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of what the state of a parameter of this group holds beside its count of steps, in its shape."""
+        return ()
+
     @property
     def eta(self) -> list[Tensor | float]:
         """The last step's scaling factor of each parameter group, 0-d tensors or floats; empty before the first."""
@@ -44,26 +53,39 @@ class CurvatureOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after checking its settings as the constructor does."""
-        group = {**self.defaults, **param_group}
-        _check(type(self).__name__, group)
-        _plain(Optimizer.add_param_group)(self, param_group)
+        _plain(Optimizer.add_param_group)(self, self._checked(param_group, self.defaults))
+
+    def _checked(self, group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        group = {name: value for name, value in group.items() if (name, value) not in self.former}
+        return checked(type(self).__name__, self.ranges, group, defaults)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch.optim.Optimizer does."""
         return _plain(Optimizer.state_dict)(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state as torch.optim.Optimizer does."""
-        _plain(Optimizer.load_state_dict)(self, state_dict)
+        """Take up a copy of a state: of this optimizer, or of torch's where the averages are the same.
+
+        Settings that it does not have stay as they are. ValueError, before anything is changed, for settings and
+        averages that are of another optimizer.
+        """
+        groups, state = state_dict["param_groups"], state_dict["state"]
+        if [len(group["params"]) for group in groups] == [len(group["params"]) for group in self.param_groups]:
+            taken, state = [], dict(state)
+            for own, saved in zip(self.param_groups, groups, strict=True):
+                rest = {name: value for name, value in own.items() if name in self.ranges}
+                group = rest | self._checked(saved, rest)
+                taken.append(group)
+                for key, p in zip(saved["params"], own["params"], strict=True):
+                    if key in state:
+                        kept = [name for name in self.averages(group) if name not in self.may_begin_late]
+                        state[key] = checked_state(type(self).__name__, kept, state[key], p)
+            groups = taken
+        _plain(Optimizer.load_state_dict)(self, {**state_dict, "param_groups": groups, "state": state})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_eta", [])
-        for group in self.param_groups:  # what torch.optim.Adam saved has no delta, and its counts are tensors
-            group.setdefault("delta", None)
-        for own in self.state.values():
-            if isinstance(own.get("step"), Tensor):
-                own["step"] = int(own["step"])
 
     @property
     def reads_curvature(self) -> bool:
@@ -92,12 +114,21 @@ class CurvatureOptimizer(Optimizer):
         The closure, if given, recomputes gradient and curvature (zero_grad, then hesscale_rl.backward). Parameters
         without gradient are left alone. Raises CurvatureError before anything is changed. By torch.amp.GradScaler's
         `step` gradients and curvatures count divided by its scale, and nothing moves where one is not finite.
+
+        A first step with rates and gradients of zero and without any curvature makes the state and counts for
+        nothing: so torch.distributed.checkpoint asks an optimizer what it has to load.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if self.found_inf is not None and float(self.found_inf) > 0:
+            return loss
+        if not self.state and self._asks_for_state():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self.make_state(group, p)
             return loss
         gathered = [self._gather(group) for group in self.param_groups]
         batches = gathered if self.found_inf is None else self._unscaled(gathered)
@@ -106,6 +137,21 @@ class CurvatureOptimizer(Optimizer):
                 h.used_at_version = _version(h)  # type: ignore[attr-defined]
         self._eta = self._step_all(batches)
         return loss
+
+    def _asks_for_state(self) -> bool:
+        if any(float(group["lr"]) != 0 for group in self.param_groups):
+            return False
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return not any(getattr(p, self.curvature_name, None) is not None or bool(p.grad.any()) for p in params)
+
+    def make_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter of this group, made if there is none: no steps, averages of zero."""
+        state, names = self.state[p] if self.averages(group) else {}, self.averages(group)
+        if not state and names:
+            state["step"] = 0
+            for name in names:
+                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state
 
     def _unscaled(self, batches: list[Any]) -> list[Any]:
         """Return the batches divided by GradScaler's scale; CurvatureError where the curvature's is not known."""
@@ -137,7 +183,7 @@ class CurvatureOptimizer(Optimizer):
         """The group's parameters that have a gradient, their gradients and, if read, their curvatures."""
         params = [p for p in group["params"] if p.grad is not None]
         grads: list[Tensor] = [p.grad for p in params]
-        if any(g.is_sparse for g in grads):
+        if any(g.layout is not torch.strided for g in grads):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if not self._group_reads(group):
             return params, grads, []
@@ -162,89 +208,22 @@ class CurvatureOptimizer(Optimizer):
         """Update the parameters in place; return eta."""
         raise NotImplementedError
 
-    def _moments(self, params: list[Tensor], *names: str) -> tuple[list[list[Tensor]], list[int]]:
-        """Return the named moving averages of every parameter, made on first use, and the counts of steps, raised."""
-        states = [self.state[p] for p in params]
+    def _moments(self, group: dict[str, Any], params: list[Tensor]) -> tuple[list[list[Tensor]], list[int]]:
+        """Return the group's averages of every parameter, made on first use, and the counts of steps, raised."""
+        names = self.averages(group)
+        states = [self.make_state(group, p) for p in params]
         for p, state in zip(params, states, strict=True):
-            if not state:
-                state["step"] = 0
-                for name in names:
-                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            elif missing := [name for name in names if name not in state]:
-                raise RuntimeError(
-                    f"{type(self).__name__}: the state has no {', '.join(missing)}; delta cannot be set once steps "
-                    "were taken without it, so make a new optimizer"
-                )
+            for name in names:
+                if name in state:
+                    continue
+                if name not in self.may_begin_late:
+                    raise RuntimeError(
+                        f"{type(self).__name__}: the state has no {name}, which delta={group['delta']} needs from "
+                        "the first step on: make a new optimizer"
+                    )
+                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
             state["step"] += 1
         return [[state[name] for state in states] for name in names], [state["step"] for state in states]
-
-
-def adaptive_step(
-    group: dict[str, Any],
-    params: list[Tensor],
-    grads: list[Tensor],
-    squared: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    steps: list[int],
-    curvatures: list[Tensor] | None = None,
-    w: list[Tensor] | None = None,
-) -> Tensor | float:
-    """Take a step of Adam's form, u = lr m_hat/(sqrt(v_hat) + eps), v the average of `squared`^2; return eta.
-
-    The scaling measures u by the average w of `curvatures`^2, by v where these are None.
-    """
-    (beta1, beta2), lr, eps, delta = group["betas"], float(group["lr"]), group["eps"], group["delta"]
-    tensors = [params, grads, squared, m, v, *([curvatures, w] if curvatures and w else [])]
-    if (eta := compiled_steps.adaptive(tensors, steps, lr, beta1, beta2, eps, delta or 0.0)) is not None:
-        return eta
-    with torch.no_grad():
-        return _torch_step(params, grads, squared, m, v, steps, curvatures, w, lr, beta1, beta2, eps, delta)
-
-
-def _torch_step(params, grads, squared, m, v, steps, curvatures, w, lr, beta1, beta2, eps, delta) -> Tensor | float:
-    """The same, on any device and in any precision."""
-    torch._foreach_lerp_(m, grads, 1 - beta1)
-    root = average_of_squares(v, squared, beta2, steps)
-    u = torch._foreach_div(m, torch._foreach_add(root, eps))
-    if curvatures and w:
-        root = average_of_squares(w, curvatures, beta2, steps)
-    return scale_and_apply(params, u, [lr / (1 - beta1**t) for t in steps], root, delta)
-
-
-def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
-    """Move v <- beta v + (1 - beta) x^2 in place; return the root of v, corrected for its start at zero."""
-    torch._foreach_mul_(v, beta)
-    torch._foreach_addcmul_(v, x, x, 1 - beta)
-    root = torch._foreach_sqrt(v)
-    torch._foreach_div_(root, [(1 - beta**t) ** 0.5 for t in steps])
-    return root
-
-
-def scale_and_apply(
-    params: list[Tensor], u: Tensors, rates: list[float], root: Tensors | None, delta: float | None
-) -> Tensor | float:
-    """Set p <- p - eta rate u in place, eta = min(1, sqrt(2 delta/h)), h = sum root (rate u)^2; return eta.
-
-    u and root are used up.
-    """
-    eta: Tensor | float = 1.0
-    if delta is not None and root is not None:
-        torch._foreach_mul_(root, u)
-        torch._foreach_mul_(root, u)
-        # No entry is negative: the 1-norm is the sum. In float64, so that no step size makes it overflow.
-        sums = torch.stack(torch._foreach_norm(root, 1)).double()
-        h = (sums * torch.tensor(rates, dtype=torch.float64, device=sums.device).square()).sum()
-        eta = within(delta, h)
-        torch._foreach_mul_(u, eta)
-    torch._foreach_mul_(u, rates)
-    torch._foreach_sub_(params, u)
-    return eta
-
-
-def within(delta: float, h: Tensor) -> Tensor:
-    """Return eta = min(1, sqrt(2 delta/|h|)), 0-d: what scales a step u with u'Hu = h."""
-    return (2 * delta / h.abs()).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
 
 
 def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,18 +244,3 @@ def _is_fresh(h: Tensor | Block | None, p: Tensor) -> bool:
     if h is None or h.shape != p.shape or getattr(h, "used_at_version", -1) == _version(h):
         return False
     return getattr(h, "of_version", p._version) == p._version  # one set by hand has no such mark
-
-
-def _check(name: str, group: dict[str, Any]) -> None:
-    """Raise ValueError for settings out of range; comparisons are so that NaN fails them too."""
-    lr, delta, eps, damping = group["lr"], group["delta"], group.get("eps", 0.0), group.get("damping", 0.0)
-    if not lr >= 0:
-        raise ValueError(f"{name}: lr={lr}, must be >= 0")
-    if not eps >= 0:
-        raise ValueError(f"{name}: eps={eps}, must be >= 0")
-    if not damping >= 0:
-        raise ValueError(f"{name}: damping={damping}, must be >= 0")
-    if not all(0 <= b < 1 for b in group["betas"]) or len(group["betas"]) != 2:
-        raise ValueError(f"{name}: betas={group['betas']}, must be two numbers in [0, 1)")
-    if delta is not None and not delta > 0:
-        raise ValueError(f"{name}: delta={delta}, must be > 0, or None for no step-size scaling")

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..curvature import whole
 from ..products import Implicit, Products
-from .base import CurvatureError, CurvatureOptimizer, within
+from .base import CurvatureError, CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
+from .scaling import decay, within
+from .settings import EVERY, FRACTION, NOT_NEGATIVE, SWITCH, WHOLE
 
 Named = tuple[str, Tensor]
 
@@ -31,6 +33,14 @@ class HessianFree(CurvatureOptimizer):
     policy's Fisher matrix, lr 1 and `delta` a KL divergence (Schulman et al. 2015, without its line search).
     """
 
+    ranges = EVERY | {
+        "damping": NOT_NEGATIVE,
+        "iterations": WHOLE,
+        "tolerance": NOT_NEGATIVE,
+        "warm_start": FRACTION,
+        "together": SWITCH,
+    }
+    former = (("betas", (0.0, 0.0)),)
     curvature_name, usual_curvature = "hess_block", "GaussNewton()"
 
     def __init__(
@@ -44,21 +54,19 @@ class HessianFree(CurvatureOptimizer):
         warm_start: float = 0.95,
         together: bool = False,
         delta: float | None = None,
+        weight_decay: float = 0.0,
     ):
-        for name, ok, allowed in (
-            ("damping", damping >= 0, "zero or positive"),
-            ("tolerance", tolerance >= 0, "zero or positive"),
-            ("warm_start", 0 <= warm_start <= 1, "between 0 and 1"),
-        ):
-            if not ok:
-                raise ValueError(f"HessianFree: {name}={locals()[name]}, must be {allowed}")
         whole("HessianFree", "blocks", blocks)
-        whole("HessianFree", "iterations", iterations)
         own = {"damping": damping, "iterations": iterations, "tolerance": tolerance, "warm_start": warm_start}
         params = list(params)
         if blocks > 1:
             params = [{"params": block} for block in adjacent(params, blocks)]
-        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": delta, "together": together, **own})
+        own |= {"together": together, "weight_decay": weight_decay}
+        super().__init__(params, {"lr": lr, "delta": delta, **own})
+
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The last solution, where the next one begins."""
+        return ("solution",)
 
     @torch.no_grad()
     def _step_all(self, batches: list[Any]) -> list[Tensor | float]:
@@ -86,9 +94,10 @@ class HessianFree(CurvatureOptimizer):
             on = [k for k in range(len(batches)) if bool(alive[k])]
             return [g + dampings[k] * t for g, t, k in zip(times(v, on), v, owners, strict=True)]
 
-        states = [self.state[p] for p in params]
+        pairs = zip(params, owners, strict=True)
+        states = [self.make_state(self.param_groups[own], p) for p, own in pairs]
         start = None
-        if first["warm_start"] > 0 and all("solution" in state for state in states):
+        if first["warm_start"] > 0 and all(state["step"] for state in states):
             start = [state["solution"] * first["warm_start"] for state in states]
         systems = Systems(list(owners), len(batches))
         found = conjugate_gradients(product, grads, systems, first["tolerance"], first["iterations"], start)
@@ -98,8 +107,10 @@ class HessianFree(CurvatureOptimizer):
             bends = systems.dot(found, times(found, on))
             for k in on:
                 etas[k] = within(deltas[k], bends[k] * float(rates[k]) ** 2)
+        for group, batch in zip(self.param_groups, batches, strict=True):
+            decay(group, batch[0])
         for p, x, state, own in zip(params, found, states, owners, strict=True):
-            state["solution"] = x
+            state["solution"], state["step"] = x, state["step"] + 1
             p.sub_(x, alpha=float(rates[own]) * float(etas[own]))
         return etas
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block, Dense, Kronecker, Sum
-from ..curvature import whole
-from .base import CurvatureError, CurvatureOptimizer, within
+from .base import CurvatureError, CurvatureOptimizer
+from .scaling import decay, within
+from .settings import BETAS, EVERY, MAXIMIZE, POSITIVE, WHOLE
 
 
 class KFACOptimizer(CurvatureOptimizer):
@@ -19,9 +20,10 @@ class KFACOptimizer(CurvatureOptimizer):
     with b1, corrected for its start at zero. With `delta` its own step-size rule: p <- p - eta u,
     eta = min(1, sqrt(2 delta/h)), h = u'Fu over the parameter group, F the averaged blocks: no step moves the outputs
     by more than about `delta` in KL divergence, if the blocks are those of KFAC(fisher=True). The inverses are
-    renewed every `inverse_every` steps.
+    renewed every `inverse_every` steps. `maximize`: ascend.
     """
 
+    ranges = EVERY | BETAS | {"damping": POSITIVE, "inverse_every": WHOLE} | MAXIMIZE
     curvature_name, usual_curvature = "hess_block", "KFAC(fisher=True)"
 
     def __init__(
@@ -32,31 +34,38 @@ class KFACOptimizer(CurvatureOptimizer):
         damping: float = 1e-2,
         delta: float | None = None,
         inverse_every: int = 10,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
     ):
-        if not damping > 0:
-            raise ValueError(f"KFACOptimizer: damping={damping}, must be > 0")
-        whole("KFACOptimizer", "inverse_every", inverse_every)
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "damping": damping, "delta": delta, "inverse_every": inverse_every}
-        )
+        own = {"inverse_every": inverse_every, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, {"lr": lr, "betas": betas, "damping": damping, "delta": delta, **own})
+
+    def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the averages in the state that have the parameter's shape; the factors have others."""
+        return ("exp_avg",)
 
     @torch.no_grad()
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Any]
     ) -> Tensor | float:
-        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], grads[0].new_zeros(())
+        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], torch.zeros(()).to(grads[0])
         updates = []
         for p, g, block in zip(params, grads, curvatures, strict=True):
-            state, new = self.state[p], _single(block)
-            t = state["step"] = state.get("step", 0) + 1
+            state, new = self.make_state(group, p), _single(block)
+            t = state["step"] = state["step"] + 1
             for name in new.matrices:
                 now = getattr(new, name)
+                if t > 1 and name not in state:
+                    raise RuntimeError(
+                        f"KFACOptimizer: the state has no {name}, an average since the first step. The optimizer "
+                        "knows its factors' shapes from that step on: take it before you load a checkpoint in place"
+                    )
                 state.setdefault(name, torch.zeros_like(now)).lerp_(now, 1 - min(1 - 1 / t, b2))
             average = new.replaced(*(state[name] for name in new.matrices))
             if (t - 1) % group["inverse_every"] == 0:
                 state["inverse"] = _inverses(average, group["damping"])
-            m = state.setdefault("exp_avg", torch.zeros_like(p))
-            m.lerp_(new.replaced(*state["inverse"]).matmul(g), 1 - b1)
+            m = state["exp_avg"]
+            m.lerp_(new.replaced(*state["inverse"]).matmul(-g if group["maximize"] else g), 1 - b1)
             u = m * (lr / (1 - b1**t))
             updates.append(u)
             h = h + (u * average.matmul(u)).sum() if delta is not None else h
@@ -64,6 +73,7 @@ class KFACOptimizer(CurvatureOptimizer):
         if delta is not None:
             eta = within(delta, h)
             torch._foreach_mul_(updates, eta)
+        decay(group, params)
         torch._foreach_sub_(params, updates)
         return eta
 
@@ -97,7 +107,7 @@ def _inverses(block: Kronecker | Dense, damping: float) -> list[Tensor]:
 
 
 def _inverse(m: Tensor, damping: Any) -> Tensor:
-    root, failed = torch.linalg.cholesky_ex(m + damping * torch.eye(m.shape[-1], dtype=m.dtype, device=m.device))
+    root, failed = torch.linalg.cholesky_ex(m + damping * torch.eye(m.shape[-1]).to(m))
     if bool(failed.any()):
         raise CurvatureError(
             "KFACOptimizer.step(): a damped block is not positive definite; take hesscale_rl.KFAC(fisher=True), or "

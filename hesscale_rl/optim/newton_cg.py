@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block
-from ..curvature import whole
-from .base import CurvatureOptimizer, within
+from .base import CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
+from .scaling import decay, within
+from .settings import EVERY, FRACTION, NOT_NEGATIVE, WHOLE
 
 
 class NewtonCG(CurvatureOptimizer):
@@ -24,6 +25,8 @@ class NewtonCG(CurvatureOptimizer):
     over its blocks.
     """
 
+    ranges = EVERY | {"alpha": FRACTION, "tolerance": NOT_NEGATIVE, "iterations": WHOLE, "splits": WHOLE}
+    former = (("betas", (0.0, 0.0)),)
     curvature_name, usual_curvature = "hess_block", 'HBP("pch-abs", "jacobian")'
 
     def __init__(
@@ -35,17 +38,10 @@ class NewtonCG(CurvatureOptimizer):
         iterations: int = 50,
         splits: int = 1,
         delta: float | None = None,
+        weight_decay: float = 0.0,
     ):
-        for name, ok, allowed in (
-            ("alpha", 0 <= alpha <= 1, "between 0 and 1"),
-            ("tolerance", tolerance >= 0, "zero or positive"),
-        ):
-            if not ok:
-                raise ValueError(f"NewtonCG: {name}={locals()[name]}, must be {allowed}")
-        whole("NewtonCG", "iterations", iterations)
-        whole("NewtonCG", "splits", splits)
         own = {"alpha": alpha, "tolerance": tolerance, "iterations": iterations, "splits": splits}
-        super().__init__(params, {"lr": lr, "betas": (0.0, 0.0), "delta": delta, **own})
+        super().__init__(params, {"lr": lr, "delta": delta, "weight_decay": weight_decay, **own})
 
     @torch.no_grad()
     def _step_group(
@@ -57,6 +53,7 @@ class NewtonCG(CurvatureOptimizer):
         if group["delta"] is not None:
             bends = [(d * h.matmul(d)).sum() for d, h in zip(found, curvatures, strict=True)]
             eta = within(group["delta"], lr**2 * torch.stack(bends).sum())
+        decay(group, params)
         torch._foreach_sub_(params, found, alpha=lr * float(eta))
         return eta
 

@@ -13,71 +13,60 @@ from torch import Tensor
 State = dict[str, Any]
 
 
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "delta": None, "momentum": 0.0,
+    "reach": 10.0, "weight_decay": 0.0, "maximize": False,
+}  # fmt: skip
+
+
 def adahesscale(
-    params: list[Tensor],
-    grads: list[Tensor],
-    curvatures: list[Tensor],
-    state: State,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    delta: float | None = None,
+    params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor], state: State, **settings: Any
 ) -> float:
-    """Algorithms 2 and 3 of Elsayed et al. 2024 (their circled dot is a division)."""
-    (b1, b2), t = betas, _next(state)
+    """Algorithms 2 and 3 of Elsayed et al. 2024 (their circled dot is a division), with the bound `reach`."""
+    s = SETTINGS | settings
+    (b1, b2), t = s["betas"], _next(state)
     updates, roots = [], []
-    for i, (p, g, d) in enumerate(zip(params, grads, curvatures, strict=True)):
+    for i, (p, g, d) in enumerate(zip(params, _signed(grads, s), curvatures, strict=True)):
         m = state[f"m{i}"] = b1 * state.get(f"m{i}", torch.zeros_like(p)) + (1 - b1) * g
         v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(p)) + (1 - b2) * d**2
         m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
-        updates.append(lr * m_hat / (v_hat.sqrt() + eps))
-        roots.append(v_hat.sqrt())
-    return _apply(params, updates, roots, delta)
+        roots.append(_bounded(v_hat.sqrt(), m_hat, s))
+        updates.append(s["lr"] * m_hat / (roots[-1] + s["eps"]))
+    return _apply(params, updates, roots, s)
 
 
 def scaled_adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    curvatures: list[Tensor],
-    state: State,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    delta: float | None = None,
+    params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor], state: State, **settings: Any
 ) -> float:
     """Adam, its update scaled by the curvature's own moving average."""
-    (b1, b2), t = betas, _next(state)
+    s = SETTINGS | settings
+    (b1, b2), t = s["betas"], _next(state)
     updates, roots = [], []
-    for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+    for i, (p, g) in enumerate(zip(params, _signed(grads, s), strict=True)):
         m = state[f"m{i}"] = b1 * state.get(f"m{i}", torch.zeros_like(p)) + (1 - b1) * g
         v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(p)) + (1 - b2) * g**2
-        updates.append(lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps))
-        if delta is not None:
+        m_hat = m / (1 - b1**t)
+        updates.append(s["lr"] * m_hat / ((v / (1 - b2**t)).sqrt() + s["eps"]))
+        if s["delta"] is not None:
             h = state[f"h{i}"] = b2 * state.get(f"h{i}", torch.zeros_like(p)) + (1 - b2) * curvatures[i] ** 2
-            roots.append((h / (1 - b2**t)).sqrt())
-    return _apply(params, updates, roots, delta)
+            roots.append(_bounded((h / (1 - b2**t)).sqrt(), m_hat, s))
+    return _apply(params, updates, roots, s)
 
 
 def scaled_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    curvatures: list[Tensor],
-    state: State,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    delta: float | None = None,
-    momentum: float = 0.0,
+    params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor], state: State, **settings: Any
 ) -> float:
     """Gradient descent with momentum, its update scaled."""
-    b2, t = betas[1], _next(state)
+    s = SETTINGS | settings
+    b2, t, momentum = s["betas"][1], _next(state), s["momentum"]
     roots, updates = [], []
-    for i, g in enumerate(grads):
+    for i, g in enumerate(_signed(grads, s)):
         b = state[f"b{i}"] = momentum * state.get(f"b{i}", torch.zeros_like(g)) + g
-        updates.append(lr * b)
-    for i, d in enumerate(curvatures if delta is not None else []):
-        v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(d)) + (1 - b2) * d**2
-        roots.append((v / (1 - b2**t)).sqrt())
-    return _apply(params, updates, roots, delta)
+        updates.append(s["lr"] * b)
+        if s["delta"] is not None:
+            v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(g)) + (1 - b2) * curvatures[i] ** 2
+            roots.append(_bounded((v / (1 - b2**t)).sqrt(), (1 - momentum) * b, s))
+    return _apply(params, updates, roots, s)
 
 
 def kfac(
@@ -122,11 +111,20 @@ def _next(state: State) -> int:
     return state["t"]
 
 
-def _apply(params: list[Tensor], updates: list[Tensor], roots: list[Tensor], delta: float | None) -> float:
+def _signed(grads: list[Tensor], s: dict[str, Any]) -> list[Tensor]:
+    return [-g if s["maximize"] else g for g in grads]
+
+
+def _bounded(root: Tensor, m_hat: Tensor, s: dict[str, Any]) -> Tensor:
+    return root if s["reach"] is None else torch.maximum(root, m_hat.abs() / s["reach"])
+
+
+def _apply(params: list[Tensor], updates: list[Tensor], roots: list[Tensor], s: dict[str, Any]) -> float:
     eta = 1.0
-    if delta is not None:
+    if s["delta"] is not None:
         h = sum(float((root * u**2).sum()) for root, u in zip(roots, updates, strict=True))
-        eta = min(1.0, sqrt(2 * delta / h)) if h > 0 else 1.0
+        eta = min(1.0, sqrt(2 * s["delta"] / h)) if h > 0 else 1.0
     for p, u in zip(params, updates, strict=True):
+        p.mul_(1 - s["lr"] * s["weight_decay"])
         p.sub_(eta * u)
     return eta

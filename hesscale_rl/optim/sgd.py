@@ -5,16 +5,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import CurvatureOptimizer, average_of_squares, scale_and_apply
+from .base import CurvatureOptimizer
+from .scaling import at_least, average_of_squares, scale_and_apply
+from .settings import DECAY, EVERY, MAXIMIZE, REACH
 
 
 class ScaledSGD(CurvatureOptimizer):
     """u = lr b, b <- momentum b + g; with `delta` scaled by algorithm 3 of Elsayed et al. 2024, else torch.optim.SGD.
 
-    `betas`: only the second is used, for the average of the squared curvature.
+    `betas`: only the second is used, for the average of the squared curvature; groups have it as `beta2`, since
+    schedulers that cycle momentum would take `betas` for it. The scaling counts a parameter's curvature as at least
+    (1 - momentum) |b|/reach (AdaHesScale has the same bound). `maximize`: ascend.
     """
 
+    ranges = EVERY | {"beta2": DECAY, "momentum": DECAY} | REACH | MAXIMIZE
     always_reads_curvature = False
+    may_begin_late = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -23,20 +29,18 @@ class ScaledSGD(CurvatureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         delta: float | None = None,
         momentum: float = 0.0,
+        reach: float | None = 10.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "delta": delta, "momentum": momentum})
+        own = {"reach": reach, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, {"lr": lr, "beta2": betas[1], "delta": delta, "momentum": momentum, **own})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, after checking its settings as the constructor does."""
-        momentum = param_group.get("momentum", self.defaults["momentum"])
-        if not 0 <= momentum < 1:
-            raise ValueError(f"{type(self).__name__}: momentum={momentum}, must be in [0, 1)")
-        super().add_param_group(param_group)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # saved before there was momentum
-            group.setdefault("momentum", 0.0)
+    def _checked(self, group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        group = dict(group)
+        if "betas" in group:  # as the constructor has it, and checkpoints of older versions
+            group["beta2"] = group.pop("betas")[1]
+        return super()._checked(group, defaults)
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the averages in the state: of gradients, and of squared curvature where steps are scaled."""
@@ -47,13 +51,15 @@ class ScaledSGD(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Tensor]
     ) -> Tensor | float:
-        names = self.averages(group)
-        moments, steps = self._moments(params, *names) if names else ([], [])
-        b, root = grads, None
-        if group["momentum"]:
+        moments, steps = self._moments(group, params) if self.averages(group) else ([], [])
+        b, root, momentum = grads, None, group["momentum"]
+        if momentum:
             b = moments[0]
-            torch._foreach_mul_(b, group["momentum"])
-            torch._foreach_add_(b, grads)
+            torch._foreach_mul_(b, momentum)
+            torch._foreach_add_(b, grads, alpha=-1 if group["maximize"] else 1)
+        elif group["maximize"]:
+            b = list(torch._foreach_neg(grads))
         if curvatures:
-            root = average_of_squares(moments[-1], curvatures, group["betas"][1], steps)
-        return scale_and_apply(params, [t.clone() for t in b], [float(group["lr"])] * len(b), root, group["delta"])
+            root = average_of_squares(moments[-1], curvatures, group["beta2"], steps)
+            at_least(root, b, group["reach"], [1 / (1 - momentum)] * len(b))
+        return scale_and_apply(group, params, [t.clone() for t in b], [float(group["lr"])] * len(b), root)

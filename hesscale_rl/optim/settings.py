@@ -1,0 +1,67 @@
+"""What a parameter group may hold: settings with their ranges, and what is made of those of torch's optimizers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """The values that a setting may have, and how a message says it."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+POSITIVE = Range(lambda x: 0 < x < float("inf"), "> 0")
+NOT_NEGATIVE = Range(lambda x: x >= 0, ">= 0")
+FRACTION = Range(lambda x: 0 <= x <= 1, "between 0 and 1")
+DECAY = Range(lambda x: 0 <= x < 1, "in [0, 1)")
+WHOLE = Range(lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 1, "at least 1, a whole number")
+SWITCH = Range(lambda x: isinstance(x, bool), "True or False")
+
+Ranges = dict[str, Range]
+EVERY: Ranges = {  # what every optimizer has
+    "lr": NOT_NEGATIVE,
+    "delta": Range(lambda x: x is None or x > 0, "> 0, or None for no step-size scaling"),
+    "weight_decay": NOT_NEGATIVE,
+}
+BETAS: Ranges = {"betas": Range(lambda x: len(x) == 2 and all(0 <= b < 1 for b in x), "two numbers in [0, 1)")}
+REACH: Ranges = {"reach": Range(lambda x: x is None or x > 0, "> 0, or None for no bound")}
+MAXIMIZE: Ranges = {"maximize": SWITCH}
+
+# Keys of a group that are no settings of ours: torch's own, the agents' names, and what schedulers leave.
+BOOKKEEPING = {
+    *("params", "param_names", "name", "initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum", "swa_lr"),
+}
+# Settings of torch's optimizers that can be left away: those of speed alone, and others where they are off.
+SPEED = {"foreach", "fused"}
+OFF = {"amsgrad": False, "nesterov": False, "dampening": 0, "capturable": False, "differentiable": False}
+DECOUPLED = "decoupled_weight_decay"
+
+
+def checked(kind: str, ranges: Ranges, group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the group without the settings of torch's optimizers that change nothing.
+
+    `kind`: the optimizer's name; `defaults`: what holds where the group says nothing. ValueError by name for a
+    setting that it does not have, one out of its range, and a weight decay that is part of the gradient.
+    """
+    full = {**defaults, **group}
+    if full.get("weight_decay") and not group.get(DECOUPLED, not OFF.keys() & group.keys()):
+        raise ValueError(
+            f"{kind}: weight_decay={full['weight_decay']} of an optimizer that adds it to the gradient (L2), as "
+            f"torch.optim.Adam and SGD do; here it is decoupled, as AdamW's: set it to 0 and give {kind} its own"
+        )
+    kept = {}
+    for name, value in group.items():
+        if name in SPEED or name == DECOUPLED or (name in OFF and not value):
+            continue
+        if name not in ranges and name not in BOOKKEEPING:
+            raise ValueError(f"{kind}: {name}={value!r}, a setting that it does not have: {', '.join(ranges)}")
+        kept[name] = value
+    for name, allowed in ranges.items():
+        try:
+            good = allowed.holds(full[name])  # comparisons are so that NaN fails them
+        except (TypeError, ValueError, RuntimeError):  # no number at all, or a tensor of many
+            good = False
+        if not good:
+            raise ValueError(f"{kind}: {name}={full[name]}, must be {allowed.words}")
+    return kept
