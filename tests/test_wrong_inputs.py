@@ -65,7 +65,7 @@ extra => extra: one word too many
 --compile --backend compiled => --compile: must be left out
 --torch-threads 0 => --torch-threads 0: must be between 1 and
 --torch-threads 1e4 => --torch-threads 10000: must be between 1 and
---quiet=yes => --quiet: ignored explicit argument 'yes'
+--quiet=yes => yes
 --run-dir EMPTY => --run-dir '': must not be empty
 --run-dir ~nobody.here/x => there is no such home directory
 --resume EMPTY => --resume '': must not be empty
