@@ -80,7 +80,8 @@ class URReacher(gym.Env):
         if action.shape != (2,):
             self.driver.speedj(np.zeros(6))
             raise RobotFault(f"an action must be two numbers, not an array of shape {action.shape}")
-        if not np.isfinite(action).all():  # before it is clipped: an infinite one would be full speed
+        lift, elbow = action.tolist()
+        if not (math.isfinite(lift) and math.isfinite(elbow)):  # before clipping: an infinite one would be full speed
             self.driver.speedj(np.zeros(6))
             raise RobotFault(f"an action must be finite, not {action.tolist()}")
         clipped = np.minimum(np.maximum(action, -1.0), 1.0)
