@@ -15,6 +15,7 @@ from .rules import RULES, Rule
 class Elementwise(Rule):
     """y = f(x) entry by entry, from f, its slope f' and its bend f''; made by `elementwise`."""
 
+    parameters = frozenset()
     f: Callable[[Any, Tensor], Tensor]
     slope: Callable[[Any, Tensor, Tensor], Tensor]
     bend: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None

@@ -33,7 +33,7 @@ class Block:
     def owners(self, k: int) -> Tensor:
         """Return which of k groups of rows, about equal and in order, each entry of the parameter belongs to."""
         n = self.shape[0]
-        return (torch.arange(n) * k // n).view(-1, *[1] * (len(self.shape) - 1)).expand(self.shape)
+        return (torch.arange(n, device="cpu") * k // n).view(-1, *[1] * (len(self.shape) - 1)).expand(self.shape)
 
     def split(self, k: int) -> "Block":
         """Return the block without what couples two groups of rows."""
@@ -110,7 +110,7 @@ class _Weight(Block):
     def _outputs(self, k: int) -> Tensor:
         """The group of every output, [G, O]: what makes one output is a row."""
         groups, outputs, _ = self.layout.pack(torch.empty(self.shape, device="meta")).shape
-        return (torch.arange(groups * outputs) * k // (groups * outputs)).view(groups, outputs)
+        return (torch.arange(groups * outputs, device="cpu") * k // (groups * outputs)).view(groups, outputs)
 
     def owners(self, k: int) -> Tensor:
         """The group of the output that an entry is for."""
@@ -152,7 +152,11 @@ class Kronecker(_Weight):
 
     def dense(self) -> Tensor:
         """The Kronecker products."""
-        return self._whole(torch.einsum("gos,gij,gh->goihsj", self.b, self.a, torch.eye(len(self.a)).to(self.a)))
+        return self._whole(
+            torch.einsum(
+                "gos,gij,gh->goihsj", self.b, self.a, torch.eye(len(self.a), dtype=self.a.dtype, device=self.a.device)
+            )
+        )
 
 
 class PerSample(_Weight):

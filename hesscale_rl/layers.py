@@ -8,7 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .losses.checks import eye
 from .rules import RULES, Affine, Layout, Refusal, Rule
+
+_AXES = {
+    getattr(nn, f"{name}{axes}d"): axes
+    for name in ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool")
+    for axes in (1, 2, 3)
+}
+
+
+def axes_of(layer: nn.Module, x: Tensor) -> int:
+    """Return how many axes the layer works on, by its type; ValueError unless x [N, C, *] has as many."""
+    axes = next((_AXES[kind] for kind in type(layer).__mro__ if kind in _AXES), x.ndim - 2)
+    if x.ndim != axes + 2:
+        raise ValueError(f"it works on [N, C, *] with {axes} more axes; a channel axis comes by x[:, None]")
+    return axes
 
 
 class Conv(Affine):
@@ -23,17 +38,23 @@ class Conv(Affine):
         m = self.layer
         if m.padding_mode != "zeros":
             raise Refusal(f"padding_mode={m.padding_mode!r} has no rule, only 'zeros'")
+        axes = axes_of(m, x)
+        self.transposed = isinstance(m, nn.modules.conv._ConvTransposeNd)
+        self.kernel = self.p["weight"].shape[2:]  # m.kernel_size is only what it began with
         padding = m.padding
         self.right: list[int] = []  # zeros wanted at the far ends beyond a symmetric padding
         if padding == "valid":
-            padding = [0] * len(m.kernel_size)
+            padding = [0] * axes
         elif padding == "same":
-            total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
+            if any(s != 1 for s in m.stride):
+                raise ValueError(f"padding='same' has no meaning for stride={m.stride}")
+            total = [d * (k - 1) for d, k in zip(m.dilation, self.kernel, strict=True)]
             padding = [t // 2 for t in total]
             if any(t % 2 for t in total):
                 self.right = [n for t in reversed(total) for n in (0, t % 2)]
                 self.x = x = F.pad(x, self.right)
-        self.geometry = (m.stride, padding, m.dilation, m.transposed, m.output_padding, m.groups)
+        beyond = m.output_padding if self.transposed else [0] * axes
+        self.geometry = (m.stride, padding, m.dilation, self.transposed, beyond, m.groups)
         return torch.convolution(x, self.p["weight"], self.p.get("bias"), *self.geometry)
 
     def _backward(self, v: Tensor, x: Tensor, w: Tensor, wanted: int) -> Tensor:
@@ -69,7 +90,7 @@ class Conv(Affine):
     @property
     def layout(self) -> Layout:  # type: ignore[override]
         """As the layer has its groups and its axes."""
-        return Layout(self.p["weight"].shape, self.layer.groups, self.layer.transposed)
+        return Layout(self.p["weight"].shape, self.layer.groups, self.transposed)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -77,7 +98,7 @@ class Conv(Affine):
         if not self.layout.transposed:
             stride, padding, dilation = self.geometry[:3]
             dims, x = len(stride), F.pad(self.x, [n for p in reversed(padding) for n in (p, p)])
-            for axis, (k, s, d) in enumerate(zip(self.layer.kernel_size, stride, dilation, strict=True), start=2):
+            for axis, (k, s, d) in enumerate(zip(self.kernel, stride, dilation, strict=True), start=2):
                 x = x.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
             x = x.unflatten(1, (self.layout.groups, -1))  # [N, G, I, *positions, *kernel]
             positions, kernel = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
@@ -85,7 +106,7 @@ class Conv(Affine):
             return x.permute(2, 0, 3, 1)  # lies in memory as [G, R, N, Q], so that KFAC multiplies it as it stands
         layout, w = self.layout, self.p["weight"]
         r = layout.pack(w).shape[-1]
-        one_hot = torch.eye(r).to(w).expand(layout.groups, r, r)
+        one_hot = eye(r, w).expand(layout.groups, r, r)
         shape = torch.Size((w.shape[0], r, *w.shape[2:]))
         return self.cols(torch.convolution(self.x, Layout(shape, *layout[1:]).unpack(one_hot), None, *self.geometry))
 
@@ -135,7 +156,12 @@ class LayerNorm(Scale):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return w h + b."""
-        k = len(self.layer.normalized_shape)
+        normed = torch.Size(self.layer.normalized_shape)
+        k = len(normed)
+        if x.ndim <= k or x.shape[-k:] != normed:
+            raise ValueError(f"it norms {list(normed)}, which must be the last axes and leave that of the samples")
+        self.need("weight", normed)
+        self.need("bias", normed)
         self.over = list(range(-k, 0))
         self.n = math.prod(self.layer.normalized_shape)
         centred = x - x.mean(self.over, keepdim=True)
@@ -174,11 +200,11 @@ class LayerNorm(Scale):
         gh, s = (t.flatten(-len(self.over)) for t in (self._sum(self._times_w(g) * self.h), self.s))
         v, h, gh, s = (t.reshape(len(t), -1, t.shape[-1]) for t in (v, h, gh, s))  # [N, Q, n] and [N, Q, 1]
         outer = h[..., :, None] * h[..., None, :]
-        j = (torch.eye(self.n).to(h) - (1 + outer) / self.n) / s[..., None]
+        j = (eye(self.n, h) - (1 + outer) / self.n) / s[..., None]
         cross = v[..., :, None] * h[..., None, :]
         blocks = -(cross + cross.mT + gh[..., None] * j) / (self.n * s[..., None])  # [N, Q, n, n]
         q = blocks.shape[1]
-        whole = torch.einsum("nqij,qp->nqipj", blocks, torch.eye(q).to(h))
+        whole = torch.einsum("nqij,qp->nqipj", blocks, eye(q, h))
         return whole.reshape(len(v), q * self.n, q * self.n)
 
 
@@ -197,6 +223,10 @@ class BatchNorm(Scale):
                 "batch normalisation by the batch's own statistics couples the samples, so no curvature per "
                 "sample exists; call .eval() on it or use LayerNorm"
             )
+        m._check_input_dim(x)
+        for name, t in (self.p | {"running_mean": m.running_mean, "running_var": m.running_var}).items():
+            if t.shape != x.shape[1:2] or t.dtype is not x.dtype:
+                raise ValueError(f"its {name} {list(t.shape)} of {t.dtype} does not belong to x's channels")
         channels = [1, -1] + [1] * (x.ndim - 2)
         inv = (m.running_var + m.eps).rsqrt().view(channels)
         self.h = (x - m.running_mean.view(channels)) * inv
@@ -216,6 +246,16 @@ class BatchNorm(Scale):
 class ZeroPad(Rule):
     """Zeros around the last axes; the way back cuts them off (a negative padding of v)."""
 
+    parameters = frozenset()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        if len(self.layer.padding) >= 2 * x.ndim:
+            raise ValueError(
+                f"padding={self.layer.padding} reaches the samples' axis: a channel axis comes by x[:, None]"
+            )
+        return super().forward(x)
+
     def vjp(self, v: Tensor) -> Tensor:
         """v without the margins."""
         return F.pad(v, [-n for n in self.layer.padding])
@@ -223,6 +263,8 @@ class ZeroPad(Rule):
 
 class Dropout(Rule):
     """y = mask * x with a mask drawn once per pass; the identity in eval mode."""
+
+    parameters = frozenset()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return mask * x; the mask holds 0 and 1/(1 - p)."""
@@ -241,10 +283,14 @@ class Dropout(Rule):
 class MaxPool(Rule):
     """Max-pooling over the last one to three axes: every output is one of the inputs."""
 
+    parameters = frozenset()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the maxima; keep where they stood."""
         m = self.layer
-        dims = x.ndim - 2
+        if m.return_indices:
+            raise Refusal("return_indices=True makes its output two tensors")
+        dims = axes_of(m, x)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
         y, self.index = pool(
             x, m.kernel_size, m.stride, m.padding, m.dilation, ceil_mode=m.ceil_mode, return_indices=True
@@ -258,7 +304,8 @@ class MaxPool(Rule):
 
 
 def _per_axis(value: Any, dims: int) -> list[Any]:
-    return list(value) if isinstance(value, tuple | list) else [value] * dims
+    values = list(value) if isinstance(value, tuple | list) else [value]
+    return values * dims if len(values) == 1 else values
 
 
 class MeanPool(Rule):
@@ -267,10 +314,12 @@ class MeanPool(Rule):
     This covers windows that overlap, leave the image or differ in size, at the price of small dense products.
     """
 
+    parameters = frozenset()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output; keep each axis's matrix, read off by pooling the identity."""
-        axes = range(2, x.ndim)
-        self.matrices = [self._matrix(i, torch.eye(x.shape[a]).to(x)[None])[0].mT for i, a in enumerate(axes)]
+        axes = range(2, 2 + axes_of(self.layer, x))
+        self.matrices = [self._matrix(i, eye(x.shape[a], x)[None])[0].mT for i, a in enumerate(axes)]
         return self.layer(x)
 
     def _matrix(self, i: int, eye: Tensor) -> Tensor:
@@ -278,7 +327,7 @@ class MeanPool(Rule):
         m, dims = self.layer, self.x.ndim - 2
         kernel, padding = _per_axis(m.kernel_size, dims)[i], _per_axis(m.padding, dims)[i]
         stride = _per_axis(m.stride, dims)[i]
-        divisor = getattr(m, "divisor_override", None)
+        divisor = m.divisor_override if dims > 1 else None
         out = F.avg_pool1d(eye, kernel, stride, padding, m.ceil_mode, m.count_include_pad)
         if divisor is None:
             return out

@@ -11,8 +11,25 @@ import torch
 from torch import Tensor, nn
 
 
+def changes_input(layer: nn.Module) -> bool | None:
+    """Return whether `layer` works in place on its input; None if it hands its input itself on."""
+    if isinstance(layer, nn.Sequential):
+        return next((found for part in layer if (found := changes_input(part)) is not None), None)
+    if vars(layer).get("inplace"):
+        return True
+    return None if isinstance(layer, nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout) else False
+
+
+def given_to(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return x for a layer that is not the only one to read it: a copy where the layer would change it."""
+    return x.clone() if changes_input(layer) else x
+
+
 class Skip(nn.Module):
-    """The residual block x + body(x); `body` is given layer by layer, as for `nn.Sequential`."""
+    """The residual block x + body(x); `body` is given layer by layer, as for `nn.Sequential`.
+
+    Both see the same x, also where the body begins with a layer that works in place.
+    """
 
     def __init__(self, *body: nn.Module):
         super().__init__()
@@ -20,7 +37,7 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + body(x); both need one shape."""
-        return x + self.body(x)
+        return x + self.body(given_to(self.body, x))
 
 
 class Heads(nn.Module):
@@ -32,7 +49,7 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the branches' outputs, concatenated along axis 1."""
-        return torch.cat([branch(x) for branch in self.branches], dim=1)
+        return torch.cat([branch(given_to(branch, x)) for branch in self.branches], dim=1)
 
 
 class GaussianHead(nn.Module):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vjp, vmap
 from torch.overrides import TorchFunctionMode
 
+from .networks import given_to
+
 Params = dict[str, Tensor]
 
 
@@ -30,7 +32,7 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
     def value(params: Params) -> Tensor:
         every = {name: params[source] for name, source in name_of.items()}
         with _Elementary():
-            return loss.value(functional_call(net, every, (x,), tie_weights=False))
+            return loss.value(functional_call(net, every, (given_to(net, x),), tie_weights=False))
 
     return value
 
@@ -125,8 +127,8 @@ def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk
 def ggn(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
     """Return each parameter's own block of the generalised Gauss-Newton matrix, sum_n J_n' H_n J_n, [n, n]."""
     params = _detached(params)
-    curvature = loss.hessian(functional_call(net, params, (x,)))  # [N, C, C]
-    jacobian = jacrev(lambda p: functional_call(net, p, (x,)))(params)
+    curvature = loss.hessian(functional_call(net, params, (given_to(net, x),)))  # [N, C, C]
+    jacobian = jacrev(lambda p: functional_call(net, p, (given_to(net, x),)))(params)
     return {
         name: torch.einsum("nci,ncd,ndj->ij", j.flatten(2), curvature, j.flatten(2)) for name, j in jacobian.items()
     }

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from .blocks import Block
 from .curvature import Curvature, refuse_dropout, whole
+from .networks import given_to
 
 Named = dict[str, Tensor]
 
@@ -54,7 +55,7 @@ class Products:
     def __init__(self, net: nn.Module, params: Named, x: Tensor, loss: Any, variant: str = "ggn"):
         self.leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            self.z = functional_call(net, self.leaves, (x,))
+            self.z = functional_call(net, self.leaves, (given_to(net, x),))
             self.u = torch.zeros_like(self.z, requires_grad=True)
             every = list(self.leaves.values())
             back = grad(self.z, every, self.u, create_graph=True, allow_unused=True)

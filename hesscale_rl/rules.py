@@ -60,28 +60,30 @@ class Lacking(Exception):
         self.rule, self.primitive = rule, primitive
 
 
-def has_hooks(layer: Any) -> bool:
-    """Whether a layer has hooks, which no pass here would run: reparametrisations, or a user's own."""
-    return bool(
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    )
-
-
 class Rule:
-    """One layer in one forward pass: `layer`, its parameters `p` by name, the input `x`, the output `y`."""
+    """One layer in one forward pass: `layer`, its weights `p` by name, the input `x`, the output `y`.
 
-    parameters = frozenset({"weight", "bias"})  # the names that the rule knows in a layer
+    `trained`: those of `p` that are the layer's parameters; others are buffers or plain tensors, and constants.
+    """
+
+    parameters: frozenset[str] = frozenset({"weight", "bias"})  # the names that the rule knows in a layer
     path = ""  # where the layer stands in the network, "2.body.0."; set by the tape
     one_use = False  # whether a parameter acts on one entry of a sample's output at most: (J_p'v)^2 = (J_p*J_p)'v^2
     branches: Sequence[list["Rule"]] = ()  # tapes that run side by side; only in a Branching rule
 
     def __init__(self, layer: Any, p: dict[str, Tensor], x: Tensor):
         self.layer, self.p, self.x = layer, p, x
+        self.trained = p
         self.y = self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y; keep what the primitives need."""
+        """Return y; keep what the primitives need. An error of torch's is told with the layer's place."""
         return self.layer(x)
+
+    def need(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if the weight `name` has another shape than `shape`: nothing is broadcast."""
+        if name in self.p and self.p[name].shape != shape:
+            raise ValueError(f"its {name} has the shape {list(self.p[name].shape)}, expected {list(shape)}")
 
     def vjp(self, v: Tensor) -> Tensor:
         """J'v: v has y's shape, the result x's."""
@@ -97,10 +99,14 @@ class Rule:
 
     def grad(self, v: Tensor) -> dict[str, Tensor]:
         """J_p'v summed over the samples, by parameter name."""
+        if self.p:
+            raise Lacking(self, "grad")
         return {}
 
     def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
         """(J_p*J_p)'d summed over the samples, by parameter name."""
+        if self.p:
+            raise Lacking(self, "grad_sq")
         return {}
 
     def grad_each(self, v: Tensor) -> dict[str, Tensor]:
@@ -192,6 +198,10 @@ class Linear(Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         """x W' + b."""
+        shape = self.p["weight"].shape
+        if len(shape) != 2:
+            raise ValueError(f"its weight has the shape {list(shape)}, expected [O, {x.shape[-1]}]")
+        self.need("bias", shape[:1])
         self.one_use = x.ndim == 2
         return F.linear(x, self.p["weight"], self.p.get("bias"))
 
@@ -275,6 +285,15 @@ class GaussianHead(Rule):
 class Reshape(Rule):
     """Flatten, Unflatten and Identity: the same entries in another shape."""
 
+    parameters = frozenset()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x in the layer's shape, with the samples where they were."""
+        y: Tensor = self.layer(x)
+        if y.shape[:1] != x.shape[:1]:
+            raise Refusal(f"it maps {list(x.shape)} to {list(y.shape)}, and axis 0 must stay the samples'")
+        return y
+
     def vjp(self, v: Tensor) -> Tensor:
         """v in x's shape."""
         return v.reshape(self.x.shape)
@@ -298,7 +317,8 @@ class Branching(Rule):
     """
 
     def __init__(self, layer: Any, x: Tensor, branches: Sequence[list[Rule]], outputs: Sequence[Tensor], path: str):
-        self.layer, self.p, self.x, self.branches, self.outputs, self.path = layer, {}, x, branches, outputs, path
+        self.layer, self.x, self.branches, self.outputs, self.path = layer, x, branches, outputs, path
+        self.p = self.trained = {}
         self.y = self.join()
 
     @staticmethod
@@ -381,8 +401,12 @@ def register(layer: type[nn.Module], rule: type[Rule]) -> None:
         raise TypeError(f"register: the first argument must be a subclass of torch.nn.Module, got {layer!r}")
     if not (isinstance(rule, type) and issubclass(rule, Rule)):
         raise TypeError(f"register: the second argument must be a subclass of rules.Rule, got {rule!r}")
-    RULES[layer] = rule
+    RULES[layer], FORWARDS[layer] = rule, layer.forward
 
 
 from . import activations as _activations  # noqa: E402, F401 - these complete RULES, and need the names above
 from . import layers as _layers  # noqa: E402, F401
+
+# What each type's rule computes: a forward that is put in its place later is not that.
+_OWN: list[Any] = [nn.Sequential, *RULES]
+FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in _OWN}

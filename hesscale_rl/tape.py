@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import compiled
+from . import checks, compiled
 from .blocks import Block
 from .curvature import Curvature, Nothing
+from .errors import InputError
 from .losses import Loss, as_loss
-from .rules import RULES, Branching, Lacking, Refusal, Rule, UnsupportedLayerError, has_hooks
+from .rules import Lacking, Refusal, Rule, UnsupportedLayerError
 
 
 class Result(NamedTuple):
@@ -34,36 +35,30 @@ def record(
 
     `params`: parameters by name to use instead of the network's own. `path`: where `net` stands ("body.").
     """
-    if isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward and not has_hooks(net):
+    kind = checks.check_layer(net, path)
+    if kind is None:
         tape: list[Rule] = []
-        for name, layer in net._modules.items():  # named_children() leaves out what stands there twice
-            part, x = record(layer, x, params, f"{path}{name}.")
+        for name, layer in checks.parts(net, kind):
+            part, x = record(layer, x, params, path + name)
             tape += part
         return tape, x
-    kind = RULES.get(type(net))
-    if has_hooks(net):
-        raise UnsupportedLayerError(path, net, "it has hooks, which the pass would leave out")
-    if kind is None:
-        raise UnsupportedLayerError(path, net, "no rule is registered for this type")
-    if issubclass(kind, Branching):
-        parts = kind.parts(net)
-        at = [f"{path}{name}." if name else path for name in parts]
-        runs = [record(part, x, params, place) for part, place in zip(parts.values(), at, strict=True)]
-        rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs], path)
-    else:
-        own: dict[str, Tensor] = {name: p for name, p in net._parameters.items() if p is not None}
-        if own and not own.keys() <= kind.parameters:
-            extra = ", ".join(sorted(own.keys() - kind.parameters))
-            raise UnsupportedLayerError(path, net, f"its rule does not know the parameter {extra}")
-        if params is not None:
-            if missing := [path + name for name in own if path + name not in params]:
-                raise ValueError(f"params has no {', '.join(missing)}: every place of a shared module needs an entry")
-            own = {name: params[path + name] for name in own}
-        try:
-            rule = kind(net, own, x)
-        except Refusal as refusal:
-            raise UnsupportedLayerError(path, net, str(refusal)) from None
-    rule.path = path
+    runs = [record(part, x, params, path + name) for name, part in checks.parts(net, kind)]
+    own, constants = checks.parameters(net, kind, x, params, path)
+    try:
+        if runs:
+            rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs], path)  # type: ignore[call-arg, arg-type]
+        else:
+            rule = kind(net, own | constants if constants else own, x)
+    except Refusal as refusal:
+        raise UnsupportedLayerError(path, net, str(refusal)) from None
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        place, words = path.rstrip(".") or "(the network itself)", str(error).partition("\n")[0]
+        raise InputError(
+            f"layer {place} ({type(net).__qualname__}) with the input {list(x.shape)}: {words}"
+        ) from error
+    rule.path, rule.trained = path, own
     return [rule], rule.y
 
 
@@ -74,7 +69,7 @@ def _reverse(tape, g, message, curvature, reads, to_input):
     ends at the first of these and returns nothing of use: nobody asks for derivatives with respect to the data.
     The tape is used up, so that what a layer has kept is free once the pass is below it.
     """
-    first = 0 if to_input else next((i for i, r in enumerate(tape) if r.p or r.branches), len(tape))
+    first = 0 if to_input else next((i for i, r in enumerate(tape) if r.trained or r.branches), len(tape))
     while len(tape) > first:
         rule = tape.pop()
         go_on = to_input or len(tape) > first
@@ -86,8 +81,8 @@ def _reverse(tape, g, message, curvature, reads, to_input):
             if go_on:
                 g, message = sum(v for v, _ in ends), curvature.merge(rule, message, [m for _, m in ends])
             continue
-        if rule.p:
-            reads.append((rule.path, rule.p, rule.grad(g), curvature.read(rule, message)))
+        if rule.trained:
+            reads.append((rule.path, rule.trained, rule.grad(g), curvature.read(rule, message)))
         if go_on:
             # The message's step needs the gradient above the layer, so it goes first.
             message = curvature.pull(rule, g, message)
@@ -97,8 +92,6 @@ def _reverse(tape, g, message, curvature, reads, to_input):
 
 def _pass(net, x, params, loss, curvature):
     """One pass forward and back: value, outputs, reads."""
-    if not x.ndim or not x.shape[0]:
-        raise ValueError(f"x has the shape {list(x.shape)}: there is no sample in it")
     tape, y = record(net, x, params)
     value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
     g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
@@ -125,7 +118,10 @@ def value_grad_curvature(
     For K networks at once: `torch.func.vmap(lambda p, x, t: value_grad_curvature(net, p, x, Loss(t), HesScale()))`
     over stacked parameters.
     """
+    checks.check_input(x)
     loss, curvature = as_loss(loss), curvature or Nothing()
+    if hooked := [] if torch.compiler.is_compiling() else [name for name, p in params.items() if checks.has_hooks(p)]:
+        raise InputError(f"params: {hooked[0]} has hooks, which only backward runs; hand over p.detach()")
     if curvature.on_tape:
         return _by_name(net, params, x, loss, curvature)
     result = _by_name(net, params, x, loss, Nothing())
@@ -137,9 +133,9 @@ def _by_name(net, params, x, loss, curvature):
     value, y, reads = _pass(net, x, params, loss, curvature)
     grad: dict[str, Tensor] = {}
     curv: dict[str, Any] = {}
-    for path, _, grads, curvs in reads:
-        grad.update({path + name: v for name, v in grads.items()})
-        curv.update({path + name: v for name, v in curvs.items()})
+    for path, own, grads, curvs in reads:
+        grad.update({path + name: grads[name] for name in own})
+        curv.update({path + name: curvs[name] for name in own if curvs})
     return Result(value, y, grad, curv)
 
 
@@ -160,12 +156,14 @@ def backward(
     A curvature that gives blocks (KFAC, KFRA, HBP) adds to `p.hess_block` instead.
     `x` [N, ...] is data: nothing flows back into it. `loss`: one of hesscale_rl.losses, or any callable outputs ->
     scalar (slower: its second derivatives come from autodiff). Like autograd, it sums into what is there, and it
-    leaves frozen parameters alone; a module that stands twice in the network gets the sum over its places, with the
-    methods on the tape without their cross terms.
+    leaves frozen parameters alone and calls the hooks of the others (`register_hook` changes what is added to p.grad,
+    not the curvature and not the result); a module that stands twice in the network gets the sum over its places,
+    with the methods on the tape without their cross terms.
     `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding; "torch" always takes the tape; "compile" the tape by torch.compile, which
     takes half a minute for each new network, loss or batch size, and a C++ compiler (on CUDA: Triton).
-    Raises UnsupportedLayerError for a layer without a rule, ValueError for a loss that does not fit the outputs.
+    Raises UnsupportedLayerError for a layer without a rule, or one whose call means more than its rule knows (hooks,
+    a forward of its own), InputError or ValueError for x that does not fit, or a loss that does not fit the outputs.
     """
     if backend not in ("auto", "torch", "compile"):
         raise ValueError(f"backend={backend!r}: allowed are 'auto', 'torch' and 'compile'")
@@ -174,13 +172,14 @@ def backward(
     loss, curvature = as_loss(loss), curvature or Nothing()
     on_tape = curvature if curvature.on_tape else Nothing()
     chain = compiled.find(net, x, on_tape) if backend == "auto" else None
+    if chain is None:
+        checks.check_input(x)
     if chain is not None:
         params = chain.params
         result = Result(*chain.run(x, loss, on_tape))
     elif backend == "compile":
+        result = _by_graph(net, x, loss, on_tape)
         params = dict(net.named_parameters(remove_duplicate=False))
-        with torch.no_grad():
-            result = _graph()(net, params, x, loss, on_tape)
         params = {name: params[name] for name in result.grad}
     else:
         with torch.no_grad():
@@ -194,9 +193,19 @@ def backward(
     if not curvature.on_tape:
         # By every parameter's first name; the gradients of a module that stands twice have two.
         result = result._replace(curvature=curvature.estimate(net, dict(net.named_parameters()), x, loss))
+    hooked: dict[Tensor, tuple[Tensor, Any]] = {}  # with the sums over a parameter's places: hooks see it once
     for name, p in params.items():
-        if p.requires_grad:
-            _accumulate(p, result.grad[name], result.curvature.get(name))
+        if not p.requires_grad:
+            continue
+        grad, curved = result.grad[name], result.curvature.get(name)
+        if chain is None and checks.has_hooks(p):  # a chain has none
+            g, h = hooked.get(p, (None, None))
+            hooked[p] = grad if g is None else g + grad, curved if h is None else h + curved
+        else:
+            _accumulate_curvature(p, curved)
+            p.grad = grad if p.grad is None else p.grad.detach() + grad
+    if hooked:
+        _accumulate_by_autograd(hooked)
     return result
 
 
@@ -218,7 +227,28 @@ def measure_curvature(
     return found
 
 
-def _accumulate(p, grad, curvature):
+def _by_graph(net, x, loss, curvature):
+    """One pass by torch.compile; what refuses a network there is what the tape says of it."""
+    checks.check_network(net)
+    params = dict(net.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        try:
+            return _graph()(net, params, x, loss, curvature)
+        except torch._dynamo.exc.TorchDynamoException:
+            _pass(net, x, None, loss, curvature)
+            raise
+
+
+def _accumulate_by_autograd(hooked):
+    """Add to p.grad as autograd itself does, for parameters whose hooks it calls on the way; curvature goes first."""
+    for p, (_, curvature) in hooked.items():
+        _accumulate_curvature(p, curvature)
+        if p.grad is not None:
+            p.grad = p.grad.detach().clone()  # autograd adds in place
+    torch.autograd.backward(list(hooked), [grad.clone() for grad, _ in hooked.values()])
+
+
+def _accumulate_curvature(p, curvature):
     """Sum out of place, so that an earlier result keeps its values.
 
     Curvature is summed where the gradient is: one whose gradient was cleared (net.zero_grad() knows no hess_diag), or
@@ -231,4 +261,3 @@ def _accumulate(p, grad, curvature):
         total = curvature if stale else old + curvature
         total.of_version = p._version
         setattr(p, name, total)
-    p.grad = grad if p.grad is None else p.grad.detach() + grad

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import networks
 from . import running
-from .chain import chains
+from .chain import branches, chains
 from .jit import EXACT, FAST, at
 from .kernels import outputs
 from .warm import ready
@@ -71,7 +70,7 @@ def sampler(policy: Any) -> Sampler | None:
     False: an action is not finite. The parameters may change in place, but must not be moved or replaced.
     """
     x, actor = torch.zeros(1, policy.observations), policy.actor
-    found = chains([*actor.branches] if type(actor) is networks.Heads else [actor], x)
+    found = chains(branches(actor), x)
     if found is None or len(found) > 2 or (policy.discrete and (len(found) > 1 or found[0].log_std is not None)):
         return None
     ready()

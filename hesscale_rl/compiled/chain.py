@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import networks
+from .. import checks, networks
 from ..curvature import BL89, Curvature, HesScale, HesScaleGN, Nothing
 from ..losses import Loss
 from ..losses.checks import is_traced
-from ..rules import RULES, Refusal, has_hooks
+from ..rules import RULES, Refusal
 from . import kernels, seeds
 from .warm import ready
 
@@ -43,25 +43,30 @@ class Chain:
 
     def add(self, net: nn.Module, path: str = "") -> bool:
         """Append the layers of `net`; return False if one of them does not fit into a chain."""
+        if checks.altered(net):
+            return False
         for name, layer in net._modules.items():
             kind: Any = type(layer)
             if kind is nn.Sequential:
                 if not self.add(layer, f"{path}{name}."):  # type: ignore[arg-type]
                     return False
                 continue
-            if self.log_std is not None or RULES.get(kind) is not OWN_RULES.get(kind, Refusal) or has_hooks(layer):
+            if self.log_std is not None or RULES.get(kind) is not OWN_RULES.get(kind, Refusal):
                 return False  # nothing follows a head
+            if checks.altered(layer):  # type: ignore[arg-type]
+                return False
             own = layer._parameters  # type: ignore[union-attr]
             if kind is nn.Linear:
                 w, b = own.get("weight"), own.get("bias")
-                if w is None or b is None or len(own) != 2 or w.ndim != 2 or w.numel() > LARGEST:
+                if w is None or b is None or len(own) != 2 or w.ndim != 2:
                     return False
-                if b.shape != w.shape[:1] or w.shape[1] != (self.sizes or w.shape[1:])[-1]:
+                outputs, inputs = w.shape
+                if outputs * inputs > LARGEST or b.shape != (outputs,) or (self.sizes and inputs != self.sizes[-1]):
                     return False
-                self.sizes += [w.shape[0]] if self.sizes else [w.shape[1], w.shape[0]]
+                self.sizes += [outputs] if self.sizes else [inputs, outputs]
                 self.codes.append(kernels.IDENTITY)
                 self.params[f"{path}{name}.weight"], self.params[f"{path}{name}.bias"] = w, b
-            elif kind in ACTIVATIONS and self.codes and self.codes[-1] == kernels.IDENTITY:
+            elif kind in ACTIVATIONS and not own and self.codes and self.codes[-1] == kernels.IDENTITY:
                 self.codes[-1] = ACTIVATIONS[kind]
             elif kind is networks.GaussianHead and self.codes and own["log_std"].shape == (self.sizes[-1],):  # type: ignore[union-attr]
                 self.log_std = self.params[f"{path}{name}.log_std"] = own["log_std"]  # type: ignore[assignment]
@@ -109,7 +114,7 @@ def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
     if type(curvature) is not BL89 and (seeded := seeds.seed(loss, outputs)) is not None:
         value, g, d = seeded
         messages = [g, d] if curvature.wants_diagonal else [g]
-        return torch.scalar_tensor(value, dtype=torch.float32), *messages
+        return torch.scalar_tensor(value, dtype=torch.float32, device="cpu"), *messages
     with torch.no_grad():
         total, gradient, diagonal = loss.value_grad_curvature(outputs, diagonal=curvature.wants_diagonal)
         tensors = [gradient, curvature.seed(loss, outputs, diagonal)]
@@ -126,16 +131,33 @@ def _beside(mean: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 def find(net: nn.Module, x: Tensor, curvature: Any) -> Chain | None:
     """Return the chain that `net` is, or None where the tape must do the work."""
-    if type(net) is not nn.Sequential or type(curvature) not in CURVATURES:
+    if type(net) is not nn.Sequential or type(curvature) not in CURVATURES or not checks.is_plain(x):
         return None
     if x.ndim != 2 or x.dtype is not torch.float32 or not x.is_cpu or not x.numel() or is_traced(x):
+        return None
+    if x.is_neg() or checks.surroundings("cpu"):
         return None
     chain = Chain()
     if not chain.add(net) or not chain.codes or chain.sizes[0] != x.shape[1]:
         return None
-    if not all(p.dtype is torch.float32 and p.is_cpu and p.is_contiguous() for p in chain.params.values()):
-        return None
-    return chain
+    return chain if all(_is_row(p) for p in chain.params.values()) else None
+
+
+def _is_row(p: Tensor) -> bool:
+    """Whether p's numbers lie one after the other where its address is, and nobody waits for its gradient."""
+    return (
+        p.dtype is torch.float32
+        and p.is_cpu
+        and checks.is_plain(p)
+        and p.is_contiguous()
+        and not p.is_neg()
+        and not checks.has_hooks(p)
+    )
+
+
+def branches(net: nn.Module) -> list[nn.Module]:
+    """Return the networks that stand side by side in `net`: those of Heads, or `net` itself."""
+    return [*net.branches] if type(net) is networks.Heads and not checks.altered(net) else [net]
 
 
 def chains(nets: Iterable[nn.Module], x: Tensor) -> list[Chain] | None:
@@ -150,8 +172,8 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
 
     It reads the parameters where they lie now: they may change in place, but must not be moved or replaced.
     """
-    if type(net) is networks.Heads:
-        parts = [function(branch, x) for branch in net.branches]
+    if (nets := branches(net)) != [net]:
+        parts = [function(branch, x) for branch in nets]
         if any(part is None for part in parts):
             return None
         return lambda inputs: np.concatenate([part(inputs) for part in parts if part is not None], 1)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import networks
 from ..console import complain
 from ..curvature import HesScale, HesScaleGN
 from ..errors import InputError
@@ -20,7 +19,7 @@ from ..optim.sgd import ScaledSGD
 from ..policy import Policy
 from ..stochastic import Hutchinson
 from . import seeds, steps
-from .chain import Chain, chains
+from .chain import Chain, branches, chains
 from .minibatch import NO_HEAD, Network, epoch
 from .warm import HUTCHINSON, ready
 
@@ -163,8 +162,7 @@ def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | Non
     if any(group.get("momentum") for group in optimizer.param_groups):
         return None
     actor = policy.actor
-    nets: list[nn.Module] = [*actor.branches] if type(actor) is networks.Heads else [actor]
-    found = chains((*nets, policy.critic), torch.zeros(1, policy.observations))
+    found = chains((*branches(actor), policy.critic), torch.zeros(1, policy.observations))
     if found is None or len(found) > 3 or (len(found) == 3 and found[0].sizes[-1] != found[1].sizes[-1]):
         return None
     known = {id(p) for chain in found for p in chain.params.values()}

@@ -7,12 +7,15 @@ and `terms`, the closed forms that training uses; the tests hold one to the othe
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
+from torch.nn.modules.loss import _Loss as _TorchLoss
 
-from .checks import is_traced
+from ..errors import InputError
+from .checks import eye, is_traced
 
 Terms = tuple[Tensor, Tensor, Tensor]  # value (0-d), gradient [N, C], diagonal of the Hessian [N, C]
 
@@ -70,7 +73,7 @@ class Loss:
     def hessian(self, outputs: Tensor) -> Tensor:
         """Return the Hessian with respect to each sample's outputs, [N, C, C], by autodiff of the definition."""
         slope = grad(lambda z: self.value(z))
-        basis = torch.eye(outputs.shape[1]).to(outputs)
+        basis = eye(outputs.shape[1], outputs)
         # Reverse over reverse: forward mode makes torch 2.13 warn of its own deprecated code.
         product = vjp(slope, outputs)[1]
         columns = vmap(lambda e: product(e.expand_as(outputs))[0])(basis)  # [C, N, C]
@@ -125,12 +128,12 @@ class Autodiff(Loss):
     def _rows(self, outputs: Tensor) -> Tensor:
         """The Hessian over all samples and outputs, [N C, N, C]."""
         slope = grad(self.value)
-        basis = torch.eye(outputs.numel()).to(outputs).view(-1, *outputs.shape)
+        basis = eye(outputs.numel(), outputs).view(-1, *outputs.shape)
         product = vjp(slope, outputs)[1]
         rows = vmap(lambda e: product(e)[0], chunk_size=256)(basis)
         if not is_traced(rows):
             n = len(outputs)
-            other = rows.view(n, -1, n, rows[0, 0].numel()) * (1 - torch.eye(n).to(rows))[:, None, :, None]
+            other = rows.view(n, -1, n, rows[0, 0].numel()) * (1 - eye(n, rows))[:, None, :, None]
             if bool(other.abs().max() > 1e-6 * rows.abs().max()):
                 raise ValueError(
                     "the loss couples the samples of a batch, so it has no curvature by sample; take "
@@ -150,6 +153,27 @@ class Autodiff(Loss):
         return self._rows(outputs).view(n, c, n, c).diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
 
+# torch's losses, which take outputs and target together, and ours, which hold the target.
+_OURS = {
+    "CrossEntropyLoss": "CrossEntropy(target)",
+    "cross_entropy": "CrossEntropy(target)",
+    "MSELoss": "MeanSquaredError(target)",
+    "mse_loss": "MeanSquaredError(target)",
+}
+
+
 def as_loss(loss: Loss | Callable[[Tensor], Tensor]) -> Loss:
-    """Return the loss itself, or a callable wrapped in Autodiff."""
-    return loss if isinstance(loss, Loss) else Autodiff(loss)
+    """Return the loss itself, or a callable wrapped in Autodiff; InputError for torch's, which lack a target."""
+    if isinstance(loss, Loss):
+        return loss
+    name = getattr(loss, "__name__", type(loss).__name__)
+    kind: Any = loss if isinstance(loss, type) else type(loss)
+    if issubclass(kind, Loss):
+        raise InputError(f"loss={name}: a class; make a loss of it with its data, {name}(target, ...)")
+    if issubclass(kind, _TorchLoss) or name in _OURS:
+        ours = f"hesscale_rl.losses.{_OURS[name]}" if name in _OURS else "one of hesscale_rl.losses"
+        raise InputError(
+            f"loss={name} lacks its target: take {ours}, or any function of the outputs alone, "
+            "lambda outputs: criterion(outputs, target)"
+        )
+    return Autodiff(loss)

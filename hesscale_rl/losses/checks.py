@@ -11,6 +11,11 @@ def is_traced(t: Tensor) -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
+def eye(n: int, like: Tensor) -> Tensor:
+    """Return the identity [n, n] of the kind and on the device of `like`, whatever torch's defaults are."""
+    return torch.eye(n, dtype=like.dtype, device=like.device)
+
+
 def finite(name: str, t: Tensor) -> Tensor:
     """Return t if it is a tensor of real numbers, all finite; TypeError or ValueError otherwise."""
     if not isinstance(t, Tensor):
@@ -49,7 +54,9 @@ def classes(name: str, t: Tensor) -> Tensor:
 def check_classes(name: str, t: Tensor, outputs: Tensor) -> None:
     """ValueError unless the outputs are [N, C] for the classes t [N]."""
     if outputs.ndim != 2 or outputs.shape[0] != t.shape[0]:
-        raise ValueError(f"outputs have the shape {list(outputs.shape)}, expected [{len(t)}, C] for {name} [N]")
+        raise ValueError(
+            f"outputs have the shape {list(outputs.shape)} and {name} {list(t.shape)}, expected [{len(t)}, C] and [N]"
+        )
     if t.device.type != "cpu":  # there the use of a class out of range would end the process
         check_range(name, t, outputs)
 

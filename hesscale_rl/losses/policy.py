@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, pick, real, shaped, vector
+from .checks import check_classes, classes, eye, finite, pick, real, shaped, vector
 from .supervised import softmax_factors, softmax_score
 
 
@@ -73,7 +73,7 @@ class _Gaussian:
             du, dv = z, 0.5**0.5 * z
         else:
             du, dv = z / p, 0.5**0.5 / p
-        one = torch.eye(z.shape[1]).to(z)[:, None]  # [A, 1, A]
+        one = eye(z.shape[1], z)[:, None]  # [A, 1, A]
         u, v = torch.cat([one * inverse, one * du], 2), torch.cat([one * torch.zeros_like(z), one * dv], 2)
         sign = torch.ones_like(u[:, :1, 0])
         return torch.cat([u, v]), torch.cat([-sign, sign])

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from .base import Loss, Terms
-from .checks import check_classes, classes, finite, pick, real, shaped, vector
+from .checks import check_classes, classes, eye, finite, pick, real, shaped, vector
 
 
 def softmax_factors(outputs: Tensor) -> Tensor:
     """Return s_c = sqrt(q_c) (e_c - q) for every class c, [C, N, C], q the softmax: sum_c s s' = diag(q) - qq'."""
     q = outputs.softmax(1)
-    return (torch.eye(q.shape[1]).to(q)[:, None] - q) * q.mT.sqrt()[:, :, None]
+    return (eye(q.shape[1], q)[:, None] - q) * q.mT.sqrt()[:, :, None]
 
 
 def softmax_score(outputs: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class MeanSquaredError(Loss):
 
     def check(self, outputs: Tensor) -> None:
         """The target must have the outputs' shape: nothing is broadcast."""
-        shaped("target", self.target, outputs.shape, "the shape of the outputs")
+        shaped("target", self.target, outputs.shape, "the shape of the outputs, net(x)")
 
     def per_sample(self, outputs: Tensor) -> Tensor:
         """Mean of the squares."""
@@ -51,8 +51,8 @@ class MeanSquaredError(Loss):
         """The root of 2/m for every output alone."""
         m = outputs[0].numel()
         root = (2 * self.factor(len(outputs)) / m) ** 0.5
-        eye = torch.eye(m).to(outputs) * root
-        return eye[:, None].expand(m, len(outputs), m).reshape(m, *outputs.shape), None
+        scaled = eye(m, outputs) * root
+        return scaled[:, None].expand(m, len(outputs), m).reshape(m, *outputs.shape), None
 
     def score(self, outputs: Tensor) -> Tensor:
         """Normal numbers of the variance 2/m."""
@@ -131,7 +131,7 @@ class ValueLoss(Loss):
 
     def check(self, outputs: Tensor) -> None:
         """The outputs must be [N, 1]."""
-        shaped("outputs", outputs, (len(self.returns), 1), "one value for each return [N]")
+        shaped("outputs", outputs, (len(self.returns), 1), f"one value for each return {list(self.returns.shape)}")
 
     def _clipped(self, v: Tensor) -> Tensor:
         assert self.old_values is not None and self.clip is not None

@@ -48,7 +48,7 @@ class KFACOptimizer(CurvatureOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], curvatures: list[Any]
     ) -> Tensor | float:
-        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], torch.zeros(()).to(grads[0])
+        (b1, b2), lr, delta, h = group["betas"], float(group["lr"]), group["delta"], grads[0].new_zeros(())
         updates = []
         for p, g, block in zip(params, grads, curvatures, strict=True):
             state, new = self.make_state(group, p), _single(block)
@@ -107,7 +107,7 @@ def _inverses(block: Kronecker | Dense, damping: float) -> list[Tensor]:
 
 
 def _inverse(m: Tensor, damping: Any) -> Tensor:
-    root, failed = torch.linalg.cholesky_ex(m + damping * torch.eye(m.shape[-1]).to(m))
+    root, failed = torch.linalg.cholesky_ex(m + damping * torch.eye(m.shape[-1], dtype=m.dtype, device=m.device))
     if bool(failed.any()):
         raise CurvatureError(
             "KFACOptimizer.step(): a damped block is not positive definite; take hesscale_rl.KFAC(fisher=True), or "
