@@ -306,3 +306,43 @@ def test_every_input_is_taken_as_it_is_or_refused_on_every_path(kind, dtype):
             compare(lambda: build(kind, "nothing", 0, dtype), change(x), dtype)
         except Exception as error:
             raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.parametrize("path", PATHS[:3])
+def test_what_surrounds_the_call_is_refused_or_changes_nothing(path):
+    net, x, loss = mlp(), torch.randn(6, 3), hs.losses.CrossEntropy(torch.arange(6) % 2)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(InputError, match=r"autocast\('cpu', enabled=False"),
+    ):
+        hs.backward(net, x, loss, hs.HesScale(), backend=path)
+    hook = nn.modules.module.register_module_forward_hook(lambda m, i, o: 2 * o)
+    try:
+        with pytest.raises(InputError, match=r"hooks for all modules .*remove\(\)"):
+            hs.backward(net, x, loss, hs.HesScale(), backend=path)
+    finally:
+        hook.remove()
+    with torch.device("meta"):
+        assert hs.backward(net, x, loss, hs.HesScale(), backend=path).value.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (
+            nn.CrossEntropyLoss(),
+            r"CrossEntropyLoss lacks its target: take hesscale_rl\.losses\.CrossEntropy\(target\)",
+        ),
+        (nn.functional.mse_loss, r"hesscale_rl\.losses\.MeanSquaredError\(target\)"),
+        (nn.HuberLoss(), r"lambda outputs: criterion\(outputs, target\)"),
+        (hs.losses.CrossEntropy, r"a class; make a loss of it"),
+        (hs.losses.CrossEntropy(torch.zeros(5).long()), r"outputs have the shape \[6, 2\] and target \[5\]"),
+        (
+            hs.losses.MeanSquaredError(torch.zeros(6, 3)),
+            r"target has the shape \[6, 3\], expected \[6, 2\].*net\(x\)",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_be_is_told_with_the_right_one_or_both_shapes(loss, words):
+    with pytest.raises(ValueError, match=words):
+        hs.backward(mlp(), torch.randn(6, 3), loss, hs.HesScale())
