@@ -61,6 +61,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--end-with-stdin", action="store_true", help="end when standard input is closed")
     parser.add_argument("--physics", action="store_true", help="links with mass, motors of limited torque, by MuJoCo")
     parser.add_argument("--packet-size", type=int, default=0, metavar="BYTES", help="of port 30003 [by the firmware]")
+    parser.add_argument("--local", action="store_true", help="begin in local control, where no program may start; "
+                        "`remote` on the control port switches")  # fmt: skip
     parser.add_argument("--no-thread-rule", action="store_true", help="let two threads of a program move the arm")
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="record every cycle; envs.ur.controller.record reads it"
@@ -136,6 +138,7 @@ def serve(args: argparse.Namespace) -> int:
         say=lambda line: tell(f"{robot.stamp:.3f} s: {line}"),
         record=record,
     )
+    robot.remote = not args.local
     robot.payload, robot.tool = args.payload, np.array(args.tcp)
     desk = host if ipaddress.IPv4Address(host).is_loopback else "127.0.0.1"
     control = (desk, args.control_port) if args.control_port else None

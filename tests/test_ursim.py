@@ -217,12 +217,22 @@ def test_io(sim, receive):
     sim.until(lambda s: s["speed_scaling"] == 0.5)
     sim.wait(0.1)
     assert receive.getDigitalOutState(3) and receive.getActualDigitalOutputBits() == 1 << 16 | 1 << 3
-    assert receive.getSpeedScaling() == 0.5
+    assert receive.getTargetSpeedFraction() == 0.5 and receive.getSpeedScaling() == 1.0
     io.setSpeedSlider(1.0)
     io.setStandardDigitalOut(3, False)
     io.setToolDigitalOut(0, False)
     sim.until(lambda s: s["speed_scaling"] == 1.0 and s["digital_outputs"] == 0)
     io.disconnect()
+
+
+def test_programs_of_one_s_own(cb3, control):
+    """The client waits for the program to say that it is done, whether it is simulated or not."""
+    goal = cb3.state()["q"][:1] + [q + 0.05 for q in cb3.state()["q"][1:]]
+    assert control.sendCustomScriptFunction("mine", f"movej({goal}, a=4, v=1)\n")
+    np.testing.assert_allclose(cb3.state()["q"], goal)
+    assert control.isProgramRunning()
+    assert control.sendCustomScriptFunction("other", "x = 1\nmovej(get_actual_joint_positions())\n")
+    assert "other: 'x = 1' is not simulated" in cb3.events and control.isProgramRunning()
 
 
 def test_inputs_have_one_writer(cb3, control):

@@ -40,7 +40,7 @@ class Dashboard(LineSession):
             "get serial number": robot.serial,
             "get loaded program": "No program loaded",
             "isprogramsaved": "false",
-            "is in remote control": "true",
+            "is in remote control": str(robot.remote).lower(),
             "is simulated": "true",  # a real robot could not understand this
             # There are no programs of the pendant's own, so nothing to play or to pause.
             "play": "Failed to execute: play",

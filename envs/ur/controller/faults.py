@@ -7,6 +7,7 @@
     shift MM                  report poses of a forearm that is longer by so many millimetres
     packet BYTES              send packets of this size on port 30003
     threads on|off            whether moving the arm from two threads ends a program
+    local, remote             switch between local and remote control, as at the pendant
     pass SECONDS              let robot time pass as fast as it can
     release                   in lock step, wait no more for the client that has set a watchdog
     state                     answer with stamp, joints and modes, as JSON
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _STOPS = {"pstop": PROTECTIVE_STOP, "safeguard": SAFEGUARD_STOP, "estop": ROBOT_STOP}
 _NUMBERS = {"freeze": 1, "drop": 0, "latency": 2, "shift": 1, "packet": 1, "clear": 0, "state": 0}
-_NUMBERS |= {"pass": 1, "release": 0}
+_NUMBERS |= {"pass": 1, "release": 0, "local": 0, "remote": 0}
 
 
 class Fault:
@@ -58,6 +59,8 @@ class Fault:
             return json.dumps(state(server))
         if self.name in _STOPS:
             robot.halt(_STOPS[self.name], "on demand")
+        elif self.name in ("local", "remote"):
+            robot.remote = self.name == "remote"
         elif self.name == "threads":
             robot.thread_rule = self.words == ["on"]
         else:

@@ -5,11 +5,11 @@ After UR's "Remote control via TCP/IP", Client_Interface, tables of the real-tim
 
 import re
 import struct
-from collections.abc import Callable
 
 from envs.ur.controller.robot import Robot
-from envs.ur.controller.script import Control, Motion, Routine, Script
+from envs.ur.controller.script import Control
 from envs.ur.controller.session import ProtocolError, Session
+from envs.ur.controller.statements import empty, motion, sleeps, start, writes
 from envs.ur.controller.variables import CURRENT, JOINT_RUNNING, TEMPERATURE, VOLTAGE, flat
 
 LONGEST_PROGRAM = 1 << 20  # bytes; ur_rtde's has 42163
@@ -24,20 +24,6 @@ _SINCE = (
     ((5, 10), 1220),
 )
 
-# URScript's parameters in their order, with defaults; the first is a list of six.
-_PARAMETERS: dict[str, dict[str, float | None]] = {
-    "speedj": {"a": None, "t": 0.0},
-    "movej": {"a": 1.4, "v": 1.05, "t": 0.0, "r": 0.0},
-    "servoj": {"a": 0.0, "v": 0.0, "t": 0.008, "lookahead_time": 0.1, "gain": 300.0},
-    "stopj": {"a": 2.0},
-}
-_MOVES: dict[str, tuple[Callable[..., Routine], tuple[str, ...]]] = {
-    "speedj": (Script.speedj, ("a", "t")),
-    "movej": (Script.movej, ("v", "a", "t")),
-    "servoj": (Script.servoj, ("t", "lookahead_time")),
-    "stopj": (Script.stopj, ("a",)),
-}
-_COMMAND = re.compile(r"\s*(speedj|movej|servoj|stopj)\(\s*(?:\[([^\]]*)\])?([^\[\]]*)\)\s*")
 _BEGIN = re.compile(rb"(def|sec)\s+(\w+)\s*\(")
 _END = re.compile(rb"^end[ \t\r]*\n", re.MULTILINE)
 _OFFSET = re.compile(rb"global reg_offset_int = # int register offset\s*(\d+)")
@@ -57,7 +43,7 @@ def packet(robot: Robot, size: int) -> bytes:
         *(arm.q, arm.qd, zeros, zeros),
         *(robot.pose(), robot.speed(), zeros, robot.pose(target=True), robot.speed(target=True)),
         *(0.0, (TEMPERATURE,) * 6, 0.0, 0.0, robot.robot_mode, (JOINT_RUNNING,) * 6, robot.safety_mode),
-        *(zeros, (0.0, 0.0, -9.81), zeros, robot.slider, 0.0, 0.0, 0.0, VOLTAGE, VOLTAGE, CURRENT),
+        *(zeros, (0.0, 0.0, -9.81), zeros, 1.0, 0.0, 0.0, 0.0, VOLTAGE, VOLTAGE, CURRENT),
         *((VOLTAGE,) * 6, robot.digital_outputs, robot.runtime_state),
         *(robot.elbow(), robot.safety_mode, (0.0,) * 3, robot.payload, robot.cog, robot.inertia),
     ]
@@ -72,23 +58,28 @@ class Realtime(Session):
 
     def __init__(self, robot: Robot, size: int):
         self._robot, self._size = robot, size
-        self._rest = b""
+        self._rest, self._looked = bytearray(), 0  # what is no whole program yet, and up to where that is known
 
     def feed(self, data: bytes) -> bytes:
         """Start the programs that are complete; a later one takes the place of an earlier."""
-        data, at = self._rest + data, 0
-        while (newline := data.find(b"\n", at)) >= 0:
-            if _BEGIN.match(data, at):
-                end = _END.search(data, at)
+        rest, at = self._rest, 0
+        rest += data
+        while (newline := rest.find(b"\n", at if _BEGIN.match(rest, at) else max(at, self._looked))) >= 0:
+            if _BEGIN.match(rest, at):
+                end = _END.search(rest, max(at, self._looked))
                 if end is None:
+                    self._looked = rest.rfind(b"\n") + 1
                     break
-                self._upload(data[at : end.end()])
+                self._upload(bytes(rest[at : end.end()]))
                 at = end.end()
             else:
-                self._command(data[at:newline].decode("latin-1"))
+                self._command(rest[at:newline].decode("latin-1"))
                 at = newline + 1
-        self._rest = data[at:]
-        if len(self._rest) > LONGEST_PROGRAM:
+        else:
+            self._looked = len(rest)
+        del rest[:at]
+        self._looked = max(self._looked - at, 0)
+        if len(rest) > LONGEST_PROGRAM:
             raise ProtocolError("a program without end")
         return b""
 
@@ -97,34 +88,20 @@ class Realtime(Session):
         return packet(self._robot, self._size)
 
     def _upload(self, program: bytes) -> None:
-        """Run ur_rtde's script. Any other `def` ends what runs and does nothing; a `sec` runs beside it."""
-        kind, name = _BEGIN.match(program).groups()  # type: ignore[union-attr]
-        if name == b"rtde_control":
+        """Run ur_rtde's script, or a program of simulated statements. A `sec` would run beside it."""
+        kind, word = _BEGIN.match(program).groups()  # type: ignore[union-attr]
+        name = word.decode("latin-1")
+        if name == "rtde_control":
             offset = _OFFSET.search(program)
-            self._robot.run(Control(self._robot, 24 if offset and int(offset[1]) == 24 else 0), "rtde_control")
+            self._robot.run(Control(self._robot, 24 if offset and int(offset[1]) == 24 else 0), name)
         elif kind == b"def":
-            self._robot.stop(f"replaced by {name.decode('latin-1')}, which is not simulated")
+            start(self._robot, name, program.decode("latin-1").splitlines()[1:-1])
+        else:
+            self._robot.tell(f"{name}: a program beside the other is not simulated")
 
     def _command(self, line: str) -> None:
-        """Run one motion command as a program; a line that is none is ignored, as a robot does after a log entry."""
-        found = _COMMAND.fullmatch(line)
-        if found is None:
-            return
-        name, vector, rest = found.groups()
-        values = dict(_PARAMETERS[name])
-        try:
-            target = [] if vector is None else [float(x) for x in vector.split(",")]
-            for place, argument in enumerate(part for part in rest.split(",") if part.strip()):
-                key, _, value = argument.rpartition("=")
-                values[key.strip() or list(values)[place]] = float(value)
-        except (ValueError, IndexError):
-            return
-        if (
-            len(target) != (0 if name == "stopj" else 6)
-            or None in values.values()
-            or values.keys() - _PARAMETERS[name]
-        ):
-            return
-        move, order = _MOVES[name]
-        arguments = [values[key] for key in order]
-        self._robot.run(Motion(self._robot, move, *([target] if target else []), *arguments))
+        """Run one statement as a program; of what is no right one is told, as a robot does in its log."""
+        if motion(line) or writes(line) or sleeps(line) is not None:
+            start(self._robot, "a line", [line])
+        elif not empty(line):
+            self._robot.tell(f"a line that is not simulated: {line.strip()[:60]!r}")

@@ -69,7 +69,7 @@ class Robot:
         self.robot_mode, self.safety_mode, self.runtime_state = RUNNING, NORMAL, STOPPED
         self.program: Program | None = None
         self._stopped_at, self._still_since = 0.0, -STEADY
-        self.slider = 1.0
+        self.slider, self.remote = 1.0, True  # remote: programs from outside may run
         self.payload, self.cog, self.inertia, self.tool = 0.0, np.zeros(3), np.zeros(6), np.zeros(6)
         self.digital_outputs, self.analog_outputs = 0, [0.004, 0.004]  # bits; A or V
         self.inputs: dict[str, Any] = {}  # by RTDE name, what clients have written
@@ -116,8 +116,9 @@ class Robot:
 
     def run(self, program: Program, name: str = "") -> bool:
         """Start a program in place of the one that runs, and tell of it if it has a name; False if that cannot be."""
-        if self.robot_mode != RUNNING or self.safety_mode not in (NORMAL, REDUCED):
-            self._say(f"{name or 'program'} not started: the robot is stopped")
+        if not self.may_run:
+            why = "stopped" if self.remote else "in local control"
+            self._say(f"{name or 'program'} not started: the robot is {why}")
             return False
         self._end()
         self.arm.stopj(HARD)  # unless the new program goes on with the motion in its first cycle
@@ -125,6 +126,15 @@ class Robot:
         if name:
             self._say(f"{name} runs")
         return True
+
+    @property
+    def may_run(self) -> bool:
+        """Whether a program from outside may start."""
+        return self.remote and self.robot_mode == RUNNING and self.safety_mode in (NORMAL, REDUCED)
+
+    def tell(self, line: str) -> None:
+        """Say what is for the robot's log alone."""
+        self._say(line)
 
     def stop(self, why: str = "") -> None:
         """End the program, and the motion with it."""
@@ -299,6 +309,10 @@ class Robot:
         self._known.clear()
 
     # -- what clients write
+
+    def set_digital(self, bit: int, on: bool) -> None:
+        """Switch a digital output, given as a power of two."""
+        self.digital_outputs = self.digital_outputs | bit if on else self.digital_outputs & ~bit
 
     def take(self, values: dict[str, Any]) -> None:
         """Take RTDE inputs by name; masks say which of the outputs are meant."""

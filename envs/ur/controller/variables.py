@@ -35,6 +35,11 @@ def _input(name: str) -> Get:
     return lambda r: r.inputs.get(name, zero)
 
 
+def _bits(robot: Robot, first: int) -> int:
+    names = (f"input_bit_register_{first + n}" for n in range(32))
+    return sum(bool(robot.inputs.get(name)) << n for n, name in enumerate(names))
+
+
 INPUTS = {  # name: type
     "speed_slider_mask": "UINT32",
     "speed_slider_fraction": "DOUBLE",
@@ -78,7 +83,7 @@ OUTPUTS: dict[str, tuple[str, Get]] = {  # name: type, value
     "joint_mode": ("VECTOR6INT32", lambda r: (JOINT_RUNNING,) * 6),
     "safety_mode": ("INT32", lambda r: r.safety_mode),
     "actual_tool_accelerometer": ("VECTOR3D", lambda r: (0.0, 0.0, -9.81)),
-    "speed_scaling": ("DOUBLE", lambda r: r.slider),
+    "speed_scaling": ("DOUBLE", lambda r: 1.0),  # of the trajectory limiter; the slider is target_speed_fraction
     "target_speed_fraction": ("DOUBLE", lambda r: r.slider),
     "actual_momentum": ("DOUBLE", lambda r: 0.0),
     "actual_main_voltage": ("DOUBLE", lambda r: VOLTAGE),
@@ -101,6 +106,30 @@ OUTPUTS: dict[str, tuple[str, Get]] = {  # name: type, value
     "payload_cog": ("VECTOR3D", lambda r: r.cog),
     "payload_inertia": ("VECTOR6D", lambda r: r.inertia),
     "tcp_offset": ("VECTOR6D", lambda r: r.tool),
+    "safety_status": ("INT32", lambda r: r.safety_mode),
+    "joint_position_deviation_ratio": ("DOUBLE", lambda r: 0.0),
+    "collision_detection_ratio": ("DOUBLE", lambda r: 0.0),
+    "tcp_force_scalar": ("DOUBLE", lambda r: 0.0),
+    "time_scale_source": ("INT32", lambda r: 0),
+    "script_control_line": ("UINT32", lambda r: 0),
+    "io_current": ("DOUBLE", lambda r: 0.0),
+    "tool_mode": ("UINT32", lambda r: JOINT_RUNNING),
+    "tool_analog_input_types": ("UINT32", lambda r: 0),
+    "tool_analog_input0": ("DOUBLE", lambda r: 0.0),
+    "tool_analog_input1": ("DOUBLE", lambda r: 0.0),
+    "tool_output_voltage": ("INT32", lambda r: 0),
+    "tool_output_current": ("DOUBLE", lambda r: 0.0),
+    "tool_temperature": ("DOUBLE", lambda r: TEMPERATURE),
+    "tool_output_mode": ("UINT8", lambda r: 0),
+    "tool_digital_output0_mode": ("UINT8", lambda r: 0),
+    "tool_digital_output1_mode": ("UINT8", lambda r: 0),
+    "euromap67_input_bits": ("UINT32", lambda r: 0),
+    "euromap67_output_bits": ("UINT32", lambda r: 0),
+    "euromap67_24V_voltage": ("DOUBLE", lambda r: 0.0),
+    "euromap67_24V_current": ("DOUBLE", lambda r: 0.0),
+    "input_bit_registers0_to_31": ("UINT32", lambda r: _bits(r, 0)),
+    "input_bit_registers32_to_63": ("UINT32", lambda r: _bits(r, 32)),
+    **{f"output_bit_register_{n}": ("BOOL", lambda r: False) for n in range(64, 128)},
     "output_bit_registers0_to_31": ("UINT32", lambda r: 0),
     "output_bit_registers32_to_63": ("UINT32", lambda r: 0),
     **{f"output_int_register_{n}": ("INT32", _register("integers", n)) for n in range(48)},
