@@ -103,6 +103,10 @@ class Args:
     """print nothing but errors"""
 
     @property
+    def rollouts(self) -> None:
+        """How many rollouts the run has: as many as reach its steps, since an episode's end may cut one short."""
+
+    @property
     def tape(self) -> str:
         """How hs.backward works where the whole update is not compiled."""
         return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"

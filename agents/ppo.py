@@ -108,6 +108,11 @@ class Args:
     """print nothing but errors"""
 
     @property
+    def rollouts(self) -> int:
+        """How many rollouts the run has."""
+        return self.total_timesteps // (self.num_steps * self.num_envs)
+
+    @property
     def tape(self) -> str:
         """How hs.backward works where the whole update is not compiled."""
         return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
@@ -306,8 +311,7 @@ def diagnose(loss: hs.losses.PPO, outputs: Tensor, args: Args) -> dict[str, floa
 def train(args: Args) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
     check(args)
-    iterations = args.total_timesteps // (args.num_steps * args.num_envs)
-    with Session(args, __file__, envs.make_vector, make_policy, iterations) as session:
+    with Session(args, __file__, envs.make_vector, make_policy) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner, batch, args, session.shuffle)

@@ -155,8 +155,8 @@ def check_shared(args: Any) -> None:
     read_kwargs(args.env_kwargs)
     for flag in ("num_envs", "num_steps", "checkpoint_interval"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
-    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):
-        need(0 <= getattr(args, flag) < math.inf, flag, "zero or a positive number")
+    for flag in ("max_grad_norm", "vf_coef", "ent_coef"):  # those that the agent has
+        need(0 <= getattr(args, flag, 0) < math.inf, flag, "zero or a positive number")
     for flag in ("gamma", "gae_lambda"):
         need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
     need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
@@ -167,6 +167,11 @@ def check_shared(args: Any) -> None:
     need_one_of(args, "backend", BACKENDS)
     need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
     check_resume(args)
+
+
+def planned_steps(args: Any) -> int:
+    """Return how many steps an agent's run is to have; the last rollout may go further if their number is open."""
+    return args.total_timesteps if args.rollouts is None else args.rollouts * args.num_steps * args.num_envs
 
 
 def check_memory(args: Any, observations: int) -> None:

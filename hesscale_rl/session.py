@@ -1,6 +1,17 @@
 """What every agent's run has around its algorithm: the arguments all share, the loop's account, and how a run ends.
 
-An agent is one file with Args, check, make_policy, prepare and update; its loop is
+An agent is one file in agents/; to add one, add the file. Commands find it there and use these names of its module:
+
+    Args         a dataclass of its flags, with those that ppo.py and a2c.py share, and two properties: `rollouts`,
+                 how many the run has or None for as many as reach its steps, and `tape`, hs.backward's backend
+    PRESETS      Args by the name that --preset takes; "default" is one of them
+    STDS         what --std takes
+    check        check(args) raises InputError for the first flag that cannot be, before torch does anything
+    make_policy  make_policy(observation_space, action_space, args) returns the Policy, whose `groups()` are what
+                 the optimizer learns
+    main         main(args) trains and returns the exit code
+
+Its loop is
 
     with Session(args, __file__, envs.make_vector, make_policy) as session:
         for _ in session.iterations():
@@ -24,7 +35,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .arguments import check_memory, optimizer_settings
+from .arguments import check_memory, optimizer_settings, planned_steps
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .compiled.learner import make_learner
 from .console import complain, say
@@ -44,8 +55,7 @@ class Session:
     `policy`, from `make_policy(observation_space, action_space, args)`; `learner`, what an update works with: the
     policy, its optimizer, its curvature or None, and the compiled update or None; `shuffle`, random numbers for the
     update's own use. `source` is the agent's file; `make_env(env_id, num_envs, env_module, seed, env_kwargs)` gives
-    environments as envs/vector.py has them. `rollouts`: how many there are in the run; None for as many as reach the
-    steps.
+    environments as envs/vector.py has them.
 
     InputError for arguments that cannot be, with nothing created. Leaving it closes the environments, whatever
     happened, once; a run that diverged ends there, and every other exception passes on.
@@ -57,11 +67,9 @@ class Session:
         source: str,
         make_env: Callable[[str, int, str | None, int, str | None], Any],
         make_policy: Callable[[Any, Any, Any], Policy],
-        rollouts: int | None = None,
     ):
         self.args, self.source, self.make_env, self.make_policy = args, source, make_env, make_policy
-        self.rollouts, self.collected = rollouts, 0
-        self.total = rollouts * args.num_steps * args.num_envs if rollouts else args.total_timesteps  # steps
+        self.collected, self.total = 0, planned_steps(args)
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.note = ""
 
@@ -97,7 +105,7 @@ class Session:
             if self.total < args.total_timesteps and not args.quiet:
                 size = args.num_steps * args.num_envs
                 asked = f"of the {args.total_timesteps:,} asked for"
-                say(f"steps {self.total:,} {asked}: {self.rollouts} whole rollouts of {size:,}")
+                say(f"steps {self.total:,} {asked}: {args.rollouts} whole rollouts of {size:,}")
             self.progress = stack.enter_context(Progress(self.total, args.quiet, self.run.global_step))
             self._open = stack.pop_all()
         self.began, self.first = time.time(), self.run.global_step
@@ -155,7 +163,8 @@ class Session:
     @property
     def share(self) -> float:
         """How much of the run is done, from 0 to 1; a last rollout may go further."""
-        return self.collected / self.rollouts if self.rollouts else self.rollout.step / self.total
+        rollouts = self.args.rollouts
+        return self.collected / rollouts if rollouts else self.rollout.step / self.total
 
     def iterations(self) -> Iterator[None]:
         """Begin the episodes, or go on with them; then yield for every rollout that is due, and save where it is."""

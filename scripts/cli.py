@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import pkgutil
 import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -78,10 +77,9 @@ def train(argv: list[str]) -> int:
 
 
 def _agents() -> list[str]:
-    """An agent is a file in agents/: a new one needs no entry anywhere."""
     import agents
 
-    return sorted(module.name for module in pkgutil.iter_modules(agents.__path__))
+    return agents.names()
 
 
 def _usage() -> int:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import agents
 from hesscale_rl.arguments import need_one_of
 from hesscale_rl.checkpoint import checkpoints, newest_checkpoint, read_config, read_object
 from hesscale_rl.console import complain, say
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from envs.checking import Checked
     from hesscale_rl.policy import Policy
 
-AGENTS = ("a2c", "ppo")
 MAX_STEPS = 100_000  # of an episode: an environment may never end one
 
 
@@ -43,8 +43,8 @@ def agent_of(run: Path) -> str:
     name = read_object(run / "meta.json").get("agent")
     if name == "supervised":
         raise InputError(f"{run}: a supervised run, which plays no episodes; hesscale-rl plot takes it")
-    if name not in AGENTS:
-        raise InputError(f"{run}: made by the agent {name!r}; there is {', '.join(AGENTS)}")
+    if name not in agents.names():
+        raise InputError(f"{run}: made by the agent {name!r}; there is {', '.join(agents.names())}")
     read_object(run / "config.json")
     if not checkpoints(run / "checkpoints"):
         raise InputError(f"{run}: it has no checkpoint yet")

@@ -19,7 +19,6 @@ import difflib
 import hashlib
 import importlib
 import itertools
-import pkgutil
 import re
 import runpy
 import tomllib
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import agents
+from hesscale_rl.arguments import planned_steps
 from hesscale_rl.checkpoint import fitted
 from hesscale_rl.errors import InputError
 from hesscale_rl.names import OPTIMIZER_NAMES
@@ -117,9 +117,9 @@ def _settings(spec: Path) -> Any:
 
 def _runs(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, Any]]:
     """Every combination of one setting's lists with its arguments, checked as the agent itself would."""
-    known, runs = sorted(module.name for module in pkgutil.iter_modules(agents.__path__)), []
+    runs = []
     flags = {name: value for name, value in given.items() if name not in ("agent", "preset")}
-    for agent in _chosen(where, "agent", given.get("agent"), [*known, SUPERVISED]):
+    for agent in _chosen(where, "agent", given.get("agent"), [*agents.names(), SUPERVISED]):
         module = importlib.import_module(module_name(agent))
         presets = {"default": module.Args()} if agent == SUPERVISED else module.PRESETS
         for preset in _chosen(where, "preset", given.get("preset", "default"), [*presets]):
@@ -196,9 +196,7 @@ def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:
     if not here and re.fullmatch(r"cuda(:\d+)?", device):
         device = "cpu"  # another machine may have what this one lacks
     _construct(agent, args.optimizer, args.std, args.compile, args.backend, device)
-    size = args.num_steps * args.num_envs
-    steps = args.total_timesteps if agent == "a2c" else args.total_timesteps // size * size
-    return args.learning_rate, steps
+    return args.learning_rate, planned_steps(args)
 
 
 def _check_supervised(given: Any) -> tuple[float, int]:

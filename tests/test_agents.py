@@ -15,7 +15,7 @@ import torch
 
 import envs
 import hesscale_rl as hs
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from envs.vector import Envs, NextStep
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.networks import Heads
@@ -24,7 +24,10 @@ from hesscale_rl.rollout import Rollout
 
 PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True)
 A2C = a2c.Args(env_id="Hopper-v5", total_timesteps=256, log_interval=64, quiet=True)
-AGENTS = pytest.mark.parametrize("agent, small", [(ppo, PPO), (a2c, A2C)], ids=["ppo", "a2c"])
+TRPO = trpo.Args(
+    env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True
+)
+AGENTS = pytest.mark.parametrize("agent, small", [(ppo, PPO), (a2c, A2C), (trpo, TRPO)], ids=["ppo", "a2c", "trpo"])
 
 
 def last_checkpoint(run: Path) -> dict:
@@ -52,7 +55,8 @@ def status(run: Path) -> dict:
 def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
     args = replace(small, optimizer=optimizer, std=std, total_timesteps=128, iterations=3, run_dir=str(tmp_path))
     torch.manual_seed(args.seed)
-    before = new_policy(agent, args).state_dict()
+    new = new_policy(agent, args)
+    before, learned = new.state_dict(), [group["name"] for group in new.groups()]
     assert agent.train(args) == DONE
     saved = last_checkpoint(tmp_path)
     for name, value in saved["policy"].items():
@@ -60,11 +64,10 @@ def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer
         if name.startswith(("actor", "critic")):
             assert not torch.equal(value, before[name]), name
     last = metrics(tmp_path)[-1]
-    network = "mean" if std == "network" else "actor"
-    assert 0 < last[f"optim/eta_{network}"] <= 1
+    assert all(0 < last[f"optim/eta_{name}"] <= 1 for name in learned)
     blocks = optimizer.removeprefix("scaled-") in ("kfac", *NEWTON)
     needs = optimizer.startswith(("scaled-", "ada")) and optimizer != "adam" and not blocks
-    assert (f"curvature/frac_negative_{network}" in last) == needs
+    assert all((f"curvature/frac_negative_{name}" in last) == needs for name in learned)
 
 
 @AGENTS
@@ -106,13 +109,18 @@ def test_a_rollout_of_one_step_leaves_its_advantage_as_it_is(tmp_path):
 
 @AGENTS
 def test_both_backends_learn_and_the_compiled_one_is_refused_where_there_is_none(tmp_path, capsys, agent, small):
-    for backend in ("compiled", "torch"):
+    for backend in ("auto", "torch"):
         assert agent.main(replace(small, backend=backend, run_dir=str(tmp_path / backend))) == DONE
-    a, b = (last_checkpoint(tmp_path / name)["policy"] for name in ("compiled", "torch"))
+    a, b = (last_checkpoint(tmp_path / name)["policy"] for name in ("auto", "torch"))
     for name, value in a.items():
         if name.startswith(("actor", "critic")):
             # A few updates in float32, with sums of other orders.
             assert float((value - b[name]).norm()) < 1e-2 * float(b[name].norm()) + 1e-3
+    if agent.main(replace(small, backend="compiled", run_dir=str(tmp_path / "compiled"))) == DONE:
+        c = last_checkpoint(tmp_path / "compiled")["policy"]
+        assert all(torch.equal(value, c[name]) for name, value in a.items())
+    else:
+        assert "--backend compiled: no compiled update" in capsys.readouterr().err
     assert agent.main(replace(small, backend="numba", run_dir=str(tmp_path / "x"))) == BAD_INPUT
     assert "--backend numba" in capsys.readouterr().err
 
@@ -341,7 +349,7 @@ def test_a_real_command_leaves_no_traceback_and_exits_with_2(tmp_path, agent, sm
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+@pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 def test_a_device_that_is_not_here_is_named_before_anything_is_made(agent, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for device in ("cuda:77", "meta", "gpu"):
@@ -350,7 +358,7 @@ def test_a_device_that_is_not_here_is_named_before_anything_is_made(agent, capsy
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+@pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 def test_it_trains_and_goes_on_with_its_networks_on_cuda(agent, tmp_path):
     args = agent.Args(
         env_id="Hopper-v5", total_timesteps=4096, device="cuda", run_dir=str(tmp_path / "run"), quiet=True

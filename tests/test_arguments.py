@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from hesscale_rl.arguments import check_optimizer, optimizer_settings
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import supervised
 
 
-@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+@pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 @pytest.mark.parametrize(
     "flags, words",
     [

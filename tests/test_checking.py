@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from envs.checking import Checked
 from envs.vector import Envs, NextStep
 from hesscale_rl.errors import BAD_INPUT, DONE, FAILED, EnvironmentFault, InputError
@@ -18,8 +18,9 @@ from hesscale_rl.errors import BAD_INPUT, DONE, FAILED, EnvironmentFault, InputE
 SMALL = {
     ppo: ppo.Args(num_steps=16, total_timesteps=64, num_minibatches=1, update_epochs=1, quiet=True),
     a2c: a2c.Args(num_steps=16, total_timesteps=64, quiet=True),
+    trpo: trpo.Args(num_steps=16, total_timesteps=64, num_minibatches=1, update_epochs=1, quiet=True),
 }
-AGENTS = pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+AGENTS = pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 COPIES = pytest.mark.parametrize("num_envs", [1, 2])
 BOX = spaces.Box(-5, 5, (2,), np.float32)
 GOOD = np.array([0.5, -0.5], np.float32)

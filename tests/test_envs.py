@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import envs
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from envs import mujoco, state, vector
 from hesscale_rl.errors import BAD_INPUT, InputError
 
@@ -274,7 +274,7 @@ def test_envpool_that_is_not_installed_is_named(monkeypatch):
         (gym.spaces.Box(0, 1, (1,)), gym.spaces.MultiBinary(2), "its actions are MultiBinary(2)"),
     ],
 )
-@pytest.mark.parametrize("agent", [a2c, ppo])
+@pytest.mark.parametrize("agent", [a2c, ppo, trpo])
 def test_spaces_that_no_policy_acts_in(registered, monkeypatch, tmp_path, capsys, agent, seen, done, words):
     class Odd(gym.Env):
         observation_space, action_space = seen, done

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from envs.plain import NotPlain, from_plain, to_plain
 from hesscale_rl.checkpoint import newest_checkpoint
 from hesscale_rl.errors import DONE
@@ -165,7 +165,7 @@ class Saving(gym.Env):
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
-@pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
+@pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 @pytest.mark.parametrize(
     "saves, words",
     [
@@ -185,7 +185,7 @@ def test_whatever_an_environment_saves_the_policy_is_saved(
     monkeypatch.setattr(Saving, "calls", 0)
     monkeypatch.setitem(gym.registry, "Saving-v0", gym.envs.registration.EnvSpec("Saving-v0", Saving))
     run = str(tmp_path / "run")
-    small = {"num_minibatches": 2, "update_epochs": 1} if agent is ppo else {}
+    small = {"num_minibatches": 2, "update_epochs": 1} if agent is not a2c else {}
     args = agent.Args(env_id="Saving-v0", num_envs=num_envs, num_steps=16, anneal_lr=False, quiet=True, run_dir=run)
     args = replace(args, total_timesteps=64, checkpoint_interval=32, **small)
     assert agent.main(args) == DONE

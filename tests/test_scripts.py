@@ -11,18 +11,22 @@ import pytest
 import torch
 
 import envs
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
 from hesscale_rl.rollout import Rollout
 from scripts import doctor, evaluate, export
 
 PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=512, num_steps=256, num_minibatches=4, update_epochs=2, quiet=True)
+TRPO = trpo.Args(
+    env_id="Hopper-v5", total_timesteps=512, num_steps=256, num_minibatches=4, update_epochs=2, quiet=True
+)
 A2C = a2c.Args(env_id="CartPole-v1", total_timesteps=512, quiet=True)
 RUNS = {
     "ppo-parameter": (ppo, PPO),
     "ppo-network": (ppo, replace(PPO, std="network")),
     "ppo-shared": (ppo, replace(PPO, std="shared")),
     "a2c-categorical": (a2c, A2C),
+    "trpo-network": (trpo, replace(TRPO, std="network")),
     "a2c-raw": (a2c, replace(A2C, env_id="Pendulum-v1", std="log-variance", normalize=False)),
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import envs
-from agents import a2c, ppo
+from agents import a2c, ppo, trpo
 from hesscale_rl.arguments import answer
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, Diverged
 from hesscale_rl.session import Session
@@ -116,7 +116,7 @@ def test_environments_of_a_run_that_cannot_begin_are_closed(closing, tmp_path, m
     assert Closing.closed == 1 and [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("agent, size", [(ppo, 64), (a2c, 5)], ids=["ppo", "a2c"])
+@pytest.mark.parametrize("agent, size", [(ppo, 64), (a2c, 5), (trpo, 64)], ids=["ppo", "a2c", "trpo"])
 def test_fewer_steps_than_are_done_cannot_be_asked_for(tmp_path, capsys, agent, size):
     given = agent.Args(
         env_id="CartPole-v1", num_steps=size, total_timesteps=128, anneal_lr=False, quiet=True, run_dir=str(tmp_path)

@@ -140,7 +140,8 @@ def make_learner(
 ) -> Learner | None:
     """Return the compiled update if the backend allows it and there is one, else None, for the readable way.
 
-    InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without.
+    InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without
+    for an optimizer that learns the whole policy. One that learns a part of it belongs to an update of another kind.
     """
     found = None if backend == "torch" else _chains(policy, optimizer, curvature)
     if found is not None:
@@ -150,7 +151,8 @@ def make_learner(
         return Learner(policy, optimizer, curvature, found)
     if backend == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
-    if backend == "auto" and not quiet:
+    whole = {*policy.parameters()} == {p for group in optimizer.param_groups for p in group["params"]}
+    if backend == "auto" and whole and not quiet:
         complain("backend torch: no compiled update for this network and optimizer")
     return None
 

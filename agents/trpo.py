@@ -1,0 +1,349 @@
+"""TRPO with first-order and HesScale optimizers for the critic: the whole algorithm in one file.
+
+    python agents/trpo.py --env-id HalfCheetah-v5 --optimizer adahesscale
+
+Schulman et al. 2015: natural-gradient steps of the policy within a KL divergence, by conjugate gradients and a line
+search; the critic learns with an optimizer. Sections as in ppo.py: arguments, networks, advantages, update, loop; the
+steps in the environment are hesscale_rl/rollout.py, a run's beginning, account and end hesscale_rl/session.py.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
+from hesscale_rl.command_line import path_text
+
+# --- arguments
+
+
+@dataclass
+class Args:
+    """TRPO with first-order and HesScale optimizers for the critic."""
+
+    preset: str = "default"
+    """the values that the other flags start from: default or paper (Schulman et al. 2015)"""
+    env_id: Annotated[str, "--env"] = "HalfCheetah-v5"
+    """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
+    env_module: str | None = None
+    """a module to import first, which registers environments of your own"""
+    env_kwargs: str | None = None
+    """arguments of the environment: key=value,key=value or a JSON object"""
+    num_envs: int = 1
+    """copies of the environment"""
+    total_timesteps: Annotated[int, "-n"] = 1_000_000
+    """environment steps in all copies together, rounded down to whole rollouts"""
+    seed: int = 1
+    """decides everything random: weights, noise, minibatches, environment"""
+    target_kl: Annotated[float, "--max-kl"] = 0.01
+    """how far a step may take the policy: the mean KL divergence of the new one from the old one"""
+    cg_iterations: int = 10
+    """conjugate gradients of a policy step, at most"""
+    cg_damping: float = 0.1
+    """what is added to the diagonal of the Fisher matrix"""
+    line_search_steps: int = 10
+    """steps that are tried, each shorter than the one before; if none is accepted, the policy stays as it is"""
+    backtrack_coef: float = 0.8
+    """by what a step that is not accepted is multiplied"""
+    optimizer: Annotated[str, "--optim"] = "adahesscale"
+    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
+    learning_rate: Annotated[float, "--lr"] = 1e-3
+    """the critic's step size"""
+    delta: float = 1e-8
+    """trust-region radius of scaled-NAME, which every optimizer can be had as"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay rates of the optimizer's moving averages"""
+    eps: float = 1e-5
+    """what the optimizer adds to its denominator"""
+    damping: float = 0.01
+    """what kfac and hessian-free add to their curvature, and newton-cg's alpha"""
+    iterations: int = 10
+    """conjugate gradients of a step of hessian-free or newton-cg, at most"""
+    curvature_of: str = "loss"
+    """what these two take curvature of: loss, or kl, the divergence from the critic as it is (natural gradient)"""
+    anneal_lr: bool = False
+    """let the critic's step size fall linearly to zero"""
+    num_steps: int = 2048
+    """steps of a rollout in each copy"""
+    num_minibatches: int = 16
+    """minibatches that a rollout is cut into for the critic; the policy takes one step on all of it"""
+    update_epochs: int = 10
+    """the critic's passes over a rollout"""
+    gamma: float = 0.99
+    """discount"""
+    gae_lambda: float = 0.97
+    """lambda of generalised advantage estimation"""
+    norm_adv: bool = True
+    """normalise the advantages of each rollout"""
+    max_grad_norm: float = 0.5
+    """norm at which the critic's gradient is cut; 0: never (the curvature is left as it is)"""
+    std: str = "parameter"
+    """spread of continuous actions: parameter, log-variance (one too), shared (outputs of the actor), network"""
+    exp_name: str = "trpo"
+    """name of the experiment, part of the run directory's name"""
+    run_dir: Annotated[str | None, path_text] = None
+    """the run directory; default runs/{env_id}__{exp_name}__{seed}__{time}"""
+    resume: Annotated[str | None, path_text] = None
+    """a run directory: go on where its last checkpoint stands, with its arguments"""
+    accept_changes: bool = False
+    """let other flags given with --resume change the run"""
+    checkpoint_interval: int = 100_000
+    """steps between checkpoints; a run that is told to stop writes one more"""
+    backend: str = "auto"
+    """hs.backward's: auto (compiled loops where they can do it) or torch; the whole update is never compiled"""
+    compile: bool = False
+    """let torch.compile work on the torch backend: half a minute at the start; needs a C++ compiler"""
+    device: str = "cpu"
+    """cpu, the fastest for small networks, or cuda"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    torch_threads: int = 1
+    """threads of torch; more only slow such small networks down"""
+    quiet: bool = False
+    """print nothing but errors"""
+
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts the run has."""
+        return self.total_timesteps // (self.num_steps * self.num_envs)
+
+    @property
+    def tape(self) -> str:
+        """How hs.backward works."""
+        return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
+
+
+PRESETS = {
+    "default": Args(),
+    "paper": Args(preset="paper", num_steps=50_000, num_minibatches=400, gae_lambda=1.0),
+}
+
+STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
+
+
+def check(args: Args) -> None:
+    """Raise InputError with one line for the first argument that cannot be."""
+    need = needs(args)
+    need_one_of(args, "preset", PRESETS)
+    need_one_of(args, "std", STDS)
+    check_shared(args)
+    for flag in ("cg_iterations", "line_search_steps", "num_minibatches", "update_epochs"):
+        need(getattr(args, flag) >= 1, flag, "at least 1")
+    need(0 < args.target_kl < math.inf, "target_kl", "a positive number")
+    need(0 <= args.cg_damping < math.inf, "cg_damping", "zero or a positive number")
+    need(0 < args.backtrack_coef < 1, "backtrack_coef", "above 0 and below 1")
+    steps = args.num_steps * args.num_envs
+    rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
+    need(steps % args.num_minibatches == 0, "num_minibatches", f"a divisor of {rollout}")
+    need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
+
+
+if __name__ == "__main__":
+    ARGS = parse(Args, PRESETS, sys.argv[1:], "hesscale-rl train trpo", check)  # before torch is imported
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+import envs
+import hesscale_rl as hs
+from hesscale_rl.advantages import gae
+from hesscale_rl.errors import Diverged
+from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
+from hesscale_rl.optim.conjugate import Systems, Vectors, conjugate_gradients
+from hesscale_rl.policy import DISCRETE, Policy, check_finite
+from hesscale_rl.products import Products
+from hesscale_rl.session import Session
+
+# --- networks
+
+
+class NaturalPolicy(Policy):
+    """The policy whose critic alone is the optimizer's; the actor takes natural-gradient steps."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter group: the critic."""
+        return [group for group in super().groups() if group["name"] == "critic"]
+
+
+def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy:
+    """Return the policy with new networks: two hidden layers of 64 tanh, orthogonal weights, biases zero."""
+    hidden = [observations := observation_space.shape[0], 64, 64]
+    actor: nn.Module
+    if isinstance(action_space, gym.spaces.Discrete):
+        actor, parametrization = mlp([*hidden, int(action_space.n)], last_gain=0.01), DISCRETE
+    else:
+        actions, parametrization = action_space.shape[0], STDS[args.std]
+        if args.std == "shared":
+            actor = mlp([*hidden, 2 * actions], last_gain=0.01)
+        elif args.std == "network":
+            variance = nn.Sequential(*mlp([observations, 64, actions], last_gain=0.01), Exp())
+            actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
+        else:
+            actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
+    critic, how = mlp([*hidden, 1]), (parametrization, args.gamma, args.num_envs)
+    return NaturalPolicy(observations, action_space, actor, critic, *how)
+
+
+# --- advantages
+
+
+@torch.no_grad()
+def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[str, Tensor]:
+    """Return the batch that the update learns from, [B, ...]."""
+    values, next_values = policy.values(steps["obs"]), policy.values(steps["next_obs"])  # [T, E]
+    ends, decay = (steps["terminated"], steps["done"]), (args.gamma, args.gae_lambda)
+    advantages, returns = gae(steps["rewards"], values, next_values, *ends, *decay)
+    if not np.isfinite(advantages).all():
+        raise Diverged("an advantage is not finite")
+    rows = dict(obs=steps["obs"], actions=steps["actions"], advantages=advantages, returns=returns, values=values)
+    batch = {name: torch.from_numpy(a.reshape(-1, *a.shape[2:])).to(args.device) for name, a in rows.items()}
+    valid = steps["valid"].reshape(-1)
+    return batch if valid.all() else {name: a[torch.from_numpy(valid)] for name, a in batch.items()}
+
+
+# --- update
+
+
+def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losses.PolicyGradient:
+    """Return -A log pi(a), whose gradient is that of the surrogate -A pi(a)/pi_old(a) at the old policy."""
+    advantages = batch["advantages"]
+    if args.norm_adv and len(advantages) > 1:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    if policy.discrete:
+        return hs.losses.CategoricalPolicyGradient(batch["actions"], advantages)
+    return hs.losses.GaussianPolicyGradient(batch["actions"], advantages, parametrization=policy.parametrization)
+
+
+def mean_kl(policy: Policy, old: Tensor, new: Tensor) -> Tensor:
+    """Return the mean over the samples of KL(old || new), from the actor's outputs [B, C] of both."""
+    if policy.discrete:
+        log_q, log_p = old.log_softmax(1), new.log_softmax(1)
+        return (log_q.exp() * (log_q - log_p)).sum(1).mean()
+    std = {"log_std": torch.exp, "log_var": lambda p: (p / 2).exp(), "var": torch.sqrt}[policy.parametrization]
+    q, p = (Normal(mean, std(spread), validate_args=False) for mean, spread in (old.chunk(2, 1), new.chunk(2, 1)))
+    return kl_divergence(q, p).sum(1).mean()
+
+
+@torch.no_grad()
+def natural_step(policy: Policy, obs: Tensor, loss: hs.losses.PolicyGradient, args: Args) -> Vectors:
+    """Return the step of every parameter of the actor: along x with (F + damping I) x = -g, as long as allowed.
+
+    F, the Fisher matrix, is the Hessian of the KL divergence, of which a step of x so makes about x'Fx/2.
+    """
+    named = dict(policy.actor.named_parameters())
+    policy.actor.zero_grad()
+    hs.backward(policy.actor, obs, loss, backend=args.tape)
+    descent = [-p.grad for p in named.values() if p.grad is not None]
+    fisher = Products(policy.actor, {**named}, obs, loss, "fisher")
+
+    def product(v: Vectors, alive: Tensor | None = None) -> Vectors:
+        products = fisher.times(dict(zip(named, v, strict=True)))
+        return [products[name] + args.cg_damping * t for name, t in zip(named, v, strict=True)]
+
+    whole = Systems([0] * len(named), 1)  # one system, of all parameters
+    x = conjugate_gradients(product, descent, whole, tolerance=1e-5, iterations=args.cg_iterations)
+    bend = float(whole.dot(x, product(x)))
+    if not math.isfinite(bend):
+        raise Diverged("the natural gradient is not finite")
+    length = math.sqrt(2 * args.target_kl / bend) if bend > 0 else 0.0  # without a gradient there is nowhere to go
+    return [length * t for t in x]
+
+
+@torch.no_grad()
+def line_search(
+    policy: Policy, obs: Tensor, loss: hs.losses.PolicyGradient, step: Vectors, args: Args
+) -> dict[str, float]:
+    """Take the longest of the tried steps that does not lower the surrogate and stays within the KL divergence.
+
+    Where there is none, the policy stays as it is, to the bit. Returns what is logged.
+    """
+    params = [*policy.actor.parameters()]
+    start = [p.clone() for p in params]
+    old = policy.actor(obs)
+    old_logprob = loss.log_prob(old)
+    for k in range(args.line_search_steps):
+        for p, from_here, way in zip(params, start, step, strict=True):
+            p.copy_(from_here + args.backtrack_coef**k * way)
+        new = policy.actor(obs)
+        surrogate = (loss.advantages * (loss.log_prob(new) - old_logprob).exp()).mean()
+        kl = mean_kl(policy, old, new)
+        if surrogate >= loss.advantages.mean() and kl <= args.target_kl:  # neither, if one is NaN
+            break
+    else:
+        for p, from_here in zip(params, start, strict=True):
+            p.copy_(from_here)
+        new, surrogate, kl = old, loss.advantages.mean(), torch.zeros(())
+    logs = {"losses/policy_loss": -float(surrogate), "losses/kl": float(kl)}
+    logs["losses/entropy"] = float(loss.entropy(new).mean())
+    return logs | {"optim/line_search_steps": k + 1, "optim/accepted": float(new is not old)}
+
+
+def learn(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    mb: dict[str, Tensor],
+    args: Args,
+) -> float:
+    """Take one step of the critic on a minibatch; return its loss."""
+    optimizer.zero_grad()
+    loss = hs.backward(policy.critic, mb["obs"], hs.losses.ValueLoss(mb["returns"]), curvature, args.tape).value
+    if not loss.isfinite():
+        raise Diverged(f"the loss is not finite (value {float(loss):.3g})")
+    if args.max_grad_norm > 0:
+        nn.utils.clip_grad_norm_(policy.critic.parameters(), args.max_grad_norm)
+    optimizer.step()
+    return float(loss)
+
+
+def update(
+    policy: Policy,
+    optimizer: hs.optim.CurvatureOptimizer,
+    curvature: hs.Curvature | None,
+    batch: dict[str, Tensor],
+    args: Args,
+    shuffle: torch.Generator,
+) -> dict[str, float]:
+    """Take a step of the policy on a whole rollout, then the critic's in minibatches; return what is logged."""
+    loss = actor_loss(policy, batch, args)
+    logs = line_search(policy, batch["obs"], loss, natural_step(policy, batch["obs"], loss, args), args)
+    etas = []
+    minibatches = min(args.num_minibatches, len(batch["obs"]))  # rows that are no transitions were left out
+    for _ in range(args.update_epochs):
+        for part in torch.randperm(len(batch["obs"]), generator=shuffle).tensor_split(minibatches):
+            mb = {name: x[part] for name, x in batch.items()}
+            logs["losses/value_loss"] = learn(policy, optimizer, curvature, mb, args)
+            etas.append(float(optimizer.eta[0]))
+    check_finite(policy)
+    error, spread = batch["returns"] - batch["values"], float(batch["returns"].var(correction=0))
+    logs["losses/explained_variance"] = 1 - float(error.var(correction=0)) / spread if spread else math.nan
+    return logs | {"optim/eta_critic": float(np.mean(etas))} | hs.optim.curvature_figures(optimizer)
+
+
+# --- loop
+
+
+def train(args: Args) -> int:
+    """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
+    check(args)
+    with Session(args, __file__, envs.make_vector, make_policy) as session:
+        for _ in session.iterations():
+            batch = prepare(session.policy, session.collect(), args)
+            logs = update(*session.learner[:3], batch, args, session.shuffle)
+            session.log(logs, f"kl {logs['losses/kl']:.3f}")
+    return session.exit_code
+
+
+def main(args: Args) -> int:
+    """Train and return the exit code; say in one line what is wrong with the arguments."""
+    return answer(train, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(ARGS))
