@@ -195,8 +195,7 @@ def is_plain(t: Tensor) -> bool:
 
     A subclass (DTensor, say) has its numbers elsewhere.
     """
-    own = type(t) in PLAIN and t.layout is torch.strided and t.dtype is torch.float32 and t.is_cpu
-    return own and t.is_contiguous() and not t.is_neg()
+    return type(t) in PLAIN and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
 
 
 def adaptive(tensors: list[list[Tensor]], counts: list[int], settings: np.ndarray) -> float | None:
