@@ -141,6 +141,7 @@ def test_from_the_call_to_the_motion(sim, control):
     assert before + 1.9 * sim.period < first < after + 2.1 * sim.period
 
 
+@pytest.mark.real_time
 def test_the_watchdog(sim, control):
     assert control.setWatchdog(2)
     end = sim.state()["stamp"] + 0.5
@@ -312,6 +313,7 @@ class Child:
         self.process.communicate()
 
 
+@pytest.mark.real_time
 def test_a_frozen_link_and_the_watchdog(cb3):
     child = Child(FROZEN, cb3.host)
     for _ in range(10):

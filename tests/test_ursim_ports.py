@@ -96,6 +96,7 @@ def test_the_control_port(cb3):
     assert cb3.tell("clear") == "ok" and cb3.state()["safety_mode"] == 1
 
 
+@pytest.mark.real_time
 def test_stamps_are_whole_periods_even_if_the_host_stands_still(cb3):
     before = cb3.state()["stamp"]
     os.kill(cb3.process.pid, signal.SIGSTOP)
