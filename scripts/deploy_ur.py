@@ -1,4 +1,4 @@
-"""A policy on a UR5: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the PPO agent]
+"""A policy on a UR5: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the agent]
 
 Without --robot-ip it is a dry run, with the same program and settings, on a simulated controller of its own; one
 that runs already (hesscale-rl ur sim) is named with --robot-ip, as a real one is. A real arm moves only after the
@@ -8,6 +8,7 @@ hesscale-rl ur replay LOG reads them.
 
 import argparse
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import agents
 from hesscale_rl.command_line import Parser
 from hesscale_rl.console import complain, guard, say
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 STANDS = "the arm stands: the robot has said so"
 UNKNOWN = "whether the arm stands is not known: it was not read from the robot; look at it before anybody goes near"
 TASKS = {"v2": "URReacher-v0", "stock": "URReacherStock-v0"}
-# For an agent on a robot: whole episodes in a rollout, and each rollout saved.
-TRAINING = ["--num-steps", "2000", "--num-minibatches", "40", "--checkpoint-interval", "2000"]
+# For an agent on a robot, of the flags that it has: whole episodes in a rollout, and each rollout saved.
+TRAINING = {"num_steps": 2000, "num_minibatches": 40, "checkpoint_interval": 2000}
 
 
 @contextlib.contextmanager
@@ -147,19 +149,22 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
 
 
 def train(args: argparse.Namespace, others: list[str]) -> int:
-    """Train the PPO agent on the arm, which stands at its start while the agent learns."""
+    """Train an agent on the arm, which stands at its start while the agent learns."""
     import gymnasium as gym
 
-    from agents import ppo
     from hesscale_rl.arguments import parse
 
-    flags = others if "--resume" in others else ["--env-id", TASKS[args.task], *TRAINING, *others]
-    own = parse(ppo.Args, ppo.PRESETS, flags, "hesscale-rl ur train")
+    agent = importlib.import_module(f"agents.{args.agent}")
+    flags = others
+    if "--resume" not in others:
+        usual = [f"--{n.replace('_', '-')}={value}" for n, value in TRAINING.items() if hasattr(agent.Args, n)]
+        flags = ["--env-id", TASKS[args.task], *usual, *others]
+    own = parse(agent.Args, agent.PRESETS, flags, "hesscale-rl ur train")
     if own.num_envs != 1:
         raise InputError(f"--num-envs {own.num_envs}: there is one arm")
     if own.env_id not in TASKS.values():
         raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(TASKS.values())}")
-    ppo.check(own)
+    agent.check(own)
     args.task = next(task for task, name in TASKS.items() if name == own.env_id)
     from hesscale_rl.compiled.warm import ready
 
@@ -168,7 +173,7 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
     try:
         with operated(args, own.num_steps) as arm:
             gym.register(own.env_id, lambda **_: arm, max_episode_steps=100)  # here the name is the arm's
-            return ppo.main(own)
+            return agent.main(own)
     finally:
         gym.registry[own.env_id] = model
 
@@ -265,8 +270,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     one.add_argument("--sampled", action="store_true", help="sample the actions as training does")
     one.set_defaults(act=run)
     two = commands.add_parser(
-        "train", parents=[robot], help="train the PPO agent; takes its flags too (hesscale-rl train ppo --help)"
+        "train", parents=[robot], help="train an agent; takes its flags too (hesscale-rl train AGENT --help)"
     )
+    two.add_argument("--agent", choices=agents.names(), default="ppo", help="which (%(default)s)")
     two.add_argument("--task", choices=TASKS, default="v2", help="preset of the task (%(default)s)")
     two.set_defaults(act=train)
     three = commands.add_parser("replay", help="tell what a log says")

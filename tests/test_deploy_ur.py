@@ -192,6 +192,9 @@ def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
         (["train", "--num-envs", "2", "-n", "4000"], "there is one arm"),
         (["train", "--env-id", "Hopper-v5"], "on an arm it is URReacher-v0"),
         (["train", "--learning-rate", "-1"], "must be a positive number"),
+        (["train", "--agent", "trpo", "--target-kl", "0"], "--target-kl 0.0: must be a positive number"),
+        (["train", "--agent", "a2c", "--num-envs", "2"], "there is one arm"),
+        (["train", "--agent", "topr"], "trpo"),
         (["replay", "nowhere"], "no log of a robot"),
     ],
 )

@@ -1,20 +1,23 @@
 """evaluate, export and doctor: what a run has learned, outside of training."""
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import agents
 import envs
 from agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
 from hesscale_rl.rollout import Rollout
-from scripts import doctor, evaluate, export
+from scripts import cli, doctor, evaluate, export, grid
 
 PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=512, num_steps=256, num_minibatches=4, update_epochs=2, quiet=True)
 TRPO = trpo.Args(
@@ -68,6 +71,25 @@ def test_a_loaded_policy_plays_as_the_live_one(run, monkeypatch, capsys):
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     assert evaluate.episode(policy, env, 8)[0] == live[1]
     assert call(evaluate, monkeypatch, run, "--episodes", 1, "--sampled") == DONE
+
+
+def test_an_agent_is_one_file_that_every_command_finds(monkeypatch, capsys, tmp_path):
+    (tmp_path / "newton.py").write_text(Path(trpo.__file__).read_text())
+    monkeypatch.setattr(agents, "__path__", [*agents.__path__, str(tmp_path)])
+    (tmp_path / "spec.toml").write_text("[[settings]]\nagent = 'newton'\ntarget_kl = [0.01, 0.02]\n")
+    names = [run.name.split("__")[0] for run in grid.read(tmp_path / "spec.toml")]
+    assert names == ["newton", "newton"] and cli.run(["--help"]) == DONE
+    assert "agents: a2c, newton, ppo, trpo" in capsys.readouterr().out
+    newton, run = importlib.import_module("agents.newton"), tmp_path / "run"
+    args = newton.Args(**{**asdict(TRPO), "run_dir": str(run)})
+    assert newton.main(replace(args, total_timesteps=256)) == DONE
+    assert newton.main(replace(args, resume=str(run), accept_changes=True)) == DONE
+    assert call(evaluate, monkeypatch, run, "--episodes", 1) == DONE
+    assert call(export, monkeypatch, run) == DONE
+    sys.modules.pop("agents.newton")
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", "newton", "--cg-damping", "-1"])
+    assert stop.value.code == BAD_INPUT and "--cg-damping -1.0: must be" in capsys.readouterr().err
 
 
 def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
