@@ -14,8 +14,10 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import tyro
+
 from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.command_line import path_text
+from hesscale_rl.flags import PathText
 
 # --- arguments
 
@@ -26,7 +28,7 @@ class Args:
 
     preset: str = "default"
     """the values that the other flags start from: default or paper (Schulman et al. 2015)"""
-    env_id: Annotated[str, "--env"] = "HalfCheetah-v5"
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "HalfCheetah-v5"
     """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
     env_module: str | None = None
     """a module to import first, which registers environments of your own"""
@@ -34,11 +36,11 @@ class Args:
     """arguments of the environment: key=value,key=value or a JSON object"""
     num_envs: int = 1
     """copies of the environment"""
-    total_timesteps: Annotated[int, "-n"] = 1_000_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
     """environment steps in all copies together, rounded down to whole rollouts"""
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
-    target_kl: Annotated[float, "--max-kl"] = 0.01
+    target_kl: Annotated[float, tyro.conf.arg(aliases=["--max-kl"])] = 0.01
     """how far a step may take the policy: the mean KL divergence of the new one from the old one"""
     cg_iterations: int = 10
     """conjugate gradients of a policy step, at most"""
@@ -48,9 +50,9 @@ class Args:
     """steps that are tried, each shorter than the one before; if none is accepted, the policy stays as it is"""
     backtrack_coef: float = 0.8
     """by what a step that is not accepted is multiplied"""
-    optimizer: Annotated[str, "--optim"] = "adahesscale"
+    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
-    learning_rate: Annotated[float, "--lr"] = 1e-3
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 1e-3
     """the critic's step size"""
     delta: float = 1e-8
     """trust-region radius of scaled-NAME, which every optimizer can be had as"""
@@ -84,9 +86,9 @@ class Args:
     """spread of continuous actions: parameter, log-variance (one too), shared (outputs of the actor), network"""
     exp_name: str = "trpo"
     """name of the experiment, part of the run directory's name"""
-    run_dir: Annotated[str | None, path_text] = None
+    run_dir: PathText = None
     """the run directory; default runs/{env_id}__{exp_name}__{seed}__{time}"""
-    resume: Annotated[str | None, path_text] = None
+    resume: PathText = None
     """a run directory: go on where its last checkpoint stands, with its arguments"""
     accept_changes: bool = False
     """let other flags given with --resume change the run"""

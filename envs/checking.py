@@ -21,7 +21,7 @@ from hesscale_rl.errors import Diverged, EnvironmentFault, InputError
 
 from .ur.safety import RobotFault
 
-_FLOATS, _BOOLS = (float, np.float64), (bool, np.bool_)
+_ARRAY, _FLOATS, _BOOLS = np.ndarray, (float, np.float64), (bool, np.bool_)
 _FIVE = "the five values observation, reward, terminated, truncated, info"
 _ALL = "return all five (gym's old done is terminated; a time limit is truncated)"
 
@@ -45,7 +45,7 @@ class Checked(gym.Wrapper):
         self.length = int(np.prod(self.observation_space.shape or ()))
         # What needs only one comparison each; everything else, if it is right, is made such an array first.
         self._shape = declared.shape if vector else None
-        self._dtype = declared.dtype if declared.dtype in (np.float32, np.float64) else None
+        self._dtype = declared.dtype if declared.dtype in (np.float32, np.float64) else None  # compared by identity
         ready()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -92,7 +92,7 @@ class Checked(gym.Wrapper):
 
     def _read(self, obs: Any, row: np.ndarray, call: str) -> None:
         """Write an observation into row [O]."""
-        if type(obs) is not np.ndarray or obs.shape != self._shape or obs.dtype != self._dtype:
+        if type(obs) is not _ARRAY or obs.shape != self._shape or obs.dtype is not self._dtype:
             problem = wrong(self.declared, obs, "an observation")
             if problem is not None:
                 raise self._fault(call, problem[0], problem[1], problem[2])
@@ -222,9 +222,8 @@ def wrong(space: gym.Space, value: Any, name: str) -> Problem | None:
             return f"{name}: {what(value)}", f"a tuple of {len(space.spaces)} parts", "return all parts"
         parts = [(part, value[i], f"{name}[{i}]") for i, part in enumerate(space.spaces)]
     else:
-        return (
-            None if _fits(space, value) else (f"{name}: {what(value)}", declared, "return one, or declare the other")
-        )
+        way = "return what is declared, or declare what is returned"
+        return None if _fits(space, value) else (f"{name}: {what(value)}", declared, way)
     return next(filter(None, (wrong(*part) for part in parts)), None)
 
 

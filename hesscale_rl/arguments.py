@@ -1,28 +1,23 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
-import ast
 import contextlib
-import inspect
 import math
 import os
 import sys
-import textwrap
-from argparse import BooleanOptionalAction
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from .checkpoint import changes, read_config
-from .command_line import Parser, number, one_of, read_kwargs, text, whole
+from .command_line import Parser, one_of, path_text, read_kwargs
 from .console import complain, guard
 from .errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
+from .flags import read
 from .modules import claim
 from .names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
 
 A = TypeVar("A")
-READERS: dict[Any, Callable[[str], Any]] = {str: text, int: whole, float: number}
 
 
 def parse(
@@ -30,19 +25,20 @@ def parse(
 ) -> A:
     """Return the arguments: those of the run that --resume names, or the preset's values; then what argv says.
 
-    `kind`: a dataclass whose fields are flags, with a docstring below each. Annotated[..., "--env"] gives a flag
-    another name, a function in its place reads the words. What cannot be, by its type or by `check`, ends the program
-    with one line and the exit code 2; --help ends it, too.
+    `kind`: a dataclass whose fields are flags, with a docstring below each. What cannot be, by its type or by
+    `check`, ends the program with one line and the exit code 2; --help ends it, too.
     """
     guard()
     claim()
     try:
-        first = parser(kind, presets["default"], prog, add_help=False).parse_known_args(argv)[0]
-        default = presets.get(getattr(first, "preset", ""), presets["default"])  # an unknown one is left to `check`
-        if first.resume is not None:
-            default = _resumed(first.resume, kind)
-        given = vars(parser(kind, default, prog).parse_args(argv))
-        args = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        first = Parser(prog, add_help=False)
+        first.add_argument("--preset", default="default")
+        first.add_argument("--resume", type=path_text)
+        known = first.parse_known_args(argv)[0]
+        default = presets.get(known.preset, presets["default"])  # an unknown one is left to `check`
+        if known.resume is not None:
+            default = _resumed(known.resume, kind)
+        args = read(kind, default, argv, prog)
         check(args)
     except InputError as error:
         complain(error)
@@ -55,52 +51,6 @@ def _resumed(directory: str, kind: type[A]) -> A:
         return replace(read_config(directory, kind), resume=directory, run_dir=directory)  # type: ignore[type-var]
     except InputError as error:
         raise InputError(f"--resume {error}") from None
-
-
-def parser(kind: type[A], default: A, prog: str, add_help: bool = True) -> Parser:
-    """Return the command line of a dataclass: its fields are the flags, with the values of `default`."""
-    made = Parser(prog, inspect.getdoc(kind), usage="%(prog)s [flags]", add_help=add_help)
-    hints, docs = get_type_hints(kind, include_extras=True), _field_docs(kind) if add_help else {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        value, hint = getattr(default, field.name), hints[field.name]
-        more = hint.__metadata__ if get_origin(hint) is Annotated else ()
-        names = [f"--{field.name.replace('_', '-')}", *(word for word in more if isinstance(word, str))]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        said = f"{docs.get(field.name, '')} ({shown})".replace("%", "%%")
-        how = _reading(get_type_hints(kind)[field.name], [word for word in more if callable(word)])
-        made.add_argument(*names, dest=field.name, default=value, help=said, **how)
-    return made
-
-
-def _reading(hint: Any, own: list[Callable[[str], Any]]) -> dict[str, Any]:
-    """How argparse is to read a flag of that type; `own`: the function that reads a word, if it is another one."""
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    [kind] = [option for option in options if option is not NoneType]
-    if kind is bool:
-        return {"action": BooleanOptionalAction}
-    parts = get_args(kind)
-    kind = parts[0] if parts else kind
-    [read] = own or [READERS[kind]]
-
-    def optional(word: str) -> Any:
-        return None if word == "None" else read(word)
-
-    how: dict[str, Any] = {"type": optional if NoneType in options else read, "metavar": kind.__name__.upper()}
-    return how | ({"nargs": len(parts)} if parts else {})
-
-
-def _field_docs(kind: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, as one line."""
-    [body] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(body, ast.ClassDef)
-    return {
-        field.target.id: " ".join(str(below.value.value).split())
-        for field, below in zip(body.body, body.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }
 
 
 def needs(args: Any) -> Callable[[bool, str, str], None]:

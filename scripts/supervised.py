@@ -18,11 +18,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
+
 from hesscale_rl.arguments import answer, check_optimizer, check_resume, need_one_of, needs, optimizer_settings, parse
 from hesscale_rl.checkpoint import fitting, newest_checkpoint
-from hesscale_rl.command_line import path_text
 from hesscale_rl.console import complain, say
 from hesscale_rl.errors import EXIT_CODES, Diverged, InputError
+from hesscale_rl.flags import PathText
 from scripts.data import TRAINING
 from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
 
@@ -54,12 +56,12 @@ class Args:
     cifar10-resnet"""
     data: str | None = None
     """the task's own (None), or digits: a small network on 8 by 8 images, which need no download"""
-    data_dir: Annotated[str | None, path_text] = None
+    data_dir: PathText = None
     """where MNIST and CIFAR are kept, after one download"""
-    optimizer: Annotated[str, "--optim"] = "adahesscale"
+    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg, each
     also as scaled-..."""
-    learning_rate: Annotated[float | None, "--lr"] = None
+    learning_rate: Annotated[float | None, tyro.conf.arg(aliases=["--lr"])] = None
     """step size; None: 0.1 for sgd, newton-cg and hessian-free, 0.01 for kfac, 0.001 for the others, but 0.0001 for
     adahesscale and its like on cifar100-allcnnc and cifar10-resnet"""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -88,9 +90,9 @@ class Args:
     """decay of the averaged weights that are tested, 0: the last weights are; None: the task's own"""
     seed: int = 1
     """decides everything random: weights, the order of the examples, draws of the curvature"""
-    run_dir: Annotated[str | None, path_text] = None
+    run_dir: PathText = None
     """the run directory; default runs/{task}__{data}_{optimizer}__{seed}__{time}"""
-    resume: Annotated[str | None, path_text] = None
+    resume: PathText = None
     """a run directory: go on where its last checkpoint stands, with its arguments"""
     accept_changes: bool = False
     """let other flags given with --resume change the run"""

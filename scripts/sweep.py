@@ -114,7 +114,10 @@ def work(account: Account, launcher: launchers.Launcher) -> bool:
     from rich.table import Table
 
     stop: list[int] = []
-    before = {n: signal.signal(n, lambda number, frame: stop.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+        ends.append(signal.SIGHUP)  # of a terminal that is gone
+    before = {n: signal.signal(n, lambda number, frame: stop.append(number)) for n in ends}
     console, due = Console(), 0.0
     try:
         table = Live(console=console, auto_refresh=False)

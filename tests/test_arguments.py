@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agents import a2c, ppo, trpo
-from hesscale_rl.arguments import check_optimizer, optimizer_settings
+from hesscale_rl.arguments import check_optimizer, optimizer_settings, parse
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
 from scripts import supervised
 
@@ -63,3 +63,26 @@ def test_steps_that_are_no_whole_rollouts_are_told_at_the_start(tmp_path, capsys
     assert "steps 128 of the 150 asked for: 2 whole rollouts of 64\n" in capsys.readouterr().out
     assert ppo.main(replace(args, run_dir=str(tmp_path / "b"), total_timesteps=128)) == DONE
     assert "asked for" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, flag, value",
+    [
+        (["-n", "1e6"], "total_timesteps", 1_000_000),
+        (["--num-steps", "2.5e3"], "num_steps", 2500),
+        (["--num_envs=1_0"], "num_envs", 10),
+        (["--betas", "0", "9e-1"], "betas", (0.0, 0.9)),
+        (["--target-kl", "None"], "target_kl", None),
+        (["--no-anneal-lr"], "anneal_lr", False),
+        (["--run-dir", "~/run"], "run_dir", "/home/me/run"),
+    ],
+)
+def test_words_are_read_as_their_flags_type(monkeypatch, words, flag, value):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(parse(ppo.Args, ppo.PRESETS, words, "train"), flag) == value
+
+
+def test_without_a_home_variable_the_home_directory_is_still_found(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    run_dir = parse(ppo.Args, ppo.PRESETS, ["--run-dir", "~/run"], "train").run_dir
+    assert run_dir is not None and "~" not in run_dir

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 
 import envs
 from agents import a2c, ppo, trpo
@@ -159,6 +161,25 @@ def test_what_is_meant_the_same_is_taken(came, num_envs):
         taken = vector.step(np.zeros((num_envs, 1), np.float32))
     np.testing.assert_array_equal(taken.final, [np.asarray(came[0], float)] * num_envs)
     assert taken.rewards.tolist() == [1.0] * num_envs and taken.terminated.tolist() == [bool(came[2])] * num_envs
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=3),
+    st.sampled_from(["?", "b", "B", "h", "i", "q", "e", "f", "d", "F", "D", "O", "U4", "S4", "m8", ">f4", ">i8"]),
+    st.sampled_from([np.float32, np.float64, np.int8, np.uint8]),
+    st.sampled_from([(2,), (2, 3), ()]),
+)
+def test_every_array_is_taken_as_it_is_or_refused(shape, kind, declared, declared_shape):
+    """No array is broadcast, cut, filled up or read as another kind of number."""
+    space = spaces.Box(0, 100, declared_shape, declared)
+    value = np.ones(shape, kind)
+    env = Checked(point(observation_space=space, first=(value, {})), "it")
+    fits = value.shape == declared_shape and value.dtype.kind in "?biuf"
+    if fits and np.can_cast(value.dtype, declared, "same_kind"):
+        assert env.reset()[0].tolist() == [1.0] * value.size
+    else:
+        with pytest.raises(EnvironmentFault, match=r"it: reset\(\) returned an observation"):
+            env.reset()
 
 
 PARTS = spaces.Dict(a=spaces.Box(0, 255, (4, 4, 3), np.uint8), b=spaces.Tuple((spaces.Discrete(3), BOX)))

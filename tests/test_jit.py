@@ -1,9 +1,10 @@
 import ast
+import os
 import shutil
 import subprocess
 import sys
 
-from hesscale_rl.compiled.jit import FOLDERS, PACKAGES
+from hesscale_rl.compiled.jit import FOLDERS, PACKAGES, UsersFolder
 
 CLEARANCE = """
 import numpy as np
@@ -46,3 +47,12 @@ def test_compiled_functions_have_their_constants_from_files_that_the_stamp_cover
             if (node.level or node.module.startswith(FOLDERS)) and used & {alias.name for alias in node.names}:
                 module = (node.module or node.names[0].name).rpartition(".")[2]
                 assert module in covered, f"{path}: line {node.lineno}"
+
+
+def test_machine_code_goes_to_no_folder_named_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for home in (str(tmp_path / "home"), "~"):  # what expanduser gives where there is neither HOME nor an account
+        monkeypatch.setattr(os.path, "expanduser", lambda path, home=home: path.replace("~", home))
+        assert (UsersFolder.from_function(UsersFolder.from_function, __file__) is None) == (home == "~")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -33,6 +33,7 @@ DEAD_MAN, WATCHDOG = TASKS["v2"].timeout, 0.1  # s
 # By what goes wrong: exit code, what is said, s until the arm begins to brake, and with what.
 HERE = {
     "nan": (4, "RobotFault: an action must be finite", 0, BRAKE),
+    "inf": (4, "RobotFault: an action must be finite", 0, BRAKE),
     "shape": (4, "RobotFault: an action must be two numbers", 0, BRAKE),
     "driver SIGKILL": (4, "Silent: the process that talks to the robot has died", WATCHDOG, HARD),
     "driver SIGSTOP": (4, "Silent: the process that talks to the robot hangs", WATCHDOG, HARD),

@@ -24,7 +24,7 @@ from envs.ur.tasks import TASKS
 from envs.ur_reacher import URReacher
 from scripts.supervision import Operated
 
-ACTIONS = {"nan": np.full(2, np.nan), "shape": np.zeros(6), "fast": np.full(2, 1e9)}
+ACTIONS = {"nan": np.full(2, np.nan), "inf": np.full(2, np.inf), "shape": np.zeros(6), "fast": np.full(2, 1e9)}
 FAST = 0.3  # rad/s
 
 

@@ -15,8 +15,8 @@ from .arm import Move
 from .safety import Bounds
 
 # rad/s that a reference may be beside its model. The model is exact (1e-9 rad/s on the simulated controller); this is
-# what a joint that was told to stand may creep without being taken to move. A movej with 0.125 rad/s^2 is that fast
-# after one cycle of 8 ms; UR's own default is 1.4.
+# what a joint that was told to stand may creep without being taken to move. A movej with more than 0.125 rad/s^2 is
+# faster after one cycle of 8 ms; UR's own default is 1.4.
 TOLERANCE = 1e-3
 PATIENCE = 3  # cycles in a row: the reason may come a cycle or two later than what it makes the reference do
 # Cycles more than the usual way there and back for which a command may still be the one that is followed: a busy host
@@ -67,6 +67,8 @@ class Reference:
         """Return what the robot does that it was not told to; empty if nothing, or not for PATIENCE cycles yet."""
         before, self._before = self._before, (stamp, qd_target)
         if before is None:
+            if self.on_way is not None:
+                return ""
             self.place = np.where(np.isnan(self.place) & ~self.told.any(0), q_target, self.place)
             return ""
         away = np.abs(q - self.place)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import hashlib
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 from numba.extending import intrinsic
+from numba.misc.appdirs import AppDirs
 
 PACKAGES = Path(__file__).parents[2]
 FOLDERS = ("hesscale_rl", "envs")
@@ -26,12 +28,26 @@ def sources() -> str:
     return hashlib.sha256(b"\n".join(text for text in texts if b"jit import" in text)).hexdigest()[:12]
 
 
+class UsersFolder(UserWideCacheLocator):
+    """The user's cache folder, where there is one: without HOME and an account, numba would make one named ~ here."""
+
+    @classmethod
+    def from_function(cls, function: Callable, path: str) -> Any:
+        """Return the folder for a function's machine code, or None."""
+        known = os.path.isabs(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+        return super().from_function(function, path) if known else None
+
+
 class _CacheFiles(CompileResultCacheImpl):
     """Where numba keeps machine code; stale as soon as any of our sources changes.
 
     numba itself looks at the file of the function alone: an edit to a function that it calls, or to a constant that
     it has from another module, would go on running as it was, in a robot's guard too.
     """
+
+    _locator_classes = [
+        UsersFolder if kind is UserWideCacheLocator else kind for kind in CompileResultCacheImpl._locator_classes
+    ]
 
     def __init__(self, function: Callable):
         super().__init__(function)
