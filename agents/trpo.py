@@ -34,6 +34,8 @@ class Args:
     """a module to import first, which registers environments of your own"""
     env_kwargs: str | None = None
     """arguments of the environment: key=value,key=value or a JSON object"""
+    rescale_actions: bool = False
+    """let -1 and 1 of the policy be the bounds of the actions, where they are finite"""
     num_envs: int = 1
     """copies of the environment"""
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
@@ -157,6 +159,7 @@ import hesscale_rl as hs
 from hesscale_rl.advantages import gae
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
+from hesscale_rl.optim.base import CurvatureOptimizer
 from hesscale_rl.optim.conjugate import Systems, Vectors, conjugate_gradients
 from hesscale_rl.policy import DISCRETE, Policy, check_finite
 from hesscale_rl.products import Products
@@ -188,8 +191,8 @@ def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy
             actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
-    critic, how = mlp([*hidden, 1]), (parametrization, args.gamma, args.num_envs)
-    return NaturalPolicy(observations, action_space, actor, critic, *how)
+    how = (parametrization, args.gamma, args.num_envs)
+    return NaturalPolicy(observations, action_space, actor, mlp([*hidden, 1]), *how, rescale=args.rescale_actions)
 
 
 # --- advantages
@@ -281,17 +284,13 @@ def line_search(
         for p, from_here in zip(params, start, strict=True):
             p.copy_(from_here)
         new, surrogate, kl = old, loss.advantages.mean(), torch.zeros(())
-    logs = {"losses/policy_loss": -float(surrogate), "losses/kl": float(kl)}
-    logs["losses/entropy"] = float(loss.entropy(new).mean())
-    return logs | {"optim/line_search_steps": k + 1, "optim/accepted": float(new is not old)}
+    logs = {"losses/policy_loss": -surrogate, "losses/kl": kl, "losses/entropy": loss.entropy(new).mean()}
+    figures = {tag: float(value) for tag, value in logs.items()}
+    return figures | {"optim/line_search_steps": k + 1, "optim/accepted": float(new is not old)}
 
 
 def learn(
-    policy: Policy,
-    optimizer: hs.optim.CurvatureOptimizer,
-    curvature: hs.Curvature | None,
-    mb: dict[str, Tensor],
-    args: Args,
+    policy: Policy, optimizer: CurvatureOptimizer, curvature: hs.Curvature | None, mb: dict[str, Tensor], args: Args
 ) -> float:
     """Take one step of the critic on a minibatch; return its loss."""
     optimizer.zero_grad()
@@ -306,7 +305,7 @@ def learn(
 
 def update(
     policy: Policy,
-    optimizer: hs.optim.CurvatureOptimizer,
+    optimizer: CurvatureOptimizer,
     curvature: hs.Curvature | None,
     batch: dict[str, Tensor],
     args: Args,

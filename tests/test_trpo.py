@@ -4,9 +4,9 @@ import copy
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from agents import trpo
@@ -19,13 +19,6 @@ B, OBS, ACTIONS = 24, 3, 2
 KINDS = [*trpo.STDS, DISCRETE]
 
 
-class Spaces:
-    """A box of actions, and a number of them."""
-
-    low, high = -np.ones(ACTIONS), np.ones(ACTIONS)
-    n, start = 3, 0
-
-
 def problem(kind, seed=0):
     """A small policy in float64 and a batch of what it did, with advantages."""
     torch.manual_seed(seed)
@@ -36,7 +29,8 @@ def problem(kind, seed=0):
     elif kind not in (DISCRETE, "shared"):
         actor = torch.nn.Sequential(*actor, GaussianHead(ACTIONS))
     parametrization = trpo.STDS.get(kind, DISCRETE)
-    policy = trpo.NaturalPolicy(OBS, Spaces(), actor, mlp([*sizes, 1]), parametrization, 0.99).double()
+    space = Discrete(3) if kind == DISCRETE else Box(-1, 1, (ACTIONS,))
+    policy = trpo.NaturalPolicy(OBS, space, actor, mlp([*sizes, 1]), parametrization, 0.99).double()
     with torch.no_grad():
         for p in policy.actor.parameters():
             p.add_(0.3 * torch.randn_like(p))
