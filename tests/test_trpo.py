@@ -1,7 +1,9 @@
 """TRPO's parts: the natural gradient against dense matrices, and what the line search promises."""
 
 import copy
+import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +15,7 @@ from agents import trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.policy import DISCRETE
-from scripts import grid
+from scripts import grid, sweep
 
 B, OBS, ACTIONS = 24, 3, 2
 KINDS = [*trpo.STDS, DISCRETE]
@@ -180,7 +182,7 @@ def test_a_run_tells_its_figures_and_nothing_of_a_backend_it_never_has(tmp_path,
     assert '"optim/line_search_steps"' in text and '"optim/accepted"' in text
 
 
-def test_a_sweep_knows_its_flags_and_how_many_steps_it_has(tmp_path):
+def test_a_sweep_knows_its_flags_and_steps_and_carries_them_out(tmp_path, monkeypatch):
     spec = tmp_path / "spec.toml"
     spec.write_text(
         "[[settings]]\nagent = 'trpo'\nenv_id = 'CartPole-v1'\ntarget_kl = [0.01, 0.02]\nnum_steps = 64\n"
@@ -188,5 +190,9 @@ def test_a_sweep_knows_its_flags_and_how_many_steps_it_has(tmp_path):
     )
     runs = grid.read(spec)
     assert [run.steps for run in runs] == [192, 192] and runs[1].flags[-2:] == ("--num-steps", "64")
+    monkeypatch.setattr(sys, "argv", ["sweep", str(spec), "-j", "2", "--dir", str(tmp_path / "runs")])
+    assert sweep.main() == DONE
+    for run in runs:
+        assert json.loads((tmp_path / "runs" / run.name / "status.json").read_text())["global_step"] == 192
     same = "trpo__CartPole-v1__adahesscale__lr0.001__total_timesteps=200"
     assert [run.name for run in runs] == [f"{same}__num_steps=64__s1", f"{same}__target_kl=0.02__num_steps=64__s1"]
