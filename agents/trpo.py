@@ -268,10 +268,8 @@ def line_search(
 
     Where there is none, the policy stays as it is, to the bit. Returns what is logged.
     """
-    params = [*policy.actor.parameters()]
-    start = [p.clone() for p in params]
-    old = policy.actor(obs)
-    old_logprob = loss.log_prob(old)
+    params, old = [*policy.actor.parameters()], policy.actor(obs)
+    start, old_logprob = [p.clone() for p in params], loss.log_prob(old)
     for k in range(args.line_search_steps):
         for p, from_here, way in zip(params, start, step, strict=True):
             p.copy_(from_here + args.backtrack_coef**k * way)
