@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from hesscale_rl.command_line import read_kwargs
+from hesscale_rl.console import complain
 from hesscale_rl.errors import InputError
 from hesscale_rl.modules import users_own
 
@@ -121,7 +122,8 @@ def import_users(flag: str, module: str) -> None:
     except Exception as error:
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{flag}: cannot import {module}: {cause}") from None
-    sys.stderr.write(said.getvalue())
+    if said.getvalue():
+        complain(said.getvalue().rstrip())
 
 
 def check_id(env_id: str) -> None:

@@ -199,7 +199,7 @@ def test_scripts_arrive_in_pieces():
     assert bot.program is not None and bot.integers[24] == 1 and bot.integers[0] == 0
     port.feed(b"sec other():\n  set_tool_voltage(0)\nend\n")
     assert bot.program is not None
-    port.feed(b"def other():\n  popup(1)\nend\n")
+    port.feed(b"def other():\n  force_mode(1)\nend\n")
     assert bot.program is None
     with pytest.raises(ProtocolError):
         port.feed(b"def f():\n" + b" x\n" * (1 << 19))
