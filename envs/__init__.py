@@ -8,7 +8,6 @@ import difflib
 import importlib
 import io
 import re
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
