@@ -15,7 +15,6 @@ from envs.ur import rtde
 from envs.ur.drivers import KinematicDriver
 from envs.ur.rtde import UrRtdeDriver
 from envs.ur.shared import ProtectiveStop
-from envs.ur.tasks import Q_REF
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT
 from scripts import cli, controllers, deploy_ur, supervision
 
@@ -171,11 +170,10 @@ def test_an_infinite_action_is_refused_before_it_is_clipped(monkeypatch, capsys,
     from hesscale_rl.policy import Policy
 
     monkeypatch.setattr(Policy, "act", lambda self, obs, noise: np.full((1, 2), np.inf, np.float32))
+    before = len(robot.log())
     assert ur(monkeypatch, "run", learned, "--robot-ip", robot.host, "--log", tmp_path / "a") == BAD_INPUT
     assert "the policy's action is not finite" in capsys.readouterr().err
-    last = robot.log()[-1]  # where earlier tests left the arm, there was a way to the start
-    assert not last["qd"].any() and np.abs(last["q"] - Q_REF).max() < 0.01
-    assert not (tmp_path / "a").exists()
+    assert not robot.log()["qd"][before:].any() and not (tmp_path / "a").exists()
 
 
 def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
