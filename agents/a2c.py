@@ -4,7 +4,7 @@
 
 Mnih et al. 2016, synchronous; n-step returns are generalised advantages with lambda 1. HesScale and step-size scaling
 as in Elsayed et al. 2024, section 7. Sections as in ppo.py: arguments, networks, advantages, update, loop; the steps
-in the environment are hesscale_rl/rollout.py, a run's beginning, account and end hesscale_rl/session.py.
+in the environment are hesscale_rl/rl/rollout.py, a run's beginning, account and end hesscale_rl/runs/session.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.flags import PathText
+from hesscale_rl.runs.arguments import answer, check_shared, need_one_of, needs, parse
+from hesscale_rl.runs.flags import PathText
 
 # --- arguments
 
@@ -133,7 +133,7 @@ def check(args: Args) -> None:
     rollout = f"--num-steps {args.num_steps}" + f" times --num-envs {args.num_envs}" * (args.num_envs > 1)
     need(steps > 1 or not args.norm_adv, "norm_adv", f"off with {rollout}: one advantage cannot be normalised")
     if args.env_module is None and ":" not in args.env_id:  # else it is asked for when that has been imported
-        import envs  # after what is answered without Gymnasium
+        from hesscale_rl import envs  # after what is answered without Gymnasium
 
         envs.check_id(args.env_id)
 
@@ -148,14 +148,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import envs
 import hesscale_rl as hs
-from hesscale_rl.advantages import gae
-from hesscale_rl.compiled.learner import Learner, Objective
+from hesscale_rl import envs
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
-from hesscale_rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.session import Session
+from hesscale_rl.rl.fast.learner import Learner, Objective
+from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
+from hesscale_rl.runs.session import Session
 
 # --- networks
 

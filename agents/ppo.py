@@ -4,7 +4,7 @@
 
 Schulman et al. 2017 with the details of CleanRL's ppo_continuous_action.py and their flags; HesScale and step-size
 scaling as in Elsayed et al. 2024, section 7. Sections: arguments, networks, advantages, update, loop; the steps in
-the environment are hesscale_rl/rollout.py, a run's beginning, account and end hesscale_rl/session.py.
+the environment are hesscale_rl/rl/rollout.py, a run's beginning, account and end hesscale_rl/runs/session.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.flags import PathText
+from hesscale_rl.runs.arguments import answer, check_shared, need_one_of, needs, parse
+from hesscale_rl.runs.flags import PathText
 
 # --- arguments
 
@@ -149,7 +149,7 @@ def check(args: Args) -> None:
     alone = "the advantages of one sample cannot be normalised (or give --no-norm-adv)"
     need(steps > parts or not args.norm_adv, "num_minibatches", f"below {rollout}: {alone}")
     if args.env_module is None and ":" not in args.env_id:  # else it is asked for when that has been imported
-        import envs  # after what is answered without Gymnasium
+        from hesscale_rl import envs  # after what is answered without Gymnasium
 
         envs.check_id(args.env_id)
 
@@ -162,14 +162,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import envs
 import hesscale_rl as hs
-from hesscale_rl.advantages import gae
-from hesscale_rl.compiled.learner import Learner, Objective
+from hesscale_rl import envs
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
-from hesscale_rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.session import Session
+from hesscale_rl.rl.fast.learner import Learner, Objective
+from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
+from hesscale_rl.runs.session import Session
 
 # --- networks
 

@@ -4,7 +4,7 @@
 
 Schulman et al. 2015: natural-gradient steps of the policy within a KL divergence, by conjugate gradients and a line
 search; the critic learns with an optimizer. Sections as in ppo.py: arguments, networks, advantages, update, loop; the
-steps in the environment are hesscale_rl/rollout.py, a run's beginning, account and end hesscale_rl/session.py.
+steps in the environment are hesscale_rl/rl/rollout.py, a run's beginning, account and end hesscale_rl/runs/session.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.flags import PathText
+from hesscale_rl.runs.arguments import answer, check_shared, need_one_of, needs, parse
+from hesscale_rl.runs.flags import PathText
 
 # --- arguments
 
@@ -154,16 +154,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-import envs
 import hesscale_rl as hs
-from hesscale_rl.advantages import gae
+from hesscale_rl import envs
+from hesscale_rl.curvature.matmul import Products
 from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim.base import CurvatureOptimizer
 from hesscale_rl.optim.conjugate import Systems, Vectors, conjugate_gradients
-from hesscale_rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.products import Products
-from hesscale_rl.session import Session
+from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
+from hesscale_rl.runs.session import Session
 
 # --- networks
 

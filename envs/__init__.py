@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from hesscale_rl.command_line import read_kwargs
-from hesscale_rl.console import complain
+from hesscale_rl.envs.modules import users_own
 from hesscale_rl.errors import InputError
-from hesscale_rl.modules import users_own
+from hesscale_rl.runs.command_line import read_kwargs
+from hesscale_rl.system.console import complain
 
 if TYPE_CHECKING:
     from .checking import Checked
@@ -30,7 +30,7 @@ UR_REACHER: dict[str, dict[str, str]] = {
     "URReacherMuJoCo-v0": {"driver": "mujoco"},
 }
 for _name, _settings in UR_REACHER.items():
-    gym.register(_name, "envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
+    gym.register(_name, "hesscale_rl.envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
 
 
 def make(

@@ -5,12 +5,12 @@ import re
 
 import mujoco
 
-_log = logging.getLogger("envs.mujoco")
+_log = logging.getLogger("hesscale_rl.envs.mujoco")
 _seen: set[str] = set()
 
 
 def quiet() -> None:
-    """Route MuJoCo's warnings to the logger "envs.mujoco", for the whole process.
+    """Route MuJoCo's warnings to the logger "hesscale_rl.envs.mujoco", for the whole process.
 
     The one about `settotalmass`, which every HalfCheetah prints when its model is compiled, is dropped: a user can do
     nothing about it. A handler that was set already stays.

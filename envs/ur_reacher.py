@@ -14,8 +14,8 @@ from hesscale_rl.errors import InputError
 
 from .ur.drivers import NO_DELAY, USUAL, Driver, InProcess, KinematicDriver, State
 from .ur.kinematics import tcp
+from .ur.presets import ACTUATED, HALF_TURN, Q_REF, TASKS, Task
 from .ur.safety import OVERRIDES, RobotFault
-from .ur.tasks import ACTUATED, HALF_TURN, Q_REF, TASKS, Task
 
 PLANE = (1, 2)  # y and z of SenseAct's frame: the task does not look at x
 _JOINTS, _PLANE = [*ACTUATED], [*PLANE]

@@ -10,8 +10,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from hesscale_rl.console import complain
-from hesscale_rl.rollout import Step
+from hesscale_rl.rl.rollout import Step
+from hesscale_rl.system.console import complain
 
 from . import state
 from .checking import Checked, CheckedPool

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import losses, networks, optim, rules
-    from .backpropagation import HBP, KFRA
-    from .curvature import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
-    from .gauss_newton import GGN, GGNMC, KFAC, SquaredGradient
+    from .curvature.base import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
+    from .curvature.ggn import GGN, GGNMC, KFAC, SquaredGradient
+    from .curvature.hbp import HBP, KFRA
+    from .curvature.hutchinson import Hutchinson
+    from .curvature.matmul import GaussNewton
     from .optim import (
         AdaHesScale,
         AdaHessian,
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
         make_optimizer,
     )
     from .optim.base import CurvatureError
-    from .products import GaussNewton
     from .rules import UnsupportedLayerError, register
-    from .stochastic import Hutchinson
     from .tape import Result, backward, measure_curvature, value_grad_curvature
 
 __version__ = "0.1.0"

@@ -2,13 +2,13 @@
 
 import sys
 
-from .modules import claim
+from hesscale_rl.envs.modules import claim
 
 
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
     claim()  # before anything of scripts is looked for
-    from scripts.cli import main
+    from hesscale_rl.scripts.cli import main
 
     return main()
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import checks, compiled
-from .blocks import Block
-from .curvature import Curvature, Nothing
+from . import compiled
+from .curvature.base import Curvature, Nothing
+from .curvature.blocks import Block
 from .errors import InputError
 from .losses import Loss, as_loss
-from .rules import Lacking, Refusal, Rule, UnsupportedLayerError
+from .rules import Lacking, Refusal, Rule, UnsupportedLayerError, checks
 
 
 class Result(NamedTuple):

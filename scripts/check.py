@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, FAILED, EnvironmentFault, InputError
+from hesscale_rl.system.console import say
 
 from .commands import Parser, obey
 
 if TYPE_CHECKING:
-    from envs.checking import Checked
+    from hesscale_rl.envs.checking import Checked
 
 GOOD, WRONG, NOTE = "good", "wrong", "note"
 STEPS = 1000  # of an episode, at most
@@ -27,7 +27,7 @@ Finding = tuple[str, str]
 
 def check(args: argparse.Namespace) -> int:
     """Look at everything and report; return the exit code."""
-    import envs
+    from hesscale_rl import envs
 
     if args.env.startswith(envs.POOL):
         raise InputError(f"{args.env}: EnvPool's environments are not looked at")
@@ -48,9 +48,9 @@ def check(args: argparse.Namespace) -> int:
 def _spaces(env_id: str, env: "Checked") -> Iterator[Finding]:
     from gymnasium.spaces import Box
 
-    from envs.checking import brief
-    from hesscale_rl.actions import ActionBox
-    from hesscale_rl.policy import check_spaces
+    from hesscale_rl.envs.checking import brief
+    from hesscale_rl.rl.actions import ActionBox
+    from hesscale_rl.rl.policy import check_spaces
 
     try:
         check_spaces(env_id, env.observation_space, env.action_space)
@@ -98,7 +98,7 @@ def _episodes(env: "Checked", episodes: int) -> Iterator[Finding]:
 
 def _state(made: Any) -> Iterator[Finding]:
     """Save it in the middle of an episode, and go on from there in another copy."""
-    from envs import state
+    from hesscale_rl.envs import state
 
     here, there = made(), made()
     here.action_space.seed(1)

@@ -6,9 +6,9 @@ import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from hesscale_rl.console import complain, guard, say
+from hesscale_rl.envs.modules import claim
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
-from hesscale_rl.modules import claim
+from hesscale_rl.system.console import complain, guard, say
 
 USAGE = """\
 usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
@@ -26,14 +26,14 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
 agents: {agents}"""
 
 COMMANDS = {
-    "supervised": "scripts.supervised",
-    "evaluate": "scripts.evaluate",
-    "export": "scripts.export",
-    "sweep": "scripts.sweep",
-    "plot": "scripts.plot",
-    "ur": "scripts.deploy_ur",
-    "check": "scripts.check",
-    "doctor": "scripts.doctor",
+    "supervised": "hesscale_rl.scripts.supervised",
+    "evaluate": "hesscale_rl.scripts.evaluate",
+    "export": "hesscale_rl.scripts.export",
+    "sweep": "hesscale_rl.scripts.sweep",
+    "plot": "hesscale_rl.scripts.plot",
+    "ur": "hesscale_rl.scripts.ur.deploy",
+    "check": "hesscale_rl.scripts.check",
+    "doctor": "hesscale_rl.scripts.doctor",
 }
 
 
@@ -72,12 +72,12 @@ def train(argv: list[str]) -> int:
     if agent not in _agents():
         return _unknown("agent", agent, _agents())
     sys.argv[:] = [f"hesscale-rl train {agent}", *flags]
-    runpy.run_module(f"agents.{agent}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"hesscale_rl.agents.{agent}", run_name="__main__", alter_sys=True)
     return 0
 
 
 def _agents() -> list[str]:
-    import agents
+    from hesscale_rl import agents
 
     return agents.names()
 

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-from hesscale_rl.command_line import Parser, near
-from hesscale_rl.console import complain, guard
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED, InputError
+from hesscale_rl.runs.command_line import Parser, near
+from hesscale_rl.system.console import complain, guard
 
 __all__ = ["Parser", "near", "obey"]
 

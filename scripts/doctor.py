@@ -11,8 +11,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from hesscale_rl.console import say
-from scripts.commands import Parser, obey
+from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.system.console import say
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
 OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
@@ -45,7 +45,7 @@ def threads() -> str:
 
 def physics() -> str:
     """One step of HalfCheetah-v5."""
-    import envs
+    from hesscale_rl import envs
 
     env = envs.make("HalfCheetah-v5")
     env.reset(seed=0)
@@ -57,7 +57,7 @@ def physics() -> str:
 def drawing() -> str:
     """One picture without a screen."""
     gl = os.environ.setdefault("MUJOCO_GL", "egl")
-    import envs
+    from hesscale_rl import envs
 
     env = envs.make("HalfCheetah-v5", render_mode="rgb_array")
     env.reset(seed=0)

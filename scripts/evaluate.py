@@ -14,19 +14,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import agents
-from hesscale_rl.arguments import need_one_of
-from hesscale_rl.checkpoint import checkpoints, newest_checkpoint, read_config, read_object
-from hesscale_rl.console import complain, say
+from hesscale_rl import agents
 from hesscale_rl.errors import DONE, InputError
-from scripts.commands import Parser, obey
+from hesscale_rl.runs.arguments import need_one_of
+from hesscale_rl.runs.checkpoint import checkpoints, newest_checkpoint, read_config, read_object
+from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
 
-    from envs.checking import Checked
-    from hesscale_rl.policy import Policy
+    from hesscale_rl.envs.checking import Checked
+    from hesscale_rl.rl.policy import Policy
 
 MAX_STEPS = 100_000  # of an episode: an environment may never end one
 
@@ -56,7 +56,7 @@ def trusted_module(run: Path, config: Any, named: str | None, trust: bool) -> st
 
     InputError where config.json names a module, as Python code of anybody's, that the command line does not.
     """
-    import envs
+    from hesscale_rl import envs
 
     own = {config.env_module, config.env_id.removeprefix(envs.POOL).rpartition(":")[0] or None} - {None}
     if not trust and (asked := sorted(own - {named}) if named is None or len(own) > 1 else []):
@@ -72,8 +72,8 @@ def load(
 
     `env_module`, `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
     """
-    agent = importlib.import_module(f"agents.{agent_of(run)}")
-    import envs
+    agent = importlib.import_module(f"hesscale_rl.agents.{agent_of(run)}")
+    from hesscale_rl import envs
 
     args = read_config(run, agent.Args)
     need_one_of(args, "std", agent.STDS)
@@ -186,7 +186,7 @@ def evaluate(args: argparse.Namespace) -> int:
     step = saved["global_step"]
     count = f"{len(returns)} episode" + "s" * (len(returns) > 1)
     say(f"return {statistics.fmean(returns):,.1f}{spread} ({count}, {how}, step {step:,})")
-    from hesscale_rl.run import write_json
+    from hesscale_rl.runs.directory import write_json
 
     result = {"global_step": step, "sampled": args.sampled, "seeds": [args.seed + i for i in range(args.episodes)]}
     write_json(args.run / "evaluation.json", result | {"returns": returns, "lengths": [n for _, n in played]})

@@ -17,8 +17,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hesscale_rl.console import say
 from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.system.console import say
 
 from .commands import Parser, obey
 from .evaluate import agent_of, load, run_flags
@@ -39,7 +39,7 @@ def export(args: argparse.Namespace) -> int:
     from safetensors.torch import load_file
     from safetensors.torch import save as to_bytes
 
-    from hesscale_rl.run import atomic_write
+    from hesscale_rl.runs.directory import atomic_write
 
     trust = {"env_module": args.env_module, "trust_env_module": args.trust_env_module}
     policy, env, config, saved = load(args.run, **trust)

@@ -7,7 +7,7 @@
 
 RUNS are run directories, or folders that hold some; of a sweep's folder, the runs that its sweep.json lists. Lines
 are means over runs that differ in their seeds alone, bands and bars 95 % bootstrap intervals. How a run becomes a
-curve, a diverged one too, is told in scripts/curves.py. Of supervised runs it is the validation loss against epochs.
+curve, a diverged one too, is told in scripts/analysis/curves.py. Of supervised runs it is the validation loss against epochs.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from hesscale_rl.command_line import path_text
-from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DONE, InputError
-from scripts import curves
-from scripts.commands import Parser, obey
-from scripts.curves import Group
-from scripts.figure import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
-from scripts.runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read
+from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.scripts.analysis import curves
+from hesscale_rl.scripts.analysis.curves import Group
+from hesscale_rl.scripts.analysis.panels import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
+from hesscale_rl.scripts.analysis.read_runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read
+from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.system.console import complain, say
 
 
 def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:

@@ -2,7 +2,7 @@
 
     hesscale-rl supervised --task mnist-mlp --data digits --optimizer adahesscale
 
-scripts/tasks.py has the tasks, docs/supervised.md an account of them. The run directory is that of the agents: a step
+scripts/supervised_tasks/tasks.py has the tasks, docs/supervised.md an account of them. The run directory is that of the agents: a step
 in metrics.jsonl is an update. After every epoch it has loss/train and accuracy/train, the means over the epoch's
 batches, each before its update; loss/ and accuracy/ of validation and test; charts/epoch; and charts/seconds, the
 time of all updates so far. Networks that no rules cover, those with LSTMs, are trained by autograd.
@@ -20,19 +20,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hesscale_rl.arguments import answer, check_optimizer, check_resume, need_one_of, needs, optimizer_settings, parse
-from hesscale_rl.checkpoint import fitting, newest_checkpoint
-from hesscale_rl.console import complain, say
 from hesscale_rl.errors import EXIT_CODES, Diverged, InputError
-from hesscale_rl.flags import PathText
-from scripts.data import TRAINING
-from scripts.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
+from hesscale_rl.runs.arguments import (
+    answer,
+    check_optimizer,
+    check_resume,
+    need_one_of,
+    needs,
+    optimizer_settings,
+    parse,
+)
+from hesscale_rl.runs.checkpoint import fitting, newest_checkpoint
+from hesscale_rl.runs.flags import PathText
+from hesscale_rl.scripts.supervised_tasks.data import TRAINING
+from hesscale_rl.scripts.supervised_tasks.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
+from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
     from torch import Tensor, nn
 
     import hesscale_rl as hs
-    from hesscale_rl.run import Run
+    from hesscale_rl.runs.directory import Run
 
 NEWTON_CG, HESSIAN_FREE = "newton-cg", "hessian-free"
 OWNERS = {  # the optimizers that a flag is for, also as scaled-...
@@ -272,9 +280,9 @@ def train(args: Args) -> int:
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    from hesscale_rl.progress import Progress
-    from hesscale_rl.run import Run
-    from scripts.data import split
+    from hesscale_rl.runs.directory import Run
+    from hesscale_rl.runs.progress import Progress
+    from hesscale_rl.scripts.supervised_tasks.data import split
 
     saved = newest_checkpoint(args.resume) if args.resume else None
     data, task = split(args.data or SMALL, args.data_dir), TASKS[args.task]

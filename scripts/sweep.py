@@ -2,7 +2,7 @@
 
     hesscale-rl sweep scripts/sweeps/ppo_sensitivity_small.toml -j 4
 
-scripts/grid.py says what a spec is, scripts/launchers.py where the runs are carried out. DIR holds one directory a
+scripts/sweeping/spec.py says what a spec is, scripts/sweeping/launchers.py where the runs are carried out. DIR holds one directory a
 run, logs/ with their output, and sweep.json with the list of all runs that were asked for.
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hesscale_rl.console import complain, say
 from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
-from scripts.commands import Parser, obey
+from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:  # what takes its time to import waits until Ctrl-C is heeded
-    from scripts import launchers
-    from scripts.grid import Planned
+    from hesscale_rl.scripts.sweeping import launchers
+    from hesscale_rl.scripts.sweeping.spec import Planned
 
 FAILED = 1
 POLL = 0.5  # seconds between looks at the runs
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 def reached(directory: Path) -> int:
     """Return the step that a run has reached by status.json and the last whole line of metrics.jsonl."""
-    from scripts.launchers import status
+    from hesscale_rl.scripts.sweeping.launchers import status
 
     told = status(directory).get("global_step")
     step = told if isinstance(told, int) else 0
@@ -62,8 +62,8 @@ class Account:
     """What has become of every run, and how fast it goes."""
 
     def __init__(self, runs: list[Planned], folder: Path):
-        from hesscale_rl.locks import held
-        from scripts.launchers import exit_code, saved
+        from hesscale_rl.scripts.sweeping.launchers import exit_code, saved
+        from hesscale_rl.system.locks import held
 
         self.runs, self.folder = runs, folder
         self.codes = {run: code for run in runs if (code := exit_code(folder / run.name)) is not None}
@@ -88,7 +88,7 @@ class Account:
 
     def state(self) -> dict[str, str]:
         """Return the columns of the table."""
-        from hesscale_rl.locks import held
+        from hesscale_rl.system.locks import held
 
         running = [run for run in self.open() if held(self.folder / run.name)]
         for run in running:
@@ -155,7 +155,7 @@ def ending(code: int) -> str:
 
 def report(account: Account) -> int:
     """Say what came of it, with the end of the logs of runs that crashed; return the exit code."""
-    from scripts.launchers import log_path
+    from hesscale_rl.scripts.sweeping.launchers import log_path
 
     state = account.state()
     words = ", ".join(f"{state[word]} {word}" for word in ("done", "diverged", "failed"))
@@ -173,15 +173,15 @@ def report(account: Account) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
-    from scripts import grid
+    from hesscale_rl.scripts.sweeping import spec as grid
 
     check_launcher(args)
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
         say(*(run.name for run in runs))
         return DONE
-    from hesscale_rl.locks import lock
-    from hesscale_rl.run import write_json
+    from hesscale_rl.runs.directory import write_json
+    from hesscale_rl.system.locks import lock
 
     launcher = make_launcher(args)
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
@@ -224,7 +224,7 @@ def check_launcher(args: argparse.Namespace) -> None:
 
 def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
     """Return the launcher that is asked for."""
-    from scripts import launchers
+    from hesscale_rl.scripts.sweeping import launchers
 
     if args.launcher == "local":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hesscale_rl.compiled.jit import EXACT
+from hesscale_rl.jit import EXACT
 
 PERIODS = {"cb3": 0.008, "e": 0.002}  # seconds of a control cycle, by series
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hesscale_rl.compiled.jit import EXACT
+from hesscale_rl.jit import EXACT
 
 from .arm import Arm, approach
+from .presets import Q_REF
 from .safety import FREE, Bounds, admit, check_command, plausible
-from .tasks import Q_REF
 
 
 class Status(IntEnum):

@@ -12,8 +12,8 @@ import numpy as np
 from .arm import Arm
 from .drivers import USUAL, Delays, InProcess
 from .kinematics import ALPHA, MAX_TORQUE, A, D
+from .presets import Q_REF
 from .safety import Bounds
-from .tasks import Q_REF
 
 # Mass [kg], centre of mass [m] and principal inertias [kg m^2] of each link, in its DH frame. UR's article "DH
 # parameters for calculations of kinematics and dynamics"; the inertias are those of cylinders.

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from hesscale_rl.compiled.jit import EXACT
+from hesscale_rl.jit import EXACT
 
 # Link lengths a, offsets d [m] and twists alpha [rad] of the joints base, shoulder lift, elbow, wrist 1 to 3
 # (UR's article "DH parameters for calculations of kinematics and dynamics").

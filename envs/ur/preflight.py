@@ -12,7 +12,7 @@ from .safety import RobotFault, plausible
 from .shared import ProtectiveStop, Silent, Stopped
 
 if TYPE_CHECKING:
-    from .link import Link
+    from .control_loop import Link
 
 DASHBOARD = 29999
 ROBOT_RUNNING = 7

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .clock import clock
+from .control_loop import Link
 from .drivers import State, Status
-from .link import Link
 from .preflight import end_program
 from .safety import FREE, Bounds, RobotFault, admit, check_command
 from .shared import COMMAND, STATE, Held, PolicySilent, ProtectiveStop, Settings, Silent, Stopped, TakenOver

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hesscale_rl.compiled.jit import EXACT
+from hesscale_rl.jit import EXACT
 
 from .arm import approach
 from .kinematics import ELBOW, TCP, WRIST_1, D, points

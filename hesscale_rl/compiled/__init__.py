@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import kernels, running
-    from .chain import ACTIVATIONS, Chain, find, function
+    from ..rl.fast import normalize as running
+    from . import kernels
+    from .mlp import ACTIVATIONS, Chain, find, function
 
 __all__ = ["ACTIVATIONS", "Chain", "find", "function", "kernels", "running"]
 

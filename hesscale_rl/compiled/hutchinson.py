@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from .jit import EXACT, FAST, ONE, TWO, ZERO, at, beside, columns, put
+from ..jit import EXACT, FAST, ONE, TWO, ZERO, at, beside, columns, put
 from .kernels import IDENTITY, read
-from .products import linear, pack, product
-from .seeds import HALF_LOG_2PI, log_softmax, objective
+from .losses import HALF_LOG_2PI, log_softmax, objective
+from .matmul import linear, pack, product
 
 WORD = 64  # signs in one random number
 

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from .jit import FAST, ONE, TWO, ZERO, at, columns
-from .products import linear, pack, product
+from ..jit import FAST, ONE, TWO, ZERO, at, columns
+from .matmul import linear, pack, product
 
 IDENTITY, TANH, RELU, SIGMOID, SILU, EXP = range(6)  # codes of the activations
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .jit import FAST, FAST_SUMS, ZERO, at
+from ..jit import FAST, FAST_SUMS, ZERO, at
 from .warm import ready
 
 LARGEST = np.float32(2.0**126)  # an average of squares stays below it: a quarter of what float32 holds

@@ -14,10 +14,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from ..console import complain
-from ..locks import alone
-from . import kernels, running
-from .jit import PLAIN, sources
+from ..jit import PLAIN, sources
+from ..rl.fast import normalize as running
+from ..system.console import complain
+from ..system.locks import alone
+from . import kernels
 
 COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
 _ready: set[str] = set()
@@ -76,7 +77,7 @@ class _Still:
         return np.zeros((1, 3))
 
     def step(self, actions):
-        from ..rollout import Step
+        from ..rl.rollout import Step
 
         over = np.ones(1, dtype=bool)
         return Step(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), over, over, over)
@@ -90,9 +91,9 @@ def compile_common() -> None:
 
     from .. import AdaHesScale, HesScale, backward, losses
     from ..networks import GaussianHead, mlp
-    from ..policy import DISCRETE, Policy
-    from ..rollout import Rollout
-    from .learner import Objective, make_learner
+    from ..rl.fast.learner import Objective, make_learner
+    from ..rl.policy import DISCRETE, Policy
+    from ..rl.rollout import Rollout
 
     n, x = 4, torch.randn(4, 3)
     advantages, classes, actions = torch.randn(n), torch.zeros(n, dtype=torch.long), torch.randn(n, 2)
@@ -129,8 +130,8 @@ def compile_hutchinson() -> None:
 
     from .. import AdaHessian, Hutchinson
     from ..networks import mlp
-    from ..policy import DISCRETE, Policy
-    from .learner import Objective, make_learner
+    from ..rl.fast.learner import Objective, make_learner
+    from ..rl.policy import DISCRETE, Policy
 
     n = 4
     policy = Policy(3, gym.spaces.Discrete(2), mlp([3, 4, 2]), mlp([3, 4, 1]), DISCRETE, 0.99)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..backpropagation import HBP
-from ..curvature import BL89, Curvature, HesScale, HesScaleGN
-from ..gauss_newton import GGNMC, KFAC
+from ..curvature.base import BL89, Curvature, HesScale, HesScaleGN
+from ..curvature.ggn import GGNMC, KFAC
+from ..curvature.hbp import HBP
+from ..curvature.hutchinson import Hutchinson
+from ..curvature.matmul import GaussNewton
 from ..names import CURVATURES_OF, OPTIMIZER_NAMES, SCALED
-from ..products import GaussNewton
-from ..stochastic import Hutchinson
 from .adahesscale import AdaHesScale, AdaHessian
 from .adam import ScaledAdam
 from .base import CurvatureOptimizer

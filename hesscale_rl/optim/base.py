@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..blocks import Block
+from ..curvature.blocks import Block
 from .loading import checked_state
 from .settings import EVERY, Ranges, checked
 

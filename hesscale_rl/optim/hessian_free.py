@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import whole
-from ..products import Implicit, Products
+from ..curvature.base import whole
+from ..curvature.matmul import Implicit, Products
 from .base import CurvatureError, CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
 from .scaling import decay, within

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import Block, Dense, Kronecker, Sum
+from ..curvature.blocks import Block, Dense, Kronecker, Sum
 from .base import CurvatureError, CurvatureOptimizer
 from .scaling import decay, within
 from .settings import BETAS, EVERY, MAXIMIZE, POSITIVE, WHOLE

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import Block
+from ..curvature.blocks import Block
 from .base import CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
 from .scaling import decay, within

@@ -4,7 +4,7 @@
 the sensitivity sweeps have them in docs/results/.
 """
 
-from scripts.results import best_rates
+from hesscale_rl.scripts.analysis.returns_table import best_rates
 
 TABLES = {
     "a2c": ("a2c_sensitivity.csv", "adahessian_a2c.csv"),

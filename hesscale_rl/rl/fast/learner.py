@@ -1,0 +1,175 @@
+"""Passes over a batch, each in one call; what the readable way does with hesscale_rl.backward and an optimizer.
+
+For actors and critics that are chains and the optimizers with a loop of their own; PPO's losses, and A2C's as PPO's
+without a clip. The tests hold one way to the other.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...compiled import losses as seeds
+from ...compiled import steps
+from ...compiled.mlp import Chain, branches, chains
+from ...compiled.warm import HUTCHINSON, ready
+from ...curvature.base import HesScale, HesScaleGN
+from ...curvature.hutchinson import Hutchinson
+from ...errors import InputError
+from ...optim.adahesscale import AdaHesScale, AdaHessian
+from ...optim.adam import ScaledAdam
+from ...optim.sgd import ScaledSGD
+from ...system.console import complain
+from ..policy import Policy
+from .minibatch import NO_HEAD, Network, epoch
+
+
+class Objective(NamedTuple):
+    """What a pass minimises: PPO's losses, or with `clip` 0 A2C's. A clip or a norm of 0: none."""
+
+    norm_adv: bool
+    entropy_coef: float
+    value_coef: float
+    max_grad_norm: float
+    clip: float = 0.0
+    value_clip: float = 0.0
+
+
+class Learner:
+    """The compiled update of one policy with one optimizer, made by `make_learner` when both have been loaded."""
+
+    def __init__(self, policy: Policy, optimizer: Any, curvature: Any, chains: list[Chain]):
+        self.policy, self.optimizer = policy, optimizer
+        self.second, self.bends = curvature is not None, type(curvature) is HesScale
+        self.samples = curvature.samples if type(curvature) is Hutchinson else 0
+        self.params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.grads = {p: torch.zeros_like(p) for p in self.params}
+        self.curvatures = {p: torch.zeros_like(p) for p in self.params}
+        built = [self._network(chain) for chain in chains]
+        first = built[0]
+        none = Network(*(first[k][:0] for k in range(5)), NO_HEAD)  # type: ignore[call-arg]
+        self.mean, self.variance, self.critic = built[0], built[1] if len(built) == 3 else none, built[-1]
+        self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
+        self.lengths = np.array([p.numel() for p in self.params])
+        self.addresses = [p.data_ptr() for p in self.params]
+        self.states: list[dict[str, Any]] = []
+        self.where, self.counts = self._table()
+        for p in self.params:
+            p.grad = self.grads[p]
+            if self.second:
+                p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
+
+    def _network(self, chain: Chain) -> Network:
+        tensors = list(chain.params.values())
+        kinds: list[list[Tensor]] = [tensors, [self.grads[p] for p in tensors], [self.curvatures[p] for p in tensors]]
+        head = NO_HEAD if chain.log_std is None else np.array([ts[-1].data_ptr() for ts in kinds])
+        params, grads, curvatures = map(chain.addresses, kinds)
+        return Network(params, grads, curvatures, np.array(chain.sizes), np.array(chain.codes), head)
+
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses [7, K] and counts of steps [K] for `steps.take`; makes the optimizer's state if it is new."""
+        where, counts = np.zeros((7, len(self.params)), np.int64), np.zeros(len(self.params), np.int64)
+        i = 0
+        for group in self.optimizer.param_groups:
+            names = self.optimizer.averages(group)
+            for p in group["params"]:
+                state = self.optimizer.make_state(group, p)
+                g, d, averages = self.grads[p], self.curvatures[p], [state[name] for name in names]
+                column: list[Tensor | None]
+                if isinstance(self.optimizer, ScaledSGD):
+                    column = [p, g, None, None, None, *([d, *averages] if names else [])]
+                else:
+                    squared = g if isinstance(self.optimizer, ScaledAdam) else d
+                    column = [p, g, squared, *averages[:2], *([d, averages[2]] if len(names) > 2 else [])]
+                where[: len(column), i] = [0 if t is None else t.data_ptr() for t in column]
+                counts[i] = state.get("step", 0)
+                self.states.append(state)
+                i += 1
+        return where, counts
+
+    def learn(
+        self,
+        batch: dict[str, Tensor],
+        order: Tensor,
+        minibatches: int,
+        objective: Objective,
+    ) -> tuple[float, float, Tensor, list[list[float]]]:
+        """Learn from the batch's rows in this order, in minibatches as torch.tensor_split makes them.
+
+        Returns the last minibatch's losses of actor and critic, the actor's outputs before its step, and every
+        minibatch's scaling factors by parameter group. batch [B, ...]: obs, actions, advantages, returns, values and,
+        for PPO, logprob. A loss that is not finite ends the pass before its step, and is returned. `Hutchinson`'s
+        signs follow from one seed a call, of torch's global generator, which checkpoints save (hutchinson.draw).
+        """
+        replaced = [p.data_ptr() for p in self.params] != self.addresses
+        if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
+            raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
+        groups, count = self.optimizer.param_groups, len(order)
+        rows = {name: seeds.array(t) for name, t in batch.items()}
+        actions, advantages = rows["actions"], rows["advantages"]
+        old = rows.get("logprob", advantages)
+        floats, classes = (_NO_ACTIONS, actions) if self.policy.discrete else (actions, _NO_CLASSES)
+        if any(group.get("momentum") for group in groups):
+            raise RuntimeError("momentum was set: the compiled update has none, so take backend torch")
+        newton = isinstance(self.optimizer, AdaHesScale)
+        settings = np.array([steps.settings(group, newton) for group in groups])
+        # As tensor_split: the first ones get what is left over.
+        cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
+        etas = np.ones((minibatches, len(groups)))
+        draws = (np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
+        actor, critic, outputs, done = epoch(
+            self.mean, self.variance, self.critic, rows["obs"], self.policy.kind, floats, classes, old, advantages,
+            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.bends, draws,
+            self.where, self.lengths, self.counts, self.bounds, settings, etas,
+        )  # fmt: skip
+        # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
+        factors = etas[:done].tolist()
+        self.optimizer._eta = factors[-1] if factors else []
+        for state, count in zip(self.states, self.counts.tolist(), strict=True):
+            state["step"] = count
+        torch.autograd.graph.increment_version(self.params)
+        return actor, critic, torch.from_numpy(outputs), factors
+
+
+OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
+_NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
+
+
+def make_learner(
+    policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto", quiet: bool = False
+) -> Learner | None:
+    """Return the compiled update if the backend allows it and there is one, else None, for the readable way.
+
+    InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without
+    for an optimizer that learns the whole policy. One that learns a part of it belongs to an update of another kind.
+    """
+    found = None if backend == "torch" else _chains(policy, optimizer, curvature)
+    if found is not None:
+        ready()
+        if type(curvature) is Hutchinson:
+            ready(HUTCHINSON)
+        return Learner(policy, optimizer, curvature, found)
+    if backend == "compiled":
+        raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
+    whole = {*policy.parameters()} == {p for group in optimizer.param_groups for p in group["params"]}
+    if backend == "auto" and whole and not quiet:
+        complain("backend torch: no compiled update for this network and optimizer")
+    return None
+
+
+def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | None:
+    """The chains of the actor, one or two, and of the critic; None for what only the readable way does."""
+    if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN, Hutchinson):
+        return None
+    if any(group.get("momentum") for group in optimizer.param_groups):
+        return None
+    actor = policy.actor
+    found = chains((*branches(actor), policy.critic), torch.zeros(1, policy.observations))
+    if found is None or len(found) > 3 or (len(found) == 3 and found[0].sizes[-1] != found[1].sizes[-1]):
+        return None
+    known = {id(p) for chain in found for p in chain.params.values()}
+    tensors = [t for p in policy.parameters() for t in (p, *optimizer.state.get(p, {}).values())]
+    if not all(steps.is_plain(t) for t in tensors if isinstance(t, Tensor)):
+        return None
+    return found if known == {id(p) for group in optimizer.param_groups for p in group["params"]} else None

@@ -1,0 +1,199 @@
+"""The policy: actor, critic and all that stands between them and the environment.
+
+Normalisation, the distribution and the bounds of the actions belong to it, so that a checkpoint, an evaluation, an
+exported file and a robot act as training did.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import compiled
+from ..errors import Diverged, InputError
+from ..networks import Heads
+from .actions import ActionBox
+from .fast import acting
+from .normalize import RewardNorm, RunningNorm
+
+DISCRETE = "categorical"
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+class Policy(nn.Module):
+    """Actor [N, O] -> [mean, p] [N, 2 A] or logits [N, C], critic [N, O] -> [N, 1], for normalised observations.
+
+    `parametrization`: what p is, "log_std", "log_var" or "var"; "categorical" for logits. `low`, `high` [A]: the
+    bounds of a continuous action; `start`: the number of the first discrete one. `normalize`: whether observations
+    and rewards are normalised at all. `rescale`: whether -1 and 1 stand for the bounds (actions.py).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observations: int,
+        action_space: Any,
+        actor: nn.Module,
+        critic: nn.Module,
+        parametrization: str,
+        gamma: float,
+        num_envs: int = 1,
+        normalize: bool = True,
+        rescale: bool = False,
+    ):
+        super().__init__()
+        self.actor, self.critic, self.parametrization = actor, critic, parametrization
+        self.observations = observations
+        self.obs_norm = RunningNorm((observations,)) if normalize else None
+        self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
+        self._functions: dict[int, tuple[list, Function]] = {}  # of each network, and for which addresses
+        self.discrete = parametrization == DISCRETE
+        self.kind = -1 if self.discrete else ("log_std", "log_var", "var").index(parametrization)  # for the loops
+        if self.discrete:
+            if rescale:
+                raise InputError("--rescale-actions: the environment's actions are choices, not numbers")
+            self.choices, self.start = int(action_space.n), int(action_space.start)
+        else:
+            self.box = ActionBox(action_space, rescale)
+            self._low, self._high = self.box.low, self.box.high
+            self.register_buffer("low", torch.from_numpy(self._low.copy()))
+            self.register_buffer("high", torch.from_numpy(self._high.copy()))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups: every network by itself, and a variance that is a parameter."""
+        networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
+        if isinstance(self.actor, Heads):
+            mean, variance = self.actor.branches
+            networks = {"mean": mean, "variance": variance, "critic": self.critic}
+        elif self.parametrization == "log_var" and isinstance(self.actor, nn.Sequential):
+            networks = {"mean": self.actor[:-1], "variance": self.actor[-1], "critic": self.critic}
+        return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
+
+    def place(self, device: str) -> None:
+        """Put the networks on a device, InputError if it is not here; the statistics stay on the CPU."""
+        if device != "cpu" and device.partition(":")[0] != "cuda":
+            raise InputError(f"--device {device}: must be cpu, cuda or cuda:N")
+        try:
+            where = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+            cause = str(error).partition("\n")[0]
+            raise InputError(f"--device {device}: not here ({cause}); take cpu") from None
+        self.actor.to(where)
+        self.critic.to(where)
+
+    def noise(self, random: np.random.Generator, *shape: int) -> np.ndarray:
+        """Return what `act` turns into samples: [*shape, A] normal or [*shape, C] Gumbel, float32."""
+        if self.discrete:
+            return random.gumbel(size=(*shape, self.choices)).astype(np.float32)
+        return random.standard_normal((*shape, len(self._low)), dtype=np.float32)
+
+    def sampler(self) -> acting.Sampler:
+        """Return sample(obs, noise, actions, bounded), compiled if it can be: it fills both arrays.
+
+        With actions as `act` does, and with the same held within the bounds, or counted from start, for `given`.
+
+        It returns whether all actions are finite. It is good for the `addresses` of now.
+        """
+        fast = acting.sampler(self)
+        if fast is not None:
+            return fast
+
+        def plain(obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
+            actions[:] = self.act(obs, noise)
+            to_env[:] = self._bounded(actions)
+            return bool(np.isfinite(actions).all())
+
+        return plain
+
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """Return the critic's values [...] of normalised observations [..., O]; compiled if they can be."""
+        return self._call(self.critic, obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
+
+    def see(self, obs: np.ndarray) -> np.ndarray:
+        """Count in an observation [O]; return it as the networks see it, float32."""
+        if self.obs_norm is None:
+            return obs.astype(np.float32)
+        self.obs_norm.update(obs)
+        return self.obs_norm.normalize(obs)
+
+    def act(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """Return actions for normalised observations [E, O]: [E, A] unclipped, or [E] numbers from 0.
+
+        With noise [E, A] or [E, C] they are samples, with None the most likely ones.
+        """
+        outputs = self._call(self.actor, obs)
+        if self.discrete:
+            return (outputs if noise is None else outputs + noise).argmax(1)
+        a = len(self._low)
+        mean, p = outputs[:, :a], outputs[:, a:]
+        if noise is None:
+            return mean
+        if self.parametrization == "var":
+            return mean + np.sqrt(p) * noise
+        return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
+
+    def _call(self, net: nn.Module, obs: np.ndarray) -> np.ndarray:
+        """Return the network's outputs [N, C] for obs [N, O], by a compiled function if there is one."""
+        if obs.ndim != 2 or obs.shape[1] != self.observations:
+            raise ValueError(f"observations have the shape {list(obs.shape)}, expected [N, {self.observations}]")
+        where, (before, function) = addresses(net), self._functions.get(id(net), (None, None))
+        if function is None or before != where:
+            function = compiled.function(net, torch.zeros(1, self.observations)) or _eager(net)
+            self._functions[id(net)] = where, function
+        return function(np.ascontiguousarray(obs, dtype=np.float32))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not the functions, which read this one's parameters."""
+        return self.__dict__ | {"_functions": {}}
+
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
+        """Return what the environment is given for the actions of `act`: elements of its space."""
+        return self.given(self._bounded(actions))
+
+    def given(self, bounded: np.ndarray) -> np.ndarray:
+        """Return what the environment is given for actions that are within the bounds."""
+        return bounded if self.discrete else self.box.given(bounded)
+
+    def _bounded(self, actions: np.ndarray) -> np.ndarray:
+        return actions + self.start if self.discrete else np.minimum(np.maximum(actions, self._low), self._high)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the most likely actions, as the environment takes them, for raw observations [N, O]: for export."""
+        outputs = self.actor(obs.float() if self.obs_norm is None else self.obs_norm(obs))
+        if self.discrete:
+            return outputs.argmax(1) + self.start
+        bounded = torch.minimum(torch.maximum(outputs.chunk(2, 1)[0], self.low), self.high)
+        return self.box.given_tensor(bounded)
+
+
+def addresses(net: nn.Module) -> list[tuple[int, torch.dtype]]:
+    """Return where the parameters lie: what compiled functions read them by, so that they can tell."""
+    return [(p.data_ptr(), p.dtype) for p in net.parameters()]
+
+
+def _eager(net: nn.Module) -> Function:
+    """The network as a function of arrays, by torch."""
+    like = next(net.parameters())
+    return lambda obs: net(torch.from_numpy(obs).to(like.device, like.dtype)).detach().cpu().float().numpy()
+
+
+def check_spaces(env_id: str, observation_space: Any, action_space: Any) -> None:
+    """Raise InputError for an environment that no policy here can act in."""
+    from gymnasium.spaces import Box, Discrete
+
+    if not observation_space.shape[0]:
+        raise InputError(f"--env-id {env_id}: its observations are {observation_space}: there is nothing to see")
+    vector = isinstance(action_space, Box) and len(action_space.shape) == 1 and action_space.shape[0] > 0
+    if not (isinstance(action_space, Discrete) or vector):
+        needed = "a Discrete, or a Box of rank 1 with at least one action"
+        raise InputError(f"--env-id {env_id}: its actions are {action_space}; needed is {needed}")
+
+
+def check_finite(policy: Policy) -> None:
+    """Raise Diverged unless every parameter is finite."""
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+        raise Diverged("a parameter is not finite")

@@ -1,0 +1,168 @@
+"""The rules of element-wise layers, each from its function, slope and bend; rules.py says what a rule is."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import networks
+from . import RULES, Rule
+
+
+class Elementwise(Rule):
+    """y = f(x) entry by entry, from f, its slope f' and its bend f''; made by `elementwise`."""
+
+    parameters = frozenset()
+    f: Callable[[Any, Tensor], Tensor]
+    slope: Callable[[Any, Tensor, Tensor], Tensor]
+    bend: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
+    _dy: Tensor | None = None  # torch.compile knows no functools.cached_property
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return f(x), never by the module itself: it may work in place and destroy x."""
+        return type(self).f(self.layer, x)
+
+    @property
+    def dy(self) -> Tensor:
+        """f'(x), not before it is asked for: from the pass forward on it would be a third of all that is held."""
+        if self._dy is None:
+            self._dy = type(self).slope(self.layer, self.x, self.y)
+        return self._dy
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """f'(x) v."""
+        return self.dy * v
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """f'(x)^2 d."""
+        return self.dy * (self.dy * d)
+
+    def second(self, g: Tensor) -> Tensor | None:
+        """f''(x) g."""
+        bend = type(self).bend
+        return None if bend is None else bend(self.layer, self.x, self.y, self.dy) * g
+
+    def hessian(self, g: Tensor) -> Tensor | None:
+        """f''(x) g on the diagonal."""
+        bend = self.second(g)
+        return None if bend is None else bend.flatten(1).diag_embed()
+
+    def sandwich(self, h: Tensor) -> Tensor:
+        """f' h f'."""
+        dy = self.dy.flatten(1)
+        return dy[:, :, None] * h * dy[:, None]
+
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """h times the mean of f' f'', or the means' product, entry by entry."""
+        dy = self.dy.flatten(1)
+        return h * (torch.outer(dy.mean(0), dy.mean(0)) if jacobian else dy.mT @ dy / len(dy))
+
+
+def elementwise(f: Callable, slope: Callable, bend: Callable | None = None) -> type[Elementwise]:
+    """Return the rule of an element-wise layer m.
+
+    f(m, x); slope(m, x, y) = f'(x); bend(m, x, y, dy) = f''(x) with dy = f'(x), None for a piecewise linear f.
+    """
+    return type("Elementwise", (Elementwise,), {"f": f, "slope": slope, "bend": bend})
+
+
+def _phi(x: Tensor) -> Tensor:
+    """The standard normal density."""
+    return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+
+
+def _gelu_slope(m: nn.GELU, x: Tensor, y: Tensor) -> Tensor:
+    if m.approximate == "none":
+        return torch.special.ndtr(x) + x * _phi(x)
+    t, du, _ = _gelu_tanh(x)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
+
+
+def _gelu_bend(m: nn.GELU, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+    if m.approximate == "none":
+        return _phi(x) * (2 - x * x)
+    t, du, d2u = _gelu_tanh(x)
+    return (1 - t * t) * (du + 0.5 * x * (d2u - 2 * t * du * du))
+
+
+def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tanh u, u' and u'' for GELU's approximation y = x (1 + tanh u)/2, u = k (x + c x^3)."""
+    k, c = math.sqrt(2 / math.pi), 0.044715
+    return torch.tanh(k * (x + c * x**3)), k * (1 + 3 * c * x * x), 6 * k * c * x
+
+
+def _softplus_slope(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
+    # Above the threshold torch returns x itself: slope one, no bend.
+    return torch.where(m.beta * x > m.threshold, 1.0, torch.sigmoid(m.beta * x))
+
+
+def _elu_slope(x: Tensor, a: float) -> Tensor:
+    """1 for x > 0, else a e^x; the exponent is held at 0 above so that it cannot overflow."""
+    dy = x.clamp(max=0).exp()
+    return dy if a == 1 else torch.where(x > 0, 1.0, a * dy)
+
+
+def _below_zero(x: Tensor, dy: Tensor) -> Tensor:
+    """What dy is for x <= 0, where such an f is its own slope but for a constant; else 0."""
+    return torch.where(x > 0, 0.0, dy)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+_RELU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtype))
+_LEAKY_RELU = elementwise(
+    lambda m, x: F.leaky_relu(x, m.negative_slope),
+    lambda m, x, y: torch.where(x > 0, torch.ones_like(x), m.negative_slope),
+)
+_ELU = elementwise(
+    lambda m, x: F.elu(x, m.alpha),
+    lambda m, x, y: _elu_slope(x, m.alpha),
+    lambda m, x, y, dy: _below_zero(x, dy),
+)
+_SELU = elementwise(
+    lambda m, x: F.selu(x),
+    lambda m, x, y: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA),
+    lambda m, x, y, dy: _below_zero(x, dy),
+)
+_GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
+_TANH = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
+_SIGMOID = elementwise(
+    lambda m, x: torch.sigmoid(x), lambda m, x, y: y * (1 - y), lambda m, x, y, dy: dy * (1 - 2 * y)
+)
+_LOG_SIGMOID = elementwise(
+    lambda m, x: F.logsigmoid(x), lambda m, x, y: torch.sigmoid(-x), lambda m, x, y, dy: -dy * (1 - dy)
+)
+_SOFTPLUS = elementwise(
+    lambda m, x: F.softplus(x, m.beta, m.threshold),
+    _softplus_slope,
+    lambda m, x, y, dy: m.beta * dy * (1 - dy),
+)
+_EXP = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
+
+
+class SiLU(Elementwise):
+    """y = x s with s the sigmoid of x; f' = s + y (1 - s), f'' = s (1 - s) (2 + x (1 - 2 s))."""
+
+    f = staticmethod(lambda m, x: F.silu(x))
+    slope = staticmethod(lambda m, x, y: (s := torch.sigmoid(x)) + y * (1 - s))
+    bend = staticmethod(lambda m, x, y, dy: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)))
+
+
+RULES.update(
+    {
+        nn.ReLU: _RELU,
+        nn.LeakyReLU: _LEAKY_RELU,
+        nn.ELU: _ELU,
+        nn.SELU: _SELU,
+        nn.GELU: _GELU,
+        nn.SiLU: SiLU,
+        nn.Tanh: _TANH,
+        nn.Sigmoid: _SIGMOID,
+        nn.LogSigmoid: _LOG_SIGMOID,
+        nn.Softplus: _SOFTPLUS,
+        networks.Exp: _EXP,
+    }
+)

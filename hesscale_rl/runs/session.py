@@ -1,0 +1,252 @@
+"""What every agent's run has around its algorithm: the arguments all share, the loop's account, and how a run ends.
+
+An agent is one file in agents/; to add one, add the file. Commands find it there and use these names of its module:
+
+    Args         a dataclass of its flags, with those that ppo.py and a2c.py share, and two properties: `rollouts`,
+                 how many the run has or None for as many as reach its steps, and `tape`, hs.backward's backend
+    PRESETS      Args by the name that --preset takes; "default" is one of them
+    STDS         what --std takes
+    check        check(args) raises InputError for the first flag that cannot be, before torch does anything
+    make_policy  make_policy(observation_space, action_space, args) returns the Policy, whose `groups()` are what
+                 the optimizer learns
+    main         main(args) trains and returns the exit code
+
+Its loop is
+
+    with Session(args, __file__, envs.make_vector, make_policy) as session:
+        for _ in session.iterations():
+            batch = prepare(session.policy, session.collect(), args)
+            logs = update(*session.learner, batch, args)
+            session.log(logs, "what the progress line shows of them")
+    return session.exit_code
+
+and everything else is here: the environment, made and closed; the seeds; what --resume finds; the run directory with
+its curve and its checkpoints; the line that is shown meanwhile; signals, divergence and the exit code.
+"""
+
+import contextlib
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from .arguments import check_memory, optimizer_settings, planned_steps
+from .checkpoint import crossed, newest_checkpoint, read_config, restore
+from ..rl.fast.learner import make_learner
+from ..system.console import complain, say
+from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
+from ..optim import make_optimizer
+from ..rl.policy import Policy, check_finite, check_spaces
+from .progress import Progress
+from ..rl.rollout import Arrays, Rollout
+from .directory import Run
+
+RECENT = 20  # episodes whose mean return is told at the end
+
+
+class Session:
+    """One run of an agent, from its arguments to its exit code. Entering it makes all that training needs:
+
+    `policy`, from `make_policy(observation_space, action_space, args)`; `learner`, what an update works with: the
+    policy, its optimizer, its curvature or None, and the compiled update or None; `shuffle`, random numbers for the
+    update's own use. `source` is the agent's file; `make_env(env_id, num_envs, env_module, seed, env_kwargs)` gives
+    environments as envs/vector.py has them.
+
+    InputError for arguments that cannot be, with nothing created. Leaving it closes the environments, whatever
+    happened, once; a run that diverged ends there, and every other exception passes on.
+    """
+
+    def __init__(
+        self,
+        args: Any,
+        source: str,
+        make_env: Callable[[str, int, str | None, int, str | None], Any],
+        make_policy: Callable[[Any, Any, Any], Policy],
+    ):
+        self.args, self.source, self.make_env, self.make_policy = args, source, make_env, make_policy
+        self.collected, self.total = 0, planned_steps(args)
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.note = ""
+
+    def __enter__(self) -> Self:
+        args = self.args
+        saved, self._fresh = _found(args) if args.resume else None, not args.resume
+        self._saved = saved if saved is not None and "policy" in saved else None
+        with contextlib.ExitStack() as stack:
+            self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
+            stack.callback(_close, self.env, args.env_id)
+            check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
+            check_memory(args, self.env.observation_space.shape[0])
+            torch.set_num_threads(args.torch_threads)
+            torch.manual_seed(args.seed)
+            self._seed, shuffle = np.random.SeedSequence(args.seed).spawn(2)
+            self.shuffle = torch.Generator().manual_seed(int(shuffle.generate_state(1)[0]))
+            self.policy = self.make_policy(self.env.observation_space, self.env.action_space, args)
+            if not args.quiet:
+                self._hint()
+            self.policy.place(args.device)
+            self.optimizer, curvature = make_optimizer(
+                args.optimizer, self.policy.groups(), **optimizer_settings(args)
+            )
+            if self._saved is not None:
+                restore(self.policy, self.optimizer, self._saved, args.num_envs)
+            fast = make_learner(
+                self.policy, self.optimizer, curvature, "torch" if args.compile else args.backend, args.quiet
+            )
+            self.learner = self.policy, self.optimizer, curvature, fast
+            self.run = stack.enter_context(
+                Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)
+            )
+            if self.total < args.total_timesteps and not args.quiet:
+                size = args.num_steps * args.num_envs
+                asked = f"of the {args.total_timesteps:,} asked for"
+                say(f"steps {self.total:,} {asked}: {args.rollouts} whole rollouts of {size:,}")
+            self.progress = stack.enter_context(Progress(self.total, args.quiet, self.run.global_step))
+            self._open = stack.pop_all()
+        self.began, self.first = time.time(), self.run.global_step
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        fault = error if isinstance(error, EnvironmentFault) and self._learnt else None
+        diverged = isinstance(error, Diverged | torch.linalg.LinAlgError)  # the latter of a curvature not finite
+        ended = diverged or fault is not None
+        if ended:
+            with self._open:
+                self._conclude(error)
+        else:
+            if isinstance(error, EnvironmentFault) and self._fresh:
+                self.run.discard()
+            self._open.__exit__(kind, error, trace)
+        if isinstance(error, SystemExit):  # somebody else's exit code is not ours
+            raise RuntimeError(f"sys.exit({error.code!r}) was called in the midst of training") from error
+        if fault is not None:
+            _blame(fault, self.run)
+        elif ended or error is None:
+            self.run.report(self.recent)
+        return ended
+
+    def _conclude(self, error: BaseException | None) -> None:
+        """Give the run its status: it diverged, or its environment failed and what was learnt is kept."""
+        if not isinstance(error, EnvironmentFault):
+            self.run.log(self.run.global_step, {"charts/diverged": 1.0})
+            self.run.finish("diverged", reason=str(error))
+            return
+        if self.collected:
+            with contextlib.suppress(Diverged, Unwritable):  # a policy that is not worth keeping, or a full disk
+                self._save(new_episodes=True)
+        self.run.finish("failed", reason=str(error))
+
+    @property
+    def _learnt(self) -> bool:
+        """Whether there is anything in the policy, of this session or of the one before, that is worth keeping."""
+        return self.collected > 0 or self._saved is not None
+
+    def _hint(self) -> None:
+        """Say what a user may not know of their environment, before a long run."""
+        if (hint := self.env.hint()) is not None:
+            complain(hint)
+        if not self.policy.discrete and (hint := self.policy.box.hint()) is not None:
+            complain(f"--env-id {self.args.env_id}: {hint}")
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with, once the session is left."""
+        return EXIT_CODES[self.run.status]
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1; a last rollout may go further."""
+        rollouts = self.args.rollouts
+        return self.collected / rollouts if rollouts else self.rollout.step / self.total
+
+    def iterations(self) -> Iterator[None]:
+        """Begin the episodes, or go on with them; then yield for every rollout that is due, and save where it is."""
+        self._begin()
+        while self.share < 1 and not self.run.stop:
+            if self.args.anneal_lr:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.args.learning_rate * (1 - self.share)
+            self.before = self.rollout.step
+            yield
+            if self.run.stop or self.due(self.args.checkpoint_interval):
+                self._save()
+
+    def collect(self, stop_at_end: bool = False) -> Arrays:
+        """Take the steps of a rollout, as `Rollout.collect` does."""
+        steps = self.rollout.collect(self.args.num_steps, self._ended, stop_at_end)
+        self.collected += 1
+        return steps
+
+    def due(self, interval: int) -> bool:
+        """Whether what is done every `interval` steps, and at the end, is due after this rollout."""
+        return self.share >= 1 or crossed(self.before, self.rollout.step, interval)
+
+    def log(self, logs: dict[str, float], note: str) -> None:
+        """Record the figures of an update and show `note`, with the scaling factors among them."""
+        logs["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        logs["charts/SPS"] = (self.rollout.step - self.first) / (time.time() - self.began)
+        self.run.log(self.rollout.step, logs)
+        self.run.flush()
+        etas = "/".join(f"{value:.2g}" for tag, value in logs.items() if tag.startswith("optim/eta_"))
+        self.note = f"{note}  eta {etas}"
+        self.progress.update(self.rollout.step, note=self.note)
+
+    def _begin(self) -> None:
+        self.rollout, saved = Rollout(self.env, self.policy, self._seed), self._saved
+        self.env.save()  # it says now, not after hours, what in its state no checkpoint can hold
+        if saved is None:
+            return
+        self.policy.load_state_dict(saved["policy"])  # the first reset was counted in
+        if not self.rollout.load_state_dict(saved["rollout"]):
+            complain(f"--resume: {self.args.env_id} cannot be saved, so it begins new episodes")
+        if "shuffle" in saved:  # not in every agent's checkpoints of earlier versions
+            self.shuffle.set_state(saved["shuffle"])
+        torch.set_rng_state(saved["torch"])
+        self.recent.extend(saved["recent"])
+        self.collected = saved.get("iteration", 0)
+
+    def _ended(self, step: int, episode_return: float, length: int) -> None:
+        self.recent.append(episode_return)
+        self.run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
+        self.progress.update(step, episode_return, self.note)
+
+    def _save(self, new_episodes: bool = False) -> None:
+        """Write a checkpoint; `new_episodes`: of environments that have failed, whose state is worth nothing."""
+        check_finite(self.policy)
+        learned = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        random = {"shuffle": self.shuffle.get_state(), "torch": torch.get_rng_state()}
+        account = {"rollout": self.rollout.state_dict(new_episodes), "global_step": self.rollout.step}
+        account |= {"recent": list(self.recent), "iteration": self.collected}
+        self.run.save_checkpoint(self.rollout.step, learned | random | account)
+
+
+def _found(args: Any) -> dict[str, Any]:
+    """The checkpoint to go on from; InputError if there are fewer steps to take than were taken."""
+    saved, before = newest_checkpoint(args.resume), read_config(args.resume, type(args))
+    done, asked = saved["global_step"], args.total_timesteps
+    if asked < done and asked != before.total_timesteps:
+        raise InputError(f"--total-timesteps {asked}: {args.resume} has done {done:,} already; name more, or none")
+    return saved
+
+
+def _close(env: Any, env_id: str) -> None:
+    """Close the environments; what they raise then is told, and takes nothing from what was learned."""
+    try:
+        env.close()
+    except Exception as error:  # whatever an environment of somebody's own may do
+        complain(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}")
+
+
+def _blame(fault: EnvironmentFault, run: Run) -> None:
+    """Say what an environment did in the middle of a run, with its own traceback, and what to do."""
+    if fault.__cause__ is not None:
+        complain("".join(traceback.format_exception(fault.__cause__)).rstrip())
+    kept = f"what was learnt until step {run.saved:,} is kept" if run.saved is not None else "nothing was kept"
+    complain(f"{fault}\n{kept}; mend the environment, then go on with --resume {run.directory}")
