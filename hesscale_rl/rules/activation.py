@@ -1,4 +1,4 @@
-"""The rules of element-wise layers, each from its function, slope and bend; rules.py says what a rule is."""
+"""The rules of element-wise layers, each from its function, slope and bend; rule.py says what a rule is."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import networks
-from . import RULES, Rule
+from .rule import Rule
 
 
 class Elementwise(Rule):
@@ -112,35 +111,35 @@ def _below_zero(x: Tensor, dy: Tensor) -> Tensor:
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
-_RELU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtype))
-_LEAKY_RELU = elementwise(
+ReLU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtype))
+LeakyReLU = elementwise(
     lambda m, x: F.leaky_relu(x, m.negative_slope),
     lambda m, x, y: torch.where(x > 0, torch.ones_like(x), m.negative_slope),
 )
-_ELU = elementwise(
+ELU = elementwise(
     lambda m, x: F.elu(x, m.alpha),
     lambda m, x, y: _elu_slope(x, m.alpha),
     lambda m, x, y, dy: _below_zero(x, dy),
 )
-_SELU = elementwise(
+SELU = elementwise(
     lambda m, x: F.selu(x),
     lambda m, x, y: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA),
     lambda m, x, y, dy: _below_zero(x, dy),
 )
-_GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
-_TANH = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
-_SIGMOID = elementwise(
+GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
+Tanh = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
+Sigmoid = elementwise(
     lambda m, x: torch.sigmoid(x), lambda m, x, y: y * (1 - y), lambda m, x, y, dy: dy * (1 - 2 * y)
 )
-_LOG_SIGMOID = elementwise(
+LogSigmoid = elementwise(
     lambda m, x: F.logsigmoid(x), lambda m, x, y: torch.sigmoid(-x), lambda m, x, y, dy: -dy * (1 - dy)
 )
-_SOFTPLUS = elementwise(
+Softplus = elementwise(
     lambda m, x: F.softplus(x, m.beta, m.threshold),
     _softplus_slope,
     lambda m, x, y, dy: m.beta * dy * (1 - dy),
 )
-_EXP = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
+Exp = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
 
 
 class SiLU(Elementwise):
@@ -149,20 +148,3 @@ class SiLU(Elementwise):
     f = staticmethod(lambda m, x: F.silu(x))
     slope = staticmethod(lambda m, x, y: (s := torch.sigmoid(x)) + y * (1 - s))
     bend = staticmethod(lambda m, x, y, dy: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)))
-
-
-RULES.update(
-    {
-        nn.ReLU: _RELU,
-        nn.LeakyReLU: _LEAKY_RELU,
-        nn.ELU: _ELU,
-        nn.SELU: _SELU,
-        nn.GELU: _GELU,
-        nn.SiLU: SiLU,
-        nn.Tanh: _TANH,
-        nn.Sigmoid: _SIGMOID,
-        nn.LogSigmoid: _LOG_SIGMOID,
-        nn.Softplus: _SOFTPLUS,
-        networks.Exp: _EXP,
-    }
-)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..errors import InputError
-from . import FORWARDS, RULES, Branching, Rule, UnsupportedLayerError
+from .composition import Branching
+from .rule import Rule, UnsupportedLayerError
+from .table import FORWARDS, RULES
 
 STRIDED = torch.strided
 PLAIN = (Tensor, nn.Parameter)  # subclasses may mean another function by the same operation

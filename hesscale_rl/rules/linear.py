@@ -1,0 +1,170 @@
+"""The rules of linear layers, of what agents put behind them, and of reshapes; rule.py says what a rule is."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rule import Refusal, Rule
+
+
+class Layout(NamedTuple):
+    """How a weight's entries are those of G matrices [O, R], one for each group: y = W rows at every position."""
+
+    shape: torch.Size
+    groups: int = 1
+    transposed: bool = False  # [I, O, *kernel] instead of [O, I, *kernel], as transposed convolutions have it
+
+    def pack(self, w: Tensor) -> Tensor:
+        """Return [*, G, O, R] of a weight, or of several, [*, *shape]."""
+        lead, g = w.shape[: w.ndim - len(self.shape)], self.groups
+        if not self.transposed:
+            return w.reshape(*lead, g, self.shape[0] // g, -1)
+        split = w.reshape(*lead, g, self.shape[0] // g, self.shape[1], -1)
+        return split.transpose(-3, -2).flatten(-2)
+
+    def unpack(self, m: Tensor) -> Tensor:
+        """Return [*, *shape] of m [*, G, O, R]."""
+        if self.transposed:
+            inputs = self.shape[0] // self.groups
+            m = m.unflatten(-1, (inputs, -1)).transpose(-3, -2)
+        return m.reshape(*m.shape[: m.ndim - 3 - self.transposed], *self.shape)
+
+
+class Affine(Rule):
+    """y = W rows + b at each of Q positions; the base of Linear and of convolutions."""
+
+    layout: Layout
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """What the weights multiply, [N, G, Q, R]."""
+        raise NotImplementedError
+
+    def cols(self, v: Tensor) -> Tensor:
+        """v, in the shape of y, as [N, G, Q, O]."""
+        raise NotImplementedError
+
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """cols rows' and the columns' sum over the positions, of every sample."""
+        cols = self.cols(v)
+        out = {"weight": self.layout.unpack(torch.einsum("ngqo,ngqr->ngor", cols, self.rows))}
+        if "bias" in self.p:
+            out["bias"] = cols.sum(2).flatten(1)
+        return out
+
+
+class Linear(Affine):
+    """y = x W' + b on the last axis; axes between the samples and it are positions that share W."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x W' + b."""
+        shape = self.p["weight"].shape
+        if len(shape) != 2:
+            raise ValueError(f"its weight has the shape {list(shape)}, expected [O, {x.shape[-1]}]")
+        self.need("bias", shape[:1])
+        self.one_use = x.ndim == 2
+        return F.linear(x, self.p["weight"], self.p.get("bias"))
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """V W."""
+        return v @ self.p["weight"]
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """D (W*W)."""
+        return d @ self.p["weight"].square()
+
+    def _read(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        if v.ndim > 2:
+            v, x = v.flatten(0, -2), x.flatten(0, -2)
+        out = {"weight": v.mT @ x}
+        if "bias" in self.p:
+            out["bias"] = v.sum(0)
+        return out
+
+    def grad(self, v: Tensor) -> dict[str, Tensor]:
+        """V'X and the sum of V."""
+        return self._read(v, self.x)
+
+    def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
+        """D'(X*X) and the sum of D."""
+        return self._read(d, self.x.square())
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """One group."""
+        return Layout(self.p["weight"].shape)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The inputs at every position."""
+        return self.cols(self.x)
+
+    def cols(self, v: Tensor) -> Tensor:
+        """The axes between the samples and the last as one."""
+        return v.reshape(len(v), 1, -1, v.shape[-1])
+
+    def sandwich(self, h: Tensor) -> Tensor:
+        """W'hW."""
+        w = self.p["weight"]
+        return w.mT @ h @ w if self.one_use else super().sandwich(h)
+
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """The same: J is that of every sample."""
+        return self.sandwich(h) if self.one_use else super().mean_sandwich(h, jacobian)
+
+
+class GaussianHead(Rule):
+    """y = [x, log_std]: the first half passes, the second is the parameter itself."""
+
+    parameters = frozenset({"log_std"})
+    one_use = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [N, 2 n]."""
+        if x.shape[1:] != self.p["log_std"].shape:
+            raise Refusal(f"it has {self.p['log_std'].numel()} actions, and its input the shape {list(x.shape)}")
+        return torch.cat([x, self.p["log_std"].expand_as(x)], dim=1)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """The first half of v."""
+        return v[:, : self.x.shape[1]]
+
+    def grad(self, v: Tensor) -> dict[str, Tensor]:
+        """The sum of the second half of v; its Jacobian holds only zeros and ones."""
+        return {"log_std": v[:, self.x.shape[1] :].sum(0)}
+
+    def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
+        """The same."""
+        return self.grad(d)
+
+    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
+        """The second half of v."""
+        return {"log_std": v[:, self.x.shape[1] :]}
+
+
+class Reshape(Rule):
+    """Flatten, Unflatten and Identity: the same entries in another shape."""
+
+    parameters = frozenset()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x in the layer's shape, with the samples where they were."""
+        y: Tensor = self.layer(x)
+        if y.shape[:1] != x.shape[:1]:
+            raise Refusal(f"it maps {list(x.shape)} to {list(y.shape)}, and axis 0 must stay the samples'")
+        return y
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v in x's shape."""
+        return v.reshape(self.x.shape)
+
+    def sandwich(self, h: Tensor) -> Tensor:
+        """h as it is: the entries keep their order."""
+        return h
+
+    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
+        """The same."""
+        return h
