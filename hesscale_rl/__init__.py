@@ -6,6 +6,8 @@ Names are imported when they are first used, so that a command can check its arg
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _moved
+
 if TYPE_CHECKING:
     from . import losses, networks, optim, rules
     from .curvature.base import BL89, Curvature, ExactDiagonal, HesScale, HesScaleGN
@@ -64,9 +66,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backpropagation": ["HBP", "KFRA"],
-    "curvature": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
-    "gauss_newton": ["GGN", "GGNMC", "KFAC", "SquaredGradient"],
+    "curvature.base": ["BL89", "Curvature", "ExactDiagonal", "HesScale", "HesScaleGN"],
+    "curvature.ggn": ["GGN", "GGNMC", "KFAC", "SquaredGradient"],
+    "curvature.hbp": ["HBP", "KFRA"],
+    "curvature.hutchinson": ["Hutchinson"],
+    "curvature.matmul": ["GaussNewton"],
     "optim": [
         "AdaHesScale",
         "AdaHessian",
@@ -78,25 +82,14 @@ _HOMES = {
         "make_optimizer",
     ],
     "optim.base": ["CurvatureError"],
-    "products": ["GaussNewton"],
     "rules": ["UnsupportedLayerError", "register"],
-    "stochastic": ["Hutchinson"],
     "tape": ["Result", "backward", "measure_curvature", "value_grad_curvature"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = [
-    "blocks",
-    "compiled",
-    "curvature",
-    "layers",
-    "losses",
-    "networks",
-    "optim",
-    "oracle",
-    "rules",
-    "stochastic",
-    "tape",
-]
+_MODULES = ["compiled", "curvature", "losses", "networks", "optim", "oracle", "rl", "rules", "runs", "tape"]
+
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,1 @@
-"""."""
+"""Reinforcement learning's own parts, as plain definitions; fast/ has their compiled twins."""

@@ -1,1 +1,1 @@
-"""."""
+"""What runs say: reading them, curves, statistics, figures and tables."""

@@ -1,1 +1,1 @@
-"""."""
+"""The papers' supervised tasks: networks and losses, and their data."""

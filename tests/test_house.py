@@ -1,0 +1,103 @@
+"""The house holds: rooms stand above what they use, nothing imports in a circle, and no part is too large to read."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "hesscale_rl"
+# From the ground up: a module may import from its own floor and from those below. Other modules of the library stand
+# on the first floor whose names they need.
+FLOORS = [
+    [f"{PACKAGE}.{name}" for name in ("errors", "jit", "networks", "losses", "oracle", "console", "locks")],
+    [f"{PACKAGE}.rules"],
+    [f"{PACKAGE}.curvature"],
+    [f"{PACKAGE}.compiled"],
+    [f"{PACKAGE}.{name}" for name in ("tape", "optim")],
+    [f"{PACKAGE}.rl"],
+    [f"{PACKAGE}.runs"],
+    [f"{PACKAGE}.envs"],
+    [f"{PACKAGE}.agents"],
+    [f"{PACKAGE}.scripts"],
+    [f"{PACKAGE}.studies"],
+]
+LINES, PARAMETERS = 400, 8
+
+
+@cache
+def modules():
+    """Every module of the project by its installed name: the folders beside the package are linked into it."""
+    found = {}
+    for folder in (PACKAGE, "agents", "envs", "scripts", "studies"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts if folder == PACKAGE else (PACKAGE, *parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(name, path):
+    """The project's modules that one imports, in functions too, but not those for type checkers alone."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    wanted, nodes = set(), [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            wanted |= {f"{module}.{alias.name}" for alias in node.names}
+    known = modules()
+    found = set()
+    for want in wanted:
+        while want and want not in known:
+            want = want.rpartition(".")[0]
+        found |= {want} - {"", name, PACKAGE}
+    return found
+
+
+@cache
+def arrows():
+    return {name: imported(name, path) for name, path in modules().items()}
+
+
+def test_nothing_imports_in_a_circle():
+    left = {name: set(to) for name, to in arrows().items()}
+    while free := {name for name, to in left.items() if not to & left.keys()}:
+        left = {name: to for name, to in left.items() if name not in free}
+    circle = {name: sorted(to & left.keys()) for name, to in left.items()}
+    assert not circle, f"these import each other, or what does: {circle}"
+
+
+def floor(name):
+    for number, rooms in enumerate(FLOORS):
+        if any(name == room or name.startswith(f"{room}.") for room in rooms):
+            return number
+    return None
+
+
+def test_no_arrow_runs_up():
+    up = [
+        f"{name} -> {other}"
+        for name, to in arrows().items()
+        for other in to
+        if floor(name) is not None and floor(other) is not None and floor(other) > floor(name)
+    ]
+    assert not up
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_file_and_its_functions_are_small_enough_to_read(name):
+    source = modules()[name].read_text()
+    assert len(source.splitlines()) <= LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([a for a in own if a.arg not in ("self", "cls")])
+            assert count <= PARAMETERS, f"{node.name} (line {node.lineno}) has {count} parameters"
