@@ -4,7 +4,8 @@
 
 Schulman et al. 2015: natural-gradient steps of the policy within a KL divergence, by conjugate gradients and a line
 search; the critic learns with an optimizer. Sections as in ppo.py: arguments, networks, advantages, update, loop; the
-steps in the environment are hesscale_rl/rl/rollout.py, a run's beginning, account and end hesscale_rl/runs/session.py.
+steps in the environment are hesscale_rl/rl/rollout.py, a run's beginning, account and end
+hesscale_rl/runs/session.py.
 """
 
 from __future__ import annotations

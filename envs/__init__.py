@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from hesscale_rl.envs.modules import users_own
 from hesscale_rl.errors import InputError
 from hesscale_rl.runs.command_line import read_kwargs
 from hesscale_rl.system.console import complain
+
+from .modules import users_own
 
 if TYPE_CHECKING:
     from .checking import Checked
@@ -53,7 +54,7 @@ def make(
     # Not every environment of a user's own takes a render mode.
     given: dict[str, Any] = read_kwargs(env_kwargs) | ({} if render_mode is None else {"render_mode": render_mode})
     try:
-        with contextlib.nullcontext() if env_id in UR_REACHER else users_own():
+        with users_own():
             env = gym.make(env_id, disable_env_checker=True, **given)
     except (Exception, SystemExit) as error:  # it may fail in any way: a missing package, an asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__

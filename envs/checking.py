@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from hesscale_rl.compiled.warm import ready
+from hesscale_rl.compiled.cache import ready
 from hesscale_rl.errors import Diverged, EnvironmentFault, InputError
 from hesscale_rl.rl.fast.normalize import LARGEST, take
 

@@ -1,6 +1,6 @@
 """UR-Reacher: move the hand of a UR5 in a plane to a point, with the speeds of two joints, 25 times a second.
 
-Mahmood et al. 2018 (SenseAct's UR-Reacher-2) and Elsayed et al. 2024, figure 7. `tasks.py` has the settings,
+Mahmood et al. 2018 (SenseAct's UR-Reacher-2) and Elsayed et al. 2024, figure 7. `ur/presets.py` has the settings,
 `ur/drivers.py` the arms: the environment is the same over a model, over MuJoCo and over a robot.
 """
 
@@ -14,7 +14,7 @@ from hesscale_rl.errors import InputError
 
 from .ur.drivers import NO_DELAY, USUAL, Driver, InProcess, KinematicDriver, State
 from .ur.kinematics import tcp
-from .ur.presets import ACTUATED, HALF_TURN, Q_REF, TASKS, Task
+from .ur.presets import ACTUATED, HALF_TURN, PRESETS, Q_REF, Preset
 from .ur.safety import OVERRIDES, RobotFault
 
 PLANE = (1, 2)  # y and z of SenseAct's frame: the task does not look at x
@@ -45,9 +45,9 @@ class URReacher(gym.Env):
         legacy_obs: bool = False,
         render_mode: str | None = None,
     ):
-        if preset not in TASKS:
-            raise InputError(f"preset {preset!r}: must be one of {', '.join(TASKS)}")
-        self.preset, self.task, self.legacy_obs, self.render_mode = preset, TASKS[preset], legacy_obs, render_mode
+        if preset not in PRESETS:
+            raise InputError(f"preset {preset!r}: must be one of {', '.join(PRESETS)}")
+        self.preset, self.task, self.legacy_obs, self.render_mode = preset, PRESETS[preset], legacy_obs, render_mode
         self.driver = _driver(driver, self.task, delays, guarded) if isinstance(driver, str) else driver
         bounds = self.driver.bounds
         turn = 2 * math.pi / self.task.speed_max
@@ -162,7 +162,7 @@ class URReacher(gym.Env):
         self.driver.load_state(state["driver"])
 
 
-def _driver(name: str, task: Task, delays: bool, guarded: bool) -> Driver:
+def _driver(name: str, task: Preset, delays: bool, guarded: bool) -> Driver:
     bounds, late = task.bounds(guarded=guarded), USUAL if delays else NO_DELAY
     if name == "kinematic":
         return KinematicDriver(bounds, late)

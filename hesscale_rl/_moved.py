@@ -1,4 +1,4 @@
-"""The module paths of version 0.1, which keep working for one release: `import hesscale_rl.policy` warns and works."""
+"""The module paths of before, which keep working for one release: `import hesscale_rl.policy` warns and works."""
 
 import sys
 import warnings

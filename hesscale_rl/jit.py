@@ -16,15 +16,15 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCa
 from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
-PACKAGES = Path(__file__).parents[2]
-FOLDERS = ("hesscale_rl", "envs")
+PACKAGE = Path(__file__).parent
+FOLDERS = (PACKAGE, PACKAGE / "envs")  # the latter may be a link, which rglob does not follow
 PLAIN = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # NUMBA_DISABLE_JIT=1, to debug: all is Python
 
 
 @cache
 def sources() -> str:
     """Return one stamp over the text of every file that has compiled functions, which constants are from as well."""
-    texts = (path.read_bytes() for folder in FOLDERS for path in sorted((PACKAGES / folder).rglob("*.py")))
+    texts = (path.read_bytes() for path in sorted({path for folder in FOLDERS for path in folder.rglob("*.py")}))
     return hashlib.sha256(b"\n".join(text for text in texts if b"jit import" in text)).hexdigest()[:12]
 
 

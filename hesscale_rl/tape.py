@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from . import compiled
-from .curvature.base import Curvature, Nothing
+from .curvature.base import Curvature, NoCurvature
 from .curvature.blocks import Block
 from .errors import InputError
 from .losses import Loss, as_loss
-from .rules import Lacking, Refusal, Rule, UnsupportedLayerError, checks
+from .rules import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
 class Result(NamedTuple):
@@ -25,7 +25,7 @@ class Result(NamedTuple):
     value: Tensor  # 0-d
     output: Tensor  # [N, ...]
     grad: dict[str, Tensor]
-    curvature: dict[str, Any]  # tensors in the parameters' shapes; of KFAC, KFRA and HBP blocks (blocks.py)
+    curvature: dict[str, Any]  # tensors in the parameters' shapes; of KFAC, KFRA and HBP blocks (curvature/blocks.py)
 
 
 def record(
@@ -98,7 +98,7 @@ def _pass(net, x, params, loss, curvature):
     reads: list = []
     try:
         _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
-    except Lacking as lack:
+    except MissingPrimitive as lack:
         raise UnsupportedLayerError(
             lack.rule.path, lack.rule.layer, f"{type(curvature).__name__} cannot pass it, because {lack}"
         ) from None
@@ -119,12 +119,12 @@ def value_grad_curvature(
     over stacked parameters.
     """
     checks.check_input(x)
-    loss, curvature = as_loss(loss), curvature or Nothing()
+    loss, curvature = as_loss(loss), curvature or NoCurvature()
     if hooked := [] if torch.compiler.is_compiling() else [name for name, p in params.items() if checks.has_hooks(p)]:
         raise InputError(f"params: {hooked[0]} has hooks, which only backward runs; hand over p.detach()")
     if curvature.on_tape:
         return _by_name(net, params, x, loss, curvature)
-    result = _by_name(net, params, x, loss, Nothing())
+    result = _by_name(net, params, x, loss, NoCurvature())
     return result._replace(curvature=curvature.estimate(net, params, x, loss))
 
 
@@ -154,12 +154,12 @@ def backward(
     """Add the loss's gradient to `p.grad` and its curvature to `p.hess_diag` of every parameter p of `net`.
 
     A curvature that gives blocks (KFAC, KFRA, HBP) adds to `p.hess_block` instead.
-    `x` [N, ...] is data: nothing flows back into it. `loss`: one of hesscale_rl.losses, or any callable outputs ->
-    scalar (slower: its second derivatives come from autodiff). Like autograd, it sums into what is there, and it
-    leaves frozen parameters alone and calls the hooks of the others (`register_hook` changes what is added to p.grad,
-    not the curvature and not the result); a module that stands twice in the network gets the sum over its places,
-    with the methods on the tape without their cross terms.
-    `backend`: "auto" takes compiled loops for what they cover (compiled/chain.py: small MLPs in float32 on the CPU),
+    `x` [N, ...] is data: nothing flows back into it, and one that requires grad is refused. `loss`: one of
+    hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives come from autodiff). Like
+    autograd, it sums into what is there, and it leaves frozen parameters alone and calls the hooks of the others
+    (`register_hook` changes what is added to p.grad, not the curvature and not the result); a module that stands
+    twice in the network gets the sum over its places, with the methods on the tape without their cross terms.
+    `backend`: "auto" takes compiled loops for what they cover (compiled/mlp.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding; "torch" always takes the tape; "compile" the tape by torch.compile, which
     takes half a minute for each new network, loss or batch size, and a C++ compiler (on CUDA: Triton).
     Raises UnsupportedLayerError for a layer without a rule, or one whose call means more than its rule knows (hooks,
@@ -169,14 +169,14 @@ def backward(
         raise ValueError(f"backend={backend!r}: allowed are 'auto', 'torch' and 'compile'")
     if curvature is not None and not isinstance(curvature, Curvature):
         raise TypeError(f"curvature={curvature!r}: must be an object such as hesscale_rl.HesScale(), or None")
-    loss, curvature = as_loss(loss), curvature or Nothing()
-    on_tape = curvature if curvature.on_tape else Nothing()
-    chain = compiled.find(net, x, on_tape) if backend == "auto" else None
-    if chain is None:
+    loss, curvature = as_loss(loss), curvature or NoCurvature()
+    on_tape = curvature if curvature.on_tape else NoCurvature()
+    fast_mlp = compiled.find(net, x, on_tape) if backend == "auto" else None
+    if fast_mlp is None:
         checks.check_input(x)
-    if chain is not None:
-        params = chain.params
-        result = Result(*chain.run(x, loss, on_tape))
+    if fast_mlp is not None:
+        params = fast_mlp.params
+        result = Result(*fast_mlp.run(x, loss, on_tape))
     elif backend == "compile":
         result = _by_graph(net, x, loss, on_tape)
         params = dict(net.named_parameters(remove_duplicate=False))
@@ -198,7 +198,7 @@ def backward(
         if not p.requires_grad:
             continue
         grad, curved = result.grad[name], result.curvature.get(name)
-        if chain is None and checks.has_hooks(p):  # a chain has none
+        if fast_mlp is None and checks.has_hooks(p):  # a chain has none
             g, h = hooked.get(p, (None, None))
             hooked[p] = grad if g is None else g + grad, curved if h is None else h + curved
         else:

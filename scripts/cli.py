@@ -6,7 +6,6 @@ import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from hesscale_rl.envs.modules import claim
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
 from hesscale_rl.system.console import complain, guard, say
 
@@ -17,6 +16,10 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
        hesscale-rl export RUN [--onnx]    write the policy for use without this library
        hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
        hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
+       hesscale-rl results RUNS           a table of returns with intervals
+       hesscale-rl compare RUNS           which optimizer is better, and how sure that is
+       hesscale-rl effective-steps RUNS   what step-size scaling leaves of the step size
+       hesscale-rl pack SWEEP FILE        what the figures need of a sweep, small enough to publish
        hesscale-rl ur sim                 a simulated UR5 controller, for the next two and for any UR client
        hesscale-rl ur run|train|replay    a policy on a UR5: a dry run, unless --robot-ip names a real one
        hesscale-rl check ENV              whether an environment of yours keeps to what it declares
@@ -31,6 +34,10 @@ COMMANDS = {
     "export": "hesscale_rl.scripts.export",
     "sweep": "hesscale_rl.scripts.sweep",
     "plot": "hesscale_rl.scripts.plot",
+    "results": "hesscale_rl.scripts.analysis.returns_table",
+    "compare": "hesscale_rl.scripts.analysis.compare",
+    "effective-steps": "hesscale_rl.scripts.analysis.effective_steps",
+    "pack": "hesscale_rl.scripts.sweeping.pack",
     "ur": "hesscale_rl.scripts.ur.deploy",
     "check": "hesscale_rl.scripts.check",
     "doctor": "hesscale_rl.scripts.doctor",
@@ -40,7 +47,6 @@ COMMANDS = {
 def main() -> int:
     """Run the command line in sys.argv and return its exit code."""
     guard()
-    claim()
     try:
         return run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:  # while torch is imported: a command that has begun tells of it itself

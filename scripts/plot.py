@@ -7,7 +7,8 @@
 
 RUNS are run directories, or folders that hold some; of a sweep's folder, the runs that its sweep.json lists. Lines
 are means over runs that differ in their seeds alone, bands and bars 95 % bootstrap intervals. How a run becomes a
-curve, a diverged one too, is told in scripts/analysis/curves.py. Of supervised runs it is the validation loss against epochs.
+curve, a diverged one too, is told in scripts/analysis/curves.py. Of supervised runs it is the validation loss
+against epochs.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     hesscale-rl supervised --task mnist-mlp --data digits --optimizer adahesscale
 
-scripts/supervised_tasks/tasks.py has the tasks, docs/supervised.md an account of them. The run directory is that of the agents: a step
+scripts/supervised_tasks/tasks.py has the tasks, docs/supervised.md an account of them. The run directory is that of
+the agents: a step
 in metrics.jsonl is an update. After every epoch it has loss/train and accuracy/train, the means over the epoch's
 batches, each before its update; loss/ and accuracy/ of validation and test; charts/epoch; and charts/seconds, the
 time of all updates so far. Networks that no rules cover, those with LSTMs, are trained by autograd.

@@ -2,7 +2,7 @@
 
     hesscale-rl sweep scripts/sweeps/ppo_sensitivity_small.toml -j 4
 
-scripts/sweeping/spec.py says what a spec is, scripts/sweeping/launchers.py where the runs are carried out. DIR holds one directory a
+sweeping/spec.py says what a spec is, sweeping/launchers.py where the runs are carried out. DIR holds one directory a
 run, logs/ with their output, and sweep.json with the list of all runs that were asked for.
 """
 
@@ -202,7 +202,7 @@ def sweep(args: argparse.Namespace) -> int:
 
 def _compile() -> None:
     """Compile the loops before many processes want them."""
-    from hesscale_rl.compiled.warm import ready
+    from hesscale_rl.compiled.cache import ready
 
     ready()
 

@@ -302,7 +302,7 @@ def caption(parts: list[str]) -> str:
     from hesscale_rl.runs.directory import cpu
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    command = " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *words])
+    command = " ".join(["python", f"studies/{Path(sys.argv[0]).name}", *words])
     return "; ".join([*parts, f"torch {torch.__version__}", cpu(), time.strftime("%Y-%m-%d"), command])
 
 

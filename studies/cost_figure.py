@@ -113,7 +113,7 @@ def findings(rows: list[Row]) -> list[str]:
 
 
 def style(method: str) -> dict[str, Any]:
-    """Return how a method is drawn: colour and marker of scripts/analysis/panels.py, dashed and hollow for a scaled one."""
+    """Return how a method is drawn: colour and marker of panels.py, dashed and hollow for a scaled one."""
     colour, marker = (LOOKS | MORE)[method.removeprefix("scaled-")]
     scaled = method.startswith("scaled-")
     line = {"color": colour, "marker": marker, "label": method, "markersize": 4, "linewidth": 1.2}

@@ -57,6 +57,7 @@ def methods() -> dict[str, "hs.Curvature"]:
 def errors(net: "nn.Module", x: "torch.Tensor", loss: Any) -> dict[tuple[str, str], tuple[float, float]]:
     """Return the L1 error and the exact diagonal's L1 norm by layer and method."""
     import hesscale_rl as hs
+    from hesscale_rl.curvature.blocks import Block
 
     params: dict[str, torch.Tensor] = dict(net.named_parameters())
     blocks = hs.value_grad_curvature(net, params, x, loss, hs.HBP()).curvature
@@ -64,7 +65,7 @@ def errors(net: "nn.Module", x: "torch.Tensor", loss: Any) -> dict[tuple[str, st
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for method, curvature in methods().items():
         for name, d in hs.value_grad_curvature(net, params, x, loss, curvature).curvature.items():
-            estimate = (d.diagonal() if isinstance(d, hs.blocks.Block) else d).detach()
+            estimate = (d.diagonal() if isinstance(d, Block) else d).detach()
             key = (name.rpartition(".")[0], method)
             error, size = found.get(key, (0.0, 0.0))
             error += float((estimate - exact[name]).abs().sum())

@@ -3,7 +3,7 @@
     python studies/throughput.py [--rounds 7] [--out docs/results/benchmark]
 
 In every round all methods have their turn, one after the other, so that a busy machine slows them alike; printed are
-medians, minima and maxima, and ratios within a round to the baseline (studies/baseline_agents.py). Ours are the agents
+medians, minima and maxima, and ratios within a round to the baseline (baseline_agents.py). Ours are the agents
 themselves with all their logging, timed by their metrics.jsonl. stable-baselines3 takes part where it is installed.
 """
 

@@ -3,7 +3,7 @@
 import pace
 import pytest
 
-from hesscale_rl.compiled.warm import HUTCHINSON, ready
+from hesscale_rl.compiled.cache import HUTCHINSON, ready
 
 
 def pytest_sessionstart() -> None:

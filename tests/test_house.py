@@ -1,4 +1,4 @@
-"""The house holds: rooms stand above what they use, nothing imports in a circle, and no part is too large to read."""
+"""Rooms stand above what they use, nothing imports in a circle, and no file is too long to read."""
 
 import ast
 from functools import cache
@@ -11,7 +11,7 @@ PACKAGE = "hesscale_rl"
 # From the ground up: a module may import from its own floor and from those below. Other modules of the library stand
 # on the first floor whose names they need.
 FLOORS = [
-    [f"{PACKAGE}.{name}" for name in ("errors", "jit", "networks", "losses", "oracle", "console", "locks")],
+    [f"{PACKAGE}.{name}" for name in ("errors", "names", "jit", "networks", "losses", "oracle", "system")],
     [f"{PACKAGE}.rules"],
     [f"{PACKAGE}.curvature"],
     [f"{PACKAGE}.compiled"],
@@ -23,7 +23,7 @@ FLOORS = [
     [f"{PACKAGE}.scripts"],
     [f"{PACKAGE}.studies"],
 ]
-LINES, PARAMETERS = 400, 8
+LINES = 400
 
 
 @cache
@@ -93,11 +93,5 @@ def test_no_arrow_runs_up():
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_a_file_and_its_functions_are_small_enough_to_read(name):
-    source = modules()[name].read_text()
-    assert len(source.splitlines()) <= LINES
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            count = len([a for a in own if a.arg not in ("self", "cls")])
-            assert count <= PARAMETERS, f"{node.name} (line {node.lineno}) has {count} parameters"
+def test_a_file_is_short_enough_to_read(name):
+    assert len(modules()[name].read_text().splitlines()) <= LINES

@@ -17,7 +17,7 @@ FAR = 10.0  # m: no bound
 
 
 @dataclass(frozen=True)
-class Task:
+class Preset:
     """One preset. Angles in degrees, lengths in m, of the two joints and of x, y, z."""
 
     speed_max: float  # rad/s, an action of 1
@@ -43,7 +43,7 @@ class Task:
         return bounds if guarded else bounds._replace(table=-FAR, column=-FAR)
 
 
-TASKS = {
-    "stock": Task(0.3, 1.4, (-180, -120), (-60, 130), (-0.2, -0.3, 0.5), (0.2, 0.4, 1.0), timeout=0.5),
-    "v2": Task(1.0, 2.0, (-170, -150), (-10, 150), (-0.2, -FAR, 0.4), (0.2, 0.9, FAR), timeout=0.2),
+PRESETS = {
+    "stock": Preset(0.3, 1.4, (-180, -120), (-60, 130), (-0.2, -0.3, 0.5), (0.2, 0.4, 1.0), timeout=0.5),
+    "v2": Preset(1.0, 2.0, (-170, -150), (-10, 150), (-0.2, -FAR, 0.4), (0.2, 0.9, FAR), timeout=0.2),
 }

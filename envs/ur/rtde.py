@@ -1,4 +1,4 @@
-"""A real UR5, or whatever speaks its protocol: the driver, and the process behind it where link.py talks."""
+"""A real UR5, or whatever speaks its protocol: the driver, and the process behind it where control_loop.py talks."""
 
 import contextlib
 import multiprocessing as mp

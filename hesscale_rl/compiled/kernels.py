@@ -43,13 +43,13 @@ def tanh(x, y):
 
 @FAST
 def activate(code, y, dy, ddy):
-    """Replace y (flat) by f(y), and fill dy and ddy with f' and f''. Same forms as rules.py."""
+    """Replace y (flat) by f(y), and fill dy and ddy with f' and f''. Same forms as rules/activation.py."""
     if code == TANH:
         tanh(y, dy)  # not into y itself: a loop that writes where it reads is not vectorised
         for i in range(len(y)):
             t = dy[i]
-            slope = ONE - t * t
-            y[i], dy[i], ddy[i] = t, slope, -(t + t) * slope
+            df = ONE - t * t
+            y[i], dy[i], ddy[i] = t, df, -(t + t) * df
     elif code == RELU:
         for i in range(len(y)):
             dy[i] = ONE if y[i] > ZERO else ZERO
@@ -105,8 +105,8 @@ def outputs(params, sizes, codes, x):
             tanh(flat, y.reshape(-1))
         else:
             if codes[layer] != IDENTITY:
-                slopes = np.empty_like(flat)
-                activate(codes[layer], flat, slopes, np.empty_like(flat))
+                dfs = np.empty_like(flat)
+                activate(codes[layer], flat, dfs, np.empty_like(flat))
             y = above
     return y
 
@@ -122,7 +122,7 @@ def read(v, x, w, b):
 
 
 @FAST
-def reverse(params, sizes, codes, x, y, dy, ddy, g, d, bends, grads, curvatures):
+def reverse(params, sizes, codes, x, y, dy, ddy, g, d, use_d2f, grads, curvatures):
     """Carry the gradient g and the diagonal d, both [N, sizes[-1]], back through the chain.
 
     Fills what `grads` and `curvatures` point to, as `params` does. An empty d asks for the gradient alone; without
@@ -134,17 +134,17 @@ def reverse(params, sizes, codes, x, y, dy, ddy, g, d, bends, grads, curvatures)
         i, o = sizes[layer], sizes[layer + 1]
         stop, start = start, start - n * o
         if codes[layer] != IDENTITY:
-            flat, slope, bend = g.reshape(-1), dy[start:stop], ddy[start:stop]
+            flat, df, d2f = g.reshape(-1), dy[start:stop], ddy[start:stop]
             if second:
                 flat_d = d.reshape(-1)
-                if bends:
+                if use_d2f:
                     for k in range(n * o):
-                        flat_d[k] = slope[k] * (slope[k] * flat_d[k]) + bend[k] * flat[k]
+                        flat_d[k] = df[k] * (df[k] * flat_d[k]) + d2f[k] * flat[k]
                 else:
                     for k in range(n * o):
-                        flat_d[k] = slope[k] * (slope[k] * flat_d[k])
+                        flat_d[k] = df[k] * (df[k] * flat_d[k])
             for k in range(n * o):
-                flat[k] *= slope[k]
+                flat[k] *= df[k]
         below = x if layer == 0 else y[start - n * i : start].reshape(n, i)
         w, below = at(params[layer, 0], o, i), pack(below)
         read(g, below, at(grads[layer, 0], o, i), at(grads[layer, 1], 1, o)[0])

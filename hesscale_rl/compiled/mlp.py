@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..curvature.base import BL89, Curvature, HesScale, HesScaleGN, Nothing
+from ..curvature.base import BL89, Curvature, HesScale, HesScaleGN, NoCurvature
 from ..losses import Loss
 from ..losses.checks import is_traced
-from ..rules import RULES, Refusal, checks
-from . import kernels
-from . import losses as seeds
-from .warm import ready
+from ..rules import BUILT_IN, RULES, Refusal, checks
+from . import kernels, losses
+from .cache import ready
 
 LARGEST = 50_000  # weights in a layer; with more, torch's products are faster than ours
 
@@ -27,13 +26,13 @@ ACTIVATIONS: dict[Any, int] = {
     networks.Exp: kernels.EXP,
 }
 # A rule that a user has registered in its place is the tape's to apply.
-OWN_RULES: dict[Any, Any] = {kind: RULES[kind] for kind in (*ACTIVATIONS, nn.Linear, networks.GaussianHead)}
-CURVATURES: tuple[Any, ...] = (Nothing, HesScale, HesScaleGN, BL89)
+OWN_RULES: dict[Any, Any] = {kind: BUILT_IN[kind] for kind in (*ACTIVATIONS, nn.Linear, networks.GaussianHead)}
+CURVATURES: tuple[Any, ...] = (NoCurvature, HesScale, HesScaleGN, BL89)
 
 Named = dict[str, Tensor]
 
 
-class Chain:
+class FastMLP:
     """Linear layers, each with an activation or none behind it, and a GaussianHead or none at the end."""
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ class Chain:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
         ready()
         tensors = list(self.params.values())
-        inputs, (params, sizes, codes), c = seeds.array(x), self.arrays(), self.sizes[-1]
+        inputs, (params, sizes, codes), c = losses.array(x), self.arrays(), self.sizes[-1]
         y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
         z = y[len(y) - len(inputs) * c :].reshape(-1, c)
         if self.log_std is not None:
@@ -93,8 +92,8 @@ class Chain:
             messages = [np.ascontiguousarray(message[:, :c]) for message in messages]
         g, d = messages[0], messages[1] if len(messages) == 2 else messages[0][:0]
         to = [self.addresses(result) for result in results]
-        bends = type(curvature) is not HesScaleGN
-        kernels.reverse(params, sizes, codes, inputs, y, dy, ddy, g, d, bends, to[0], to[-1])
+        use_d2f = type(curvature) is not HesScaleGN
+        kernels.reverse(params, sizes, codes, inputs, y, dy, ddy, g, d, use_d2f, to[0], to[-1])
         named = [dict(zip(self.params, result, strict=True)) for result in results]
         return value, outputs, named[0], named[1] if len(named) == 2 else {}
 
@@ -112,7 +111,7 @@ class Chain:
 
 def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
     """The loss's value, its gradient and, unless the curvature is Nothing, the message at the outputs, as arrays."""
-    if type(curvature) is not BL89 and (seeded := seeds.seed(loss, outputs)) is not None:
+    if type(curvature) is not BL89 and (seeded := losses.seed(loss, outputs)) is not None:
         value, g, d = seeded
         messages = [g, d] if curvature.wants_diagonal else [g]
         return torch.scalar_tensor(value, dtype=torch.float32, device="cpu"), *messages
@@ -130,18 +129,25 @@ def _beside(mean: np.ndarray, row: np.ndarray) -> np.ndarray:
     return out
 
 
-def find(net: nn.Module, x: Tensor, curvature: Any) -> Chain | None:
+def find(net: nn.Module, x: Tensor, curvature: Any) -> FastMLP | None:
     """Return the chain that `net` is, or None where the tape must do the work."""
     if type(net) is not nn.Sequential or type(curvature) not in CURVATURES or not checks.is_plain(x):
         return None
-    if x.ndim != 2 or x.dtype is not torch.float32 or not x.is_cpu or not x.numel() or is_traced(x):
+    if (
+        x.ndim != 2
+        or x.dtype is not torch.float32
+        or not x.is_cpu
+        or x.requires_grad
+        or not x.numel()
+        or is_traced(x)
+    ):
         return None
     if x.is_neg() or checks.surroundings("cpu"):
         return None
-    chain = Chain()
-    if not chain.add(net) or not chain.codes or chain.sizes[0] != x.shape[1]:
+    fast_mlp = FastMLP()
+    if not fast_mlp.add(net) or not fast_mlp.codes or fast_mlp.sizes[0] != x.shape[1]:
         return None
-    return chain if all(_is_row(p) for p in chain.params.values()) else None
+    return fast_mlp if all(_is_row(p) for p in fast_mlp.params.values()) else None
 
 
 def _is_row(p: Tensor) -> bool:
@@ -161,10 +167,10 @@ def branches(net: nn.Module) -> list[nn.Module]:
     return [*net.branches] if type(net) is networks.Heads and not checks.altered(net) else [net]
 
 
-def chains(nets: Iterable[nn.Module], x: Tensor) -> list[Chain] | None:
+def fast_mlps(nets: Iterable[nn.Module], x: Tensor) -> list[FastMLP] | None:
     """Return the chains that all the networks are, or None if one is none."""
-    found = [find(net, x, Nothing()) for net in nets]
-    good = [chain for chain in found if chain is not None]
+    found = [find(net, x, NoCurvature()) for net in nets]
+    good = [fast_mlp for fast_mlp in found if fast_mlp is not None]
     return good if len(good) == len(found) else None
 
 
@@ -178,12 +184,12 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
         if any(part is None for part in parts):
             return None
         return lambda inputs: np.concatenate([part(inputs) for part in parts if part is not None], 1)
-    chain = find(net, x, Nothing())
-    if chain is None:
+    fast_mlp = find(net, x, NoCurvature())
+    if fast_mlp is None:
         return None
     ready()
-    outputs = partial(kernels.outputs, *chain.arrays())
-    if chain.log_std is None:
+    outputs = partial(kernels.outputs, *fast_mlp.arrays())
+    if fast_mlp.log_std is None:
         return outputs
-    last = chain.log_std.detach().numpy()
+    last = fast_mlp.log_std.detach().numpy()
     return lambda inputs: _beside(outputs(inputs), last)

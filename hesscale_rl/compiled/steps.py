@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..jit import FAST, FAST_SUMS, ZERO, at
-from .warm import ready
+from .cache import ready
 
 LARGEST = np.float32(2.0**126)  # an average of squares stays below it: a quarter of what float32 holds
 
@@ -165,7 +165,7 @@ def _gradient_loop(where, lengths, counts, begin, end, settings):
 
 
 @FAST
-def take(where, lengths, counts, begin, end, settings):
+def step(where, lengths, counts, begin, end, settings):
     """Take the step of a group, the tensors from `begin` to `end`; return eta.
 
     where [7, K]: as for `adaptive_loop`; without an average m it is gradient descent.

@@ -49,7 +49,7 @@ class Curvature:
         raise NotImplementedError
 
 
-class Nothing(Curvature):
+class NoCurvature(Curvature):
     """The gradient alone."""
 
 
@@ -70,8 +70,8 @@ class HesScale(Curvature):
 
     def pull(self, rule: Rule, g: Tensor, message: Tensor) -> Tensor:
         """(J*J)'D + diag(sum_k g_k Hess f_k)."""
-        d, bend = rule.vjp_sq(message), rule.second(g)
-        return d if bend is None else d + bend
+        d, d2f = rule.vjp_sq(message), rule.second(g)
+        return d if d2f is None else d + d2f
 
     def read(self, rule: Rule, message: Tensor) -> dict[str, Tensor]:
         """(J_p*J_p)'D, summed over the samples."""

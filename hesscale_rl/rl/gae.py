@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..compiled.warm import ready
+from ..compiled.cache import ready
 from .fast import normalize as running
 
 

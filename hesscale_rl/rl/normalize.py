@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..compiled.warm import ready
+from ..compiled.cache import ready
 from .fast import normalize as running
 
 
@@ -33,10 +33,10 @@ class RunningNorm(nn.Module):
 
     def update(self, x: np.ndarray) -> None:
         """Count in one observation of shape `shape`, by Welford's recurrence."""
-        running.count_in(np.asarray(x, dtype=np.float64).reshape(-1), *self.arrays()[:3])
+        running.welford_update(np.asarray(x, dtype=np.float64).reshape(-1), *self.arrays()[:3])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-        """Return mean, var and count as flat views, eps and clip: what the loops of compiled/running.py take."""
+        """Return mean, var and count as flat views, eps and clip: what the loops of rl/fast/normalize.py take."""
         ready()
         # Taken anew for each use: kept on self, they would go stale in a deepcopy.
         flat = self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)

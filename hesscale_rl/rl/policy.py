@@ -113,7 +113,7 @@ class Policy(nn.Module):
         """Return the critic's values [...] of normalised observations [..., O]; compiled if they can be."""
         return self._call(self.critic, obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
 
-    def see(self, obs: np.ndarray) -> np.ndarray:
+    def normalize_and_update(self, obs: np.ndarray) -> np.ndarray:
         """Count in an observation [O]; return it as the networks see it, float32."""
         if self.obs_norm is None:
             return obs.astype(np.float32)

@@ -48,7 +48,7 @@ class Rollout:
         if obs.shape != self.obs.shape:
             raise ValueError(f"the environments' reset returned the shape {obs.shape}, not {self.obs.shape}")
         for seen, first in zip(self.obs, obs, strict=True):
-            seen[:] = self.policy.see(first)
+            seen[:] = self.policy.normalize_and_update(first)
 
     def collect(self, num_steps: int, ended: Callable[[int, float, int], None], stop_at_end: bool = False) -> Arrays:
         """Take num_steps steps in every environment; return them as arrays [T, E, ...].

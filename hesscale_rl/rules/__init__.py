@@ -5,7 +5,7 @@ from .convolution import Conv
 from .linear import Affine, GaussianHead, Layout, Linear, Reshape
 from .normalization import BatchNorm, LayerNorm, Scale
 from .pooling import AdaptiveMeanPool, Dropout, MaxPool, MeanPool, ZeroPad
-from .rule import Lacking, Refusal, Rule, UnsupportedLayerError, axes_of, columns
+from .rule import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, axes_of, columns
 from .table import BUILT_IN, FORWARDS, RULES, register
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "FORWARDS",
     "GaussianHead",
     "Heads",
-    "Lacking",
+    "MissingPrimitive",
     "LayerNorm",
     "Layout",
     "Linear",

@@ -1,4 +1,4 @@
-"""The rules of element-wise layers, each from its function, slope and bend; rule.py says what a rule is."""
+"""The rules of element-wise layers, each from its function and its two derivatives; rule.py says what a rule is."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from .rule import Rule
 
 
 class Elementwise(Rule):
-    """y = f(x) entry by entry, from f, its slope f' and its bend f''; made by `elementwise`."""
+    """y = f(x) entry by entry, from f, df = f' and d2f = f''; made by `elementwise`."""
 
     parameters = frozenset()
     f: Callable[[Any, Tensor], Tensor]
-    slope: Callable[[Any, Tensor, Tensor], Tensor]
-    bend: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
+    df: Callable[[Any, Tensor, Tensor], Tensor]
+    d2f: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
     _dy: Tensor | None = None  # torch.compile knows no functools.cached_property
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Elementwise(Rule):
     def dy(self) -> Tensor:
         """f'(x), not before it is asked for: from the pass forward on it would be a third of all that is held."""
         if self._dy is None:
-            self._dy = type(self).slope(self.layer, self.x, self.y)
+            self._dy = type(self).df(self.layer, self.x, self.y)
         return self._dy
 
     def vjp(self, v: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ class Elementwise(Rule):
 
     def second(self, g: Tensor) -> Tensor | None:
         """f''(x) g."""
-        bend = type(self).bend
-        return None if bend is None else bend(self.layer, self.x, self.y, self.dy) * g
+        d2f = type(self).d2f
+        return None if d2f is None else d2f(self.layer, self.x, self.y, self.dy) * g
 
     def hessian(self, g: Tensor) -> Tensor | None:
         """f''(x) g on the diagonal."""
-        bend = self.second(g)
-        return None if bend is None else bend.flatten(1).diag_embed()
+        d2f = self.second(g)
+        return None if d2f is None else d2f.flatten(1).diag_embed()
 
     def sandwich(self, h: Tensor) -> Tensor:
         """f' h f'."""
@@ -60,12 +60,12 @@ class Elementwise(Rule):
         return h * (torch.outer(dy.mean(0), dy.mean(0)) if jacobian else dy.mT @ dy / len(dy))
 
 
-def elementwise(f: Callable, slope: Callable, bend: Callable | None = None) -> type[Elementwise]:
+def elementwise(f: Callable, df: Callable, d2f: Callable | None = None) -> type[Elementwise]:
     """Return the rule of an element-wise layer m.
 
-    f(m, x); slope(m, x, y) = f'(x); bend(m, x, y, dy) = f''(x) with dy = f'(x), None for a piecewise linear f.
+    f(m, x); df(m, x, y) = f'(x); d2f(m, x, y, dy) = f''(x) with dy = f'(x), None for a piecewise linear f.
     """
-    return type("Elementwise", (Elementwise,), {"f": f, "slope": slope, "bend": bend})
+    return type("Elementwise", (Elementwise,), {"f": f, "df": df, "d2f": d2f})
 
 
 def _phi(x: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ def _phi(x: Tensor) -> Tensor:
     return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
 
 
-def _gelu_slope(m: nn.GELU, x: Tensor, y: Tensor) -> Tensor:
+def _gelu_df(m: nn.GELU, x: Tensor, y: Tensor) -> Tensor:
     if m.approximate == "none":
         return torch.special.ndtr(x) + x * _phi(x)
     t, du, _ = _gelu_tanh(x)
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
 
 
-def _gelu_bend(m: nn.GELU, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+def _gelu_d2f(m: nn.GELU, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
     if m.approximate == "none":
         return _phi(x) * (2 - x * x)
     t, du, d2u = _gelu_tanh(x)
@@ -93,19 +93,19 @@ def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tanh(k * (x + c * x**3)), k * (1 + 3 * c * x * x), 6 * k * c * x
 
 
-def _softplus_slope(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
-    # Above the threshold torch returns x itself: slope one, no bend.
+def _softplus_df(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
+    # Above the threshold torch returns x itself: f' = 1, f'' = 0.
     return torch.where(m.beta * x > m.threshold, 1.0, torch.sigmoid(m.beta * x))
 
 
-def _elu_slope(x: Tensor, a: float) -> Tensor:
+def _elu_df(x: Tensor, a: float) -> Tensor:
     """1 for x > 0, else a e^x; the exponent is held at 0 above so that it cannot overflow."""
     dy = x.clamp(max=0).exp()
     return dy if a == 1 else torch.where(x > 0, 1.0, a * dy)
 
 
 def _below_zero(x: Tensor, dy: Tensor) -> Tensor:
-    """What dy is for x <= 0, where such an f is its own slope but for a constant; else 0."""
+    """What dy is for x <= 0, where such an f is its own derivative but for a constant; else 0."""
     return torch.where(x > 0, 0.0, dy)
 
 
@@ -118,15 +118,15 @@ LeakyReLU = elementwise(
 )
 ELU = elementwise(
     lambda m, x: F.elu(x, m.alpha),
-    lambda m, x, y: _elu_slope(x, m.alpha),
+    lambda m, x, y: _elu_df(x, m.alpha),
     lambda m, x, y, dy: _below_zero(x, dy),
 )
 SELU = elementwise(
     lambda m, x: F.selu(x),
-    lambda m, x, y: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA),
+    lambda m, x, y: _SELU_SCALE * _elu_df(x, _SELU_ALPHA),
     lambda m, x, y, dy: _below_zero(x, dy),
 )
-GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_slope, _gelu_bend)
+GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_df, _gelu_d2f)
 Tanh = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
 Sigmoid = elementwise(
     lambda m, x: torch.sigmoid(x), lambda m, x, y: y * (1 - y), lambda m, x, y, dy: dy * (1 - 2 * y)
@@ -136,7 +136,7 @@ LogSigmoid = elementwise(
 )
 Softplus = elementwise(
     lambda m, x: F.softplus(x, m.beta, m.threshold),
-    _softplus_slope,
+    _softplus_df,
     lambda m, x, y, dy: m.beta * dy * (1 - dy),
 )
 Exp = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
@@ -146,5 +146,5 @@ class SiLU(Elementwise):
     """y = x s with s the sigmoid of x; f' = s + y (1 - s), f'' = s (1 - s) (2 + x (1 - 2 s))."""
 
     f = staticmethod(lambda m, x: F.silu(x))
-    slope = staticmethod(lambda m, x, y: (s := torch.sigmoid(x)) + y * (1 - s))
-    bend = staticmethod(lambda m, x, y, dy: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)))
+    df = staticmethod(lambda m, x, y: (s := torch.sigmoid(x)) + y * (1 - s))
+    d2f = staticmethod(lambda m, x, y, dy: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)))

@@ -8,7 +8,7 @@ A Rule is one layer y = f(x; p) in one forward pass, with the samples on axis 0,
     grad(v)     J_p'v, summed over the samples, and
     grad_sq(d)  (J_p*J_p)'d, likewise; J_p = dy/dp, y linear in p
 
-These are enough for gradients and diagonals. The methods that keep more (gauss_newton.py, blocks.py) also take
+These are enough for gradients and diagonals. The methods that keep more (curvature/ggn.py, hbp.py) also take
 
     grad_each(v)   J_p'v of every sample
     rows, cols(v)  of an Affine layer, y = W rows at every position: dL/dW = sum cols(g) rows'
@@ -47,7 +47,7 @@ class Refusal(Exception):
     """Why a rule cannot treat its layer as it is configured; `record` adds where the layer stands."""
 
 
-class Lacking(Exception):
+class MissingPrimitive(Exception):
     """A primitive that a curvature needs and a rule does not define; the tape adds the curvature's name."""
 
     def __init__(self, rule: "Rule", primitive: str):
@@ -82,7 +82,7 @@ class Rule:
 
     def vjp(self, v: Tensor) -> Tensor:
         """J'v: v has y's shape, the result x's."""
-        raise Lacking(self, "vjp")
+        raise MissingPrimitive(self, "vjp")
 
     def vjp_sq(self, d: Tensor) -> Tensor:
         """(J*J)'d; as it stands where J holds only zeros and ones."""
@@ -95,25 +95,25 @@ class Rule:
     def grad(self, v: Tensor) -> dict[str, Tensor]:
         """J_p'v summed over the samples, by parameter name."""
         if self.p:
-            raise Lacking(self, "grad")
+            raise MissingPrimitive(self, "grad")
         return {}
 
     def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
         """(J_p*J_p)'d summed over the samples, by parameter name."""
         if self.p:
-            raise Lacking(self, "grad_sq")
+            raise MissingPrimitive(self, "grad_sq")
         return {}
 
     def grad_each(self, v: Tensor) -> dict[str, Tensor]:
         """J_p'v of every sample, [N, *] by parameter name."""
         if self.p:
-            raise Lacking(self, "grad_each")
+            raise MissingPrimitive(self, "grad_each")
         return {}
 
     def hessian(self, g: Tensor) -> Tensor | None:
         """sum_k g_k Hess y_k per sample, [N, d, d] with d the entries of x; None where f is piecewise linear."""
         if self.second(g) is not None:
-            raise Lacking(self, "hessian")
+            raise MissingPrimitive(self, "hessian")
         return None
 
     def left(self, h: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
+from ..names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
+from ..system.console import complain, guard
 from .checkpoint import changes, read_config
 from .command_line import Parser, one_of, path_text, read_kwargs
-from ..system.console import complain, guard
-from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
 from .flags import read
-from hesscale_rl.envs.modules import claim
-from ..names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
 
 A = TypeVar("A")
 
@@ -29,7 +28,6 @@ def parse(
     `check`, ends the program with one line and the exit code 2; --help ends it, too.
     """
     guard()
-    claim()
     try:
         first = Parser(prog, add_help=False)
         first.add_argument("--preset", default="default")

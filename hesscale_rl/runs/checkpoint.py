@@ -9,8 +9,8 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .. import __version__
-from ..system.console import complain
 from ..errors import InputError
+from ..system.console import complain
 
 FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
 KEYS = {"logs", "global_step", "policy", "optimizer", "rollout"}  # what every agent's checkpoint has

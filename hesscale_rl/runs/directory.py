@@ -46,11 +46,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 import hesscale_rl
 
-from .checkpoint import FORMAT, KEPT, checkpoints
-from ..system.console import complain, lost, say
 from ..errors import InputError, Unwritable
+from ..system.console import complain, lost, say
 from ..system.files import atomic_write, json_bytes, jsonable, write_json
 from ..system.locks import lock
+from .checkpoint import FORMAT, KEPT, checkpoints
 
 # What ends a run in good order; SIGHUP comes from a terminal that is gone, and there is none on Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

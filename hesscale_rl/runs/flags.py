@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from .command_line import number, path_text, text, whole
 from ..errors import InputError
+from .command_line import number, path_text, text, whole
 
 A = TypeVar("A")
 READERS: dict[Any, Callable[[str], Any]] = {str: text, int: whole, float: number}

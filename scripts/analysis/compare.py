@@ -1,4 +1,4 @@
-"""Which optimizer is better, and how sure that is: python scripts/analysis/compare.py sweeps/best_small --to adam
+"""Which optimizer is better, and how sure that is: hesscale-rl compare sweeps/best_small --to adam
 
 A table for each agent, of every task and optimizer at its best learning rate: the mean return over the run, or over
 the `--last` part of it, with Student's 95 % interval; its difference to that of the optimizer named, with Welch's;
@@ -126,7 +126,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("compare.py", __doc__)
+    parser = Parser("hesscale-rl compare", __doc__)
     parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("--to", default="adam", metavar="OPTIMIZER", help="whom the others are compared to (adam)")
     parser.add_argument("--last", type=float, default=1.0, help="part of the run that counts, at its end (1)")

@@ -3,7 +3,7 @@
 A curve is cut into equal bins of steps. A bin's value is the mean return of the episodes that ended in it; where none
 ended, the value before. A run that diverged counts from its end on with the worst value it had or, if asked for and
 for a loss, which has no bound, with the worst that any run on its environment had: it is never dropped.
-scripts/analysis/read_runs.py reads the runs, for other metrics and axes too, and scripts/plot.py draws what is computed here.
+read_runs.py reads the runs, for other metrics and axes too, and scripts/plot.py draws what is computed here.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""What step-size scaling leaves of the step size: python scripts/analysis/effective_steps.py sweeps/ppo_sensitivity_small
+"""What step-size scaling leaves of the step size.
+
+    hesscale-rl effective-steps sweeps/ppo_sensitivity_small
 
 A step of step size lr is scaled by eta = min(1, sqrt(2 delta/h)), and h grows with lr^2: where the trust region acts,
 eta lr does not depend on lr. For every task and scaled optimizer: the median of eta lr over a run, for each network;
@@ -80,7 +82,7 @@ def show(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("scripts/analysis/effective_steps.py", __doc__)
+    parser = Parser("hesscale-rl effective-steps", __doc__)
     parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("--least", type=float, default=1e-3, help="smallest step size that is looked at (0.001)")
     return obey(parser, show)

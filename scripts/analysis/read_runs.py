@@ -68,7 +68,7 @@ class Run:
 
     @property
     def packed(self) -> int | None:
-        """The bins that scripts/sweeping/pack.py has made of its curve, None if it is as it was written."""
+        """The bins that `hesscale-rl pack` has made of its curve, None if it is as it was written."""
         return self.meta.get("packed_bins")
 
 

@@ -1,4 +1,4 @@
-"""A table of what runs reached: python scripts/analysis/returns_table.py runs/* [> docs/table.md]
+"""A table of what runs reached: hesscale-rl results runs/* [> docs/table.md]
 
 For each environment and optimizer: the mean return of the episodes that ended in the last tenth of the steps, seed by
 seed, then mean and 95 % interval (Student's t) over the seeds. A diverged run keeps its place, with the curve it
@@ -19,7 +19,7 @@ from hesscale_rl.scripts.analysis.read_runs import RATE, Run, by_agent, by_seed,
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def final_return(run: Run) -> float:
@@ -32,7 +32,7 @@ def rows(runs: list[Run]) -> list[str]:
     """Return the rows of one agent's runs."""
     if packed := [run for run in runs if run.packed]:
         raise InputError(
-            f"{packed[0].path}: is packed, without its episodes; scripts/analysis/compare.py --last 0.1 takes it"
+            f"{packed[0].path}: is packed, without its episodes; hesscale-rl compare --last 0.1 takes it"
         )
     labels, table = curves.apart(runs), []
     by_env = collect(runs, lambda run: (run.config["env_id"], run.config["exp_name"], run.config["optimizer"]))
@@ -85,7 +85,7 @@ def show(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("scripts/analysis/returns_table.py", __doc__)
+    parser = Parser("hesscale-rl results", __doc__)
     parser.add_argument("runs", nargs="+", type=path_text, metavar="RUNS", help="run directories, or folders of them")
     return obey(parser, show)
 

@@ -26,9 +26,10 @@ from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.scripts.sweeping.spec import Planned, module_name, one_line
 from hesscale_rl.system.locks import held
 
+ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the installed package: both hold agents/ and scripts/
+
 ATTEMPTS = 2  # a run that crashes is tried once more, and so anew from each of its checkpoints
 PROBE, CONNECT = 3.0, 60.0  # seconds for a port to open, and for Ray to answer there
-ROOT = Path(__file__).resolve().parent.parent
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
@@ -68,7 +69,7 @@ def start(run: Planned, folder: Path) -> subprocess.Popen:
         shutil.rmtree(directory, ignore_errors=True)  # killed before it had written anything
         line = [*run.flags, "--run-dir", str(directory)]
     # -P: without the file's own folder among the places where modules are looked for.
-    source = ROOT / f"{module_name(run.agent).replace('.', '/')}.py"
+    source = ROOT / f"{module_name(run.agent).removeprefix('hesscale_rl.').replace('.', '/')}.py"
     command = [sys.executable, "-P", str(source), *line, "--quiet"]
 
     def prepare() -> None:

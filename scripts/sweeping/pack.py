@@ -1,4 +1,4 @@
-"""Sweeps small enough to publish: python scripts/sweeping/pack.py sweeps/NAME docs/results/NAME.tar.xz
+"""Sweeps small enough to publish: hesscale-rl pack sweeps/NAME docs/results/NAME.tar.xz
 
 The archive holds, of every finished run of an agent, what a plot of the return needs: config.json, meta.json,
 status.json and in metrics.jsonl one line for each bin of a plot, the mean return of the episodes that ended in it.
@@ -87,7 +87,7 @@ def pack(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("pack.py", __doc__)
+    parser = Parser("hesscale-rl pack", __doc__)
     parser.add_argument("sweep", type=Path, help="the folder of a sweep, or of runs")
     parser.add_argument("output", type=Path, help="the archive, NAME.tar.xz")
     parser.add_argument("--bins", type=int, default=100, help="of a curve (100, as of a plot)")

@@ -88,7 +88,7 @@ def _fetch(supervised_runs: list[Any]) -> None:
 
 def module_name(agent: str) -> str:
     """Return the name of an agent's module."""
-    return f"scripts.{agent}" if agent == SUPERVISED else f"hesscale_rl.agents.{agent}"
+    return f"hesscale_rl.scripts.{agent}" if agent == SUPERVISED else f"hesscale_rl.agents.{agent}"
 
 
 def one_line(error: BaseException) -> str:

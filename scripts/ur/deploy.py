@@ -25,11 +25,11 @@ from hesscale_rl.scripts.evaluate import agent_of, need_video, run_flags
 from hesscale_rl.system.console import complain, guard, say
 
 if TYPE_CHECKING:
-    from hesscale_rl.scripts.ur.operator import Operated
+    from hesscale_rl.scripts.ur.supervision import Operated
 
 STANDS = "the arm stands: the robot has said so"
 UNKNOWN = "whether the arm stands is not known: it was not read from the robot; look at it before anybody goes near"
-TASKS = {"v2": "URReacher-v0", "stock": "URReacherStock-v0"}
+ENV_IDS = {"v2": "URReacher-v0", "stock": "URReacherStock-v0"}
 # For an agent on a robot, of the flags that it has: whole episodes in a rollout, and each rollout saved.
 TRAINING = {"num_steps": 2000, "num_minibatches": 40, "checkpoint_interval": 2000}
 
@@ -38,15 +38,15 @@ TRAINING = {"num_steps": 2000, "num_minibatches": 40, "checkpoint_interval": 200
 def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     """Give the environment over the robot, checked and agreed to; the arm is stopped on the way out."""
     from hesscale_rl.envs.ur.arm import PERIODS
-    from hesscale_rl.envs.ur.presets import TASKS as SETTINGS
+    from hesscale_rl.envs.ur.presets import PRESETS
     from hesscale_rl.envs.ur.rtde import UrRtdeDriver
     from hesscale_rl.envs.ur.safety import RobotFault
     from hesscale_rl.envs.ur.shared import Settings
     from hesscale_rl.envs.ur_reacher import URReacher
     from hesscale_rl.scripts.ur.controllers import controller, dashboard
-    from hesscale_rl.scripts.ur.operator import Operated, confirm, end_at_once
+    from hesscale_rl.scripts.ur.supervision import Operated, confirm, end_at_once
 
-    task = SETTINGS[args.task]
+    task = PRESETS[args.task]
     end_at_once()
     with controller(args.robot_ip, args.series) as (host, simulated, what):
         settings = Settings(
@@ -158,15 +158,15 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
     flags = others
     if "--resume" not in others:
         usual = [f"--{n.replace('_', '-')}={value}" for n, value in TRAINING.items() if hasattr(agent.Args, n)]
-        flags = ["--env-id", TASKS[args.task], *usual, *others]
+        flags = ["--env-id", ENV_IDS[args.task], *usual, *others]
     own = parse(agent.Args, agent.PRESETS, flags, "hesscale-rl ur train")
     if own.num_envs != 1:
         raise InputError(f"--num-envs {own.num_envs}: there is one arm")
-    if own.env_id not in TASKS.values():
-        raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(TASKS.values())}")
+    if own.env_id not in ENV_IDS.values():
+        raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(ENV_IDS.values())}")
     agent.check(own)
-    args.task = next(task for task, name in TASKS.items() if name == own.env_id)
-    from hesscale_rl.compiled.warm import ready
+    args.task = next(task for task, name in ENV_IDS.items() if name == own.env_id)
+    from hesscale_rl.compiled.cache import ready
 
     ready()
     model = gym.registry.pop(own.env_id)
@@ -273,7 +273,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "train", parents=[robot], help="train an agent; takes its flags too (hesscale-rl train AGENT --help)"
     )
     two.add_argument("--agent", choices=agents.names(), default="ppo", help="which (%(default)s)")
-    two.add_argument("--task", choices=TASKS, default="v2", help="preset of the task (%(default)s)")
+    two.add_argument("--task", choices=ENV_IDS, default="v2", help="preset of the task (%(default)s)")
     two.set_defaults(act=train)
     three = commands.add_parser("replay", help="tell what a log says")
     three.add_argument("log", type=Path, help="the directory")

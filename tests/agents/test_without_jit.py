@@ -12,7 +12,7 @@ from hesscale_rl.errors import DONE
 from hesscale_rl.runs.checkpoint import newest_checkpoint
 
 RUNS = """
-from agents import a2c, ppo
+from hesscale_rl.agents import a2c, ppo
 SMALL = dict(quiet=True, num_envs=2, num_steps=4, total_timesteps=16, optimizer="scaled-adahesscale")
 def runs(where):
     for env_id in ("Pendulum-v1", "CartPole-v1"):
@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
 @pytest.mark.parametrize("agent", [ppo, a2c], ids=["ppo", "a2c"])
 def test_without_a_compiler_a_run_learns_the_same(folders, agent, env_id, backend):
-    name = f"{agent.__name__.removeprefix('agents.')}-{env_id}-{backend}"
+    name = f"{agent.__name__.removeprefix('hesscale_rl.agents.')}-{env_id}-{backend}"
     one, other = (newest_checkpoint(folder / name)["policy"] for folder in folders)
     for key, values in one.items():
         torch.testing.assert_close(

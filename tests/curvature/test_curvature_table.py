@@ -1,5 +1,7 @@
-"""The table of layers by method in docs/curvature.md is what the methods do: python tests/curvature/test_curvature_table.py
-writes it anew."""
+"""The table of layers by method in docs/curvature.md is what the methods do.
+
+python tests/curvature/test_curvature_table.py     writes it anew
+"""
 
 import math
 from pathlib import Path
@@ -13,7 +15,7 @@ import hesscale_rl as hs
 from hesscale_rl import networks, oracle
 from hesscale_rl.curvature.blocks import Block
 
-DOCS = Path(__file__).parents[1] / "docs" / "curvature.md"
+DOCS = Path(__file__).parents[2] / "docs" / "curvature.md"
 BEGIN, END = "<!-- made by tests/curvature/test_curvature_table.py -->\n", "<!-- until here -->\n"
 METHODS = {
     "HesScale": hs.HesScale(),

@@ -88,7 +88,7 @@ def test_the_primitives_equal_the_dense_derivatives(name):
         torch.testing.assert_close(y, layer(x), rtol=1e-10, atol=1e-10)
         second, grads, grads_sq = rule.second(v), rule.grad(v), rule.grad_sq(v)
         back, back_sq = rule.vjp(v), rule.vjp_sq(v)
-        each, bends = rule.grad_each(v), rule.hessian(v)
+        each, use_d2f = rule.grad_each(v), rule.hessian(v)
     dense, dense_sq, bend = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     dense_p = {k: torch.zeros_like(p) for k, p in params.items()}
     dense_p_sq = {k: torch.zeros_like(p) for k, p in params.items()}
@@ -107,7 +107,7 @@ def test_the_primitives_equal_the_dense_derivatives(name):
         h = jacrev(grad(lambda a, f=f, w=w: f(a) @ w))(x[n]) if second is not None else None
         if h is not None:
             bend[n] = h.reshape(x[n].numel(), -1).diagonal().view(shape)
-            torch.testing.assert_close(bends[n], h.reshape(bends[n].shape), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(use_d2f[n], h.reshape(use_d2f[n].shape), rtol=1e-10, atol=1e-10)
         for k, jp in (jacrev(lambda p, f=f, n=n: f(x[n], p))(params) if params else {}).items():
             dense_p[k] += (w @ jp.flatten(1)).view_as(params[k])
             dense_p_sq[k] += (w @ jp.flatten(1).square()).view_as(params[k])
@@ -124,7 +124,7 @@ def test_the_primitives_equal_the_dense_derivatives(name):
         torch.testing.assert_close(second, bend, **close)
     torch.testing.assert_close(rule.sandwich(h_y), torch.stack(dense_h), **close)
     blocks = hs.HBP().read(rule, h_y)
-    assert (bends is None) == (second is None) and each.keys() == blocks.keys() == params.keys()
+    assert (use_d2f is None) == (second is None) and each.keys() == blocks.keys() == params.keys()
     for k, block in blocks.items():
         u = torch.randn_like(params[k])
         torch.testing.assert_close(block.dense(), read_h[k], **close)

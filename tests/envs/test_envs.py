@@ -14,7 +14,7 @@ from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.envs import mujoco, state, vector
 from hesscale_rl.errors import BAD_INPUT, InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def complaint(call, env_id):

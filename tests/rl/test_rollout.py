@@ -23,7 +23,7 @@ def literal(env, policy, seed, num_steps):
     e = env.num_envs
     noise_seed, *env_seeds = seed.spawn(1 + e)
     first = env.reset([int(s.generate_state(1)[0]) for s in env_seeds])
-    obs = np.stack([policy.see(row) for row in first])
+    obs = np.stack([policy.normalize_and_update(row) for row in first])
     noise = policy.noise(np.random.default_rng(noise_seed), num_steps, e)
     rows, episodes, returns, lengths, count = [], [], [0.0] * e, [0] * e, 0
     for t in range(num_steps):
@@ -34,9 +34,9 @@ def literal(env, policy, seed, num_steps):
             done=step.terminated | step.truncated, next_obs=np.empty_like(obs), rewards=np.empty(e, np.float32)
         )
         for i in range(e):
-            obs[i] = row["next_obs"][i] = policy.see(step.final[i])
+            obs[i] = row["next_obs"][i] = policy.normalize_and_update(step.final[i])
             if row["done"][i]:
-                obs[i] = policy.see(step.obs[i])
+                obs[i] = policy.normalize_and_update(step.obs[i])
             reward, over = float(step.rewards[i]), bool(row["done"][i])
             row["rewards"][i] = policy.reward_norm.scale(reward, over, i) if policy.reward_norm else reward
             returns[i], lengths[i], count = returns[i] + reward, lengths[i] + 1, count + 1

@@ -1,6 +1,6 @@
 """A run that was killed, stopped or torn goes on as if nothing had happened, or says why it cannot.
 
-KILLS=20 pytest tests/runs/test_resume.py -k killed     kills every run at 20 random moments, in every case; 1 otherwise.
+KILLS=20 pytest tests/runs/test_resume.py -k killed  kills every run at 20 random moments, in every case; 1 otherwise.
 """
 
 import json
@@ -18,15 +18,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparing import assert_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hesscale_rl.agents import a2c, ppo
-from hesscale_rl.runs.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.runs.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
 from hesscale_rl.runs.directory import Run
 
 KILLS = int(os.environ.get("KILLS", "1"))
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ppo.Args(
     env_id="Hopper-v5",
     total_timesteps=512,
@@ -41,20 +42,6 @@ SMALL = ppo.Args(
 def command(agent, *flags):
     """A process of its own: in one that has run test_optim.py before, the last digit of an eta is another."""
     return [sys.executable, str(ROOT / "agents" / f"{agent}.py"), *map(str, flags)]
-
-
-def assert_equal(a, b, path=""):
-    """The same numbers, to the last bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{path}[{i}]")
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
 
 
 def lines(run):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hesscale_rl.runs import directory as run_module
 from hesscale_rl.errors import InputError
+from hesscale_rl.runs import directory as run_module
 from hesscale_rl.runs.directory import Run, atomic_write
 
 

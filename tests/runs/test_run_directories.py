@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hesscale_rl.agents import ppo
-from hesscale_rl.runs.checkpoint import newest_checkpoint, read_config
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.runs.checkpoint import newest_checkpoint, read_config
 from hesscale_rl.scripts import evaluate, export
 
 SMALL = ppo.Args(

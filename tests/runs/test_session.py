@@ -9,8 +9,8 @@ import torch
 
 from hesscale_rl import envs
 from hesscale_rl.agents import a2c, ppo, trpo
-from hesscale_rl.runs.arguments import answer
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, Diverged
+from hesscale_rl.runs.arguments import answer
 from hesscale_rl.runs.session import Session
 
 SMALL = ppo.Args(

@@ -8,7 +8,7 @@ import hesscale_rl
 from hesscale_rl import agents
 from hesscale_rl.scripts import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -83,5 +83,5 @@ assert "torch" not in sys.modules and "gymnasium" not in sys.modules
 def test_a_run_starts_without_torchs_compiler(tmp_path):
     """Whose import is a quarter of what a short run takes."""
     args = f"env_id='CartPole-v1', total_timesteps=256, num_steps=128, quiet=True, run_dir={str(tmp_path / 'run')!r}"
-    code = f"import sys\nfrom agents import ppo\nassert ppo.main(ppo.Args({args})) == 0\n"
+    code = f"import sys\nfrom hesscale_rl.agents import ppo\nassert ppo.main(ppo.Args({args})) == 0\n"
     subprocess.run([sys.executable, "-c", code + "assert 'torch._dynamo' not in sys.modules"], cwd=ROOT, check=True)

@@ -9,7 +9,7 @@ from hesscale_rl.errors import BAD_INPUT
 from hesscale_rl.scripts import sweep
 from hesscale_rl.scripts.sweeping import spec as grid
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPEC = """
 [[settings]]
 agent = "ppo"

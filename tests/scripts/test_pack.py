@@ -78,7 +78,7 @@ def test_what_needs_more_than_the_bins_is_refused(tmp_path, monkeypatch, capsys)
         (plot.main, ("curves", packed), "is packed in 10 bins of 1,000 steps, not in 100 of 1,000; take --bins 10"),
         (compare.main, (packed, tmp_path / "shorter", "--to", "scaled-adam", "--bins", 10), "not in 10 of 500"),
         (pack.main, (packed, tmp_path / "d.tar.xz"), "--bins 100: "),
-        (results.main, (packed,), "is packed, without its episodes; scripts/analysis/compare.py --last 0.1 takes it"),
+        (results.main, (packed,), "is packed, without its episodes; hesscale-rl compare --last 0.1 takes it"),
         (effective_steps.main, (packed,), "no optim/eta_... in metrics.jsonl: it is packed"),
     ):
         monkeypatch.chdir(tmp_path)

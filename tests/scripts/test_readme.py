@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def test_the_example_trains():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 1
     names: dict = {}

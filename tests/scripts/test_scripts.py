@@ -80,13 +80,13 @@ def test_an_agent_is_one_file_that_every_command_finds(monkeypatch, capsys, tmp_
     names = [run.name.split("__")[0] for run in grid.read(tmp_path / "spec.toml")]
     assert names == ["newton", "newton"] and cli.run(["--help"]) == DONE
     assert "agents: a2c, newton, ppo, trpo" in capsys.readouterr().out
-    newton, run = importlib.import_module("agents.newton"), tmp_path / "run"
+    newton, run = importlib.import_module("hesscale_rl.agents.newton"), tmp_path / "run"
     args = newton.Args(**{**asdict(TRPO), "run_dir": str(run)})
     assert newton.main(replace(args, total_timesteps=256)) == DONE
     assert newton.main(replace(args, resume=str(run), accept_changes=True)) == DONE
     assert call(evaluate, monkeypatch, run, "--episodes", 1) == DONE
     assert call(export, monkeypatch, run) == DONE
-    sys.modules.pop("agents.newton")
+    sys.modules.pop("hesscale_rl.agents.newton")
     with pytest.raises(SystemExit) as stop:
         cli.run(["train", "newton", "--cg-damping", "-1"])
     assert stop.value.code == BAD_INPUT and "--cg-damping -1.0: must be" in capsys.readouterr().err
@@ -121,7 +121,7 @@ for folder in sys.argv[1:]:
     act = torch.export.load(folder + "/policy.pt2").module()
     obs = torch.from_numpy(numpy.load(folder + "/obs.npy"))
     numpy.save(folder + "/actions.npy", torch.cat([act(obs[:1]), act(obs[1:])]).numpy())
-assert not {"hesscale_rl", "gymnasium", "agents"} & sys.modules.keys()
+assert not {"hesscale_rl", "gymnasium"} & sys.modules.keys()
 """
 
 

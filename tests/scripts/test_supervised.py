@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_resume import assert_equal
+from comparing import assert_equal
 from torch import nn
 
 import hesscale_rl as hs

@@ -23,7 +23,7 @@ from hesscale_rl.scripts.sweeping import spec as grid
 from hesscale_rl.scripts.sweeping.spec import Planned
 from hesscale_rl.system.locks import held, lock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS, KILLS, JOBS = (int(os.environ.get(name, default)) for name, default in (("RUNS", 4), ("KILLS", 1), ("JOBS", 2)))
 SPEC = """
 [[settings]]
@@ -65,7 +65,7 @@ def results(folder):
 
 TRAIN = """
 import json, sys
-from agents import ppo
+from hesscale_rl.agents import ppo
 for flags in json.load(sys.stdin):
     assert ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, flags, "agent")) == 0
 """
@@ -218,7 +218,7 @@ def test_ctrl_c_while_it_prepares_ends_it_at_once(tmp_path):
 
 
 def test_nothing_heavy_is_imported_before_ctrl_c_is_heeded():
-    code = "import sys, scripts.sweep; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'rich')))"
+    code = "import sys, hesscale_rl.scripts.sweep; sys.exit(bool({'torch', 'numpy', 'rich'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # What follows `=>` is in the line. The commands run in a directory that holds `file`, `empty/`, `foreign/` and
 # `broken/`, of which the last two look a little like run directories; EMPTY stands for a word without a letter.

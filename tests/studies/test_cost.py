@@ -147,7 +147,7 @@ def test_bad_input_is_refused_in_one_line(monkeypatch, capsys, arguments, words)
 
 
 def test_help_answers_before_anything_heavy_is_imported():
-    program = "import sys; sys.argv = ['cost', '--help']; from scripts import cost\n"
+    program = "import sys; sys.argv = ['cost', '--help']; from hesscale_rl.studies import cost\n"
     program += "try: cost.main()\nexcept SystemExit: print({'torch', 'matplotlib', 'gymnasium'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "--experiment" in done.stdout and done.stdout.endswith("set()\n")

@@ -255,7 +255,8 @@ def test_a_step_size_that_diverges_is_told(name, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_help_needs_no_torch(name):
-    code = f"import sys, scripts.{name} as m\nsys.argv = ['x', '--help']\ntry: m.main()\nexcept SystemExit: pass\n"
+    code = f"import sys, hesscale_rl.studies.{name} as m\nsys.argv = ['x', '--help']\n"
+    code += "try: m.main()\nexcept SystemExit: pass\n"
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True

@@ -53,7 +53,7 @@ def test_who_must_wait_is_told_once(system, tmp_path, monkeypatch):
 
 def test_what_a_killed_process_leaves_is_in_nobodys_way(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
-    code = "import os, pathlib, sys; from hesscale_rl import locks; locks.fcntl = None\n"
+    code = "import os, pathlib, sys; from hesscale_rl.system import locks; locks.fcntl = None\n"
     code += "held = locks.lock(pathlib.Path(sys.argv[1]), ''); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
     assert (tmp_path / ".lock").exists() and not held(tmp_path)

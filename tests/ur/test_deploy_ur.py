@@ -17,9 +17,8 @@ from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.shared import ProtectiveStop
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT
 from hesscale_rl.scripts import cli
-from hesscale_rl.scripts.ur import controllers
+from hesscale_rl.scripts.ur import controllers, supervision
 from hesscale_rl.scripts.ur import deploy as deploy_ur
-from hesscale_rl.scripts.ur import operator as supervision
 
 TRAIN = ["--env-id", "URReacher-v0", "--quiet", "--optimizer", "adam", "--lr", "3e-4", "--preset", "paper"]
 

@@ -7,10 +7,10 @@ from hesscale_rl.envs.ur import kinematics
 from hesscale_rl.envs.ur.arm import Arm
 from hesscale_rl.envs.ur.drivers import NO_DELAY, Delays, InProcess, KinematicDriver
 from hesscale_rl.envs.ur.dynamics import MASS, MujocoBody, MujocoDriver, build
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.safety import FREE, OVERRIDES, RobotFault, clearance
 
-V2 = TASKS["v2"].bounds()
+V2 = PRESETS["v2"].bounds()
 FIXED = Delays((1, 1), (2, 2))
 
 
@@ -119,7 +119,7 @@ def test_mujoco_weighs_what_a_ur5_weighs():
 
 @pytest.mark.parametrize("period", [0.008, 0.002])
 def test_mujoco_follows_its_reference(period):
-    bounds = TASKS["v2"].bounds(period)
+    bounds = PRESETS["v2"].bounds(period)
     states = play(MujocoDriver(bounds), 0, 200)
     assert max(np.abs(s.q - s.q_target).max() for s in states) < 0.004  # at 2 rad/s^2 throughout
     assert max(np.abs(s.qd).max() for s in states) > 0.5

@@ -18,17 +18,17 @@ pytest.importorskip("rtde_control")
 import ur_client
 from ursim import PATIENCE, Ursim
 
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault, clearance
 from hesscale_rl.envs.ur.shared import Settings
 from hesscale_rl.envs.ur_reacher import URReacher
 
-BOUNDS = TASKS["v2"].bounds()
+BOUNDS = PRESETS["v2"].bounds()
 STILL = 0.01  # rad/s
 BRAKE, HARD = BOUNDS.acceleration, 20.0  # rad/s^2, of the driver and of the controller
 CYCLES = 4 * BOUNDS.period  # s: there and back
-DEAD_MAN, WATCHDOG = TASKS["v2"].timeout, 0.1  # s
+DEAD_MAN, WATCHDOG = PRESETS["v2"].timeout, 0.1  # s
 
 # By what goes wrong: exit code, what is said, s until the arm begins to brake, and with what.
 HERE = {
@@ -122,7 +122,7 @@ def ended(group):
 
 
 def test_an_action_out_of_range_is_cut(robot):
-    driver = UrRtdeDriver(Settings(robot.host, BOUNDS, TASKS["v2"].timeout, clock=robot.clock))
+    driver = UrRtdeDriver(Settings(robot.host, BOUNDS, PRESETS["v2"].timeout, clock=robot.clock))
     with contextlib.closing(driver):
         env = URReacher(driver=driver)
         env.reset(seed=0)
@@ -139,7 +139,7 @@ def test_an_action_out_of_range_is_cut(robot):
 def refused(robot, word):
     began = robot.state()["stamp"]
     with pytest.raises(RobotFault, match=word):
-        UrRtdeDriver(Settings(robot.host, BOUNDS, TASKS["v2"].timeout, clock=robot.clock))
+        UrRtdeDriver(Settings(robot.host, BOUNDS, PRESETS["v2"].timeout, clock=robot.clock))
     for process in multiprocessing.active_children():
         process.join(PATIENCE)
         assert not process.is_alive(), "a process is left behind"

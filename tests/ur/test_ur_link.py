@@ -12,12 +12,12 @@ pytest.importorskip("rtde_control")
 from test_ur_kinematics import Q_REF
 from ursim import Ursim
 
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.shared import PolicySilent, Settings, Silent
 from hesscale_rl.envs.ur_reacher import URReacher
 
-BOUNDS = TASKS["v2"].bounds()
+BOUNDS = PRESETS["v2"].bounds()
 
 
 @pytest.fixture(scope="module")

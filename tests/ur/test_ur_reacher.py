@@ -10,7 +10,7 @@ from hesscale_rl import envs
 from hesscale_rl.envs import state
 from hesscale_rl.envs.ur.drivers import NO_DELAY, KinematicDriver
 from hesscale_rl.envs.ur.kinematics import tcp
-from hesscale_rl.envs.ur.presets import HALF_TURN, TASKS
+from hesscale_rl.envs.ur.presets import HALF_TURN, PRESETS
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur_reacher import URReacher
 from hesscale_rl.errors import InputError
@@ -103,7 +103,7 @@ def test_the_reward_is_the_published_one(distance, reward):
     assert env.step(np.zeros(2))[1] == pytest.approx(reward, abs=0.006)
 
 
-@pytest.mark.parametrize("preset", TASKS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_observations(preset):
     env = URReacher(preset, delays=False)
     obs, info = env.reset(seed=0)
@@ -114,7 +114,7 @@ def test_observations(preset):
     for _ in range(5):
         obs, *_, info = env.step(np.array([0.5, -0.25]))
     state = env.driver.read()
-    np.testing.assert_allclose(obs[2:4], state.qd[1:3] / TASKS[preset].speed_max)
+    np.testing.assert_allclose(obs[2:4], state.qd[1:3] / PRESETS[preset].speed_max)
     np.testing.assert_array_equal(obs[6:], [0.5, -0.25])
     np.testing.assert_allclose(info["executed"], [0.5, -0.25])
     assert env.step(np.array([3.0, 0]))[0][6] == 1.0
@@ -197,6 +197,6 @@ def test_unknown_presets_and_drivers_are_refused():
 
 
 def test_a_driver_of_ones_own():
-    env = URReacher(driver=KinematicDriver(TASKS["v2"].bounds(), NO_DELAY))
+    env = URReacher(driver=KinematicDriver(PRESETS["v2"].bounds(), NO_DELAY))
     env.reset(seed=0)
     assert env.step(np.zeros(2))[4]["stamp"] == pytest.approx(0.04)

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("rtde_control")
 from ursim import Ursim
 
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.safety import clearance
 
 pytestmark = pytest.mark.real_time
@@ -104,7 +104,7 @@ def robots(tmp_path):
 
 def judge(name, robot, fault, bound):
     """Seconds of robot time from the fault to the stand, and the smallest clearance ever."""
-    log, bounds = robot.log(), TASKS["v2"].bounds()
+    log, bounds = robot.log(), PRESETS["v2"].bounds()
     moving = np.abs(log["qd"]).max(1) > STILL
     after = log["stamp"] >= fault
     assert after.any()

@@ -8,12 +8,12 @@ import pytest
 from hesscale_rl.envs.ur.arm import Arm, Move
 from hesscale_rl.envs.ur.calls import Calls
 from hesscale_rl.envs.ur.connection import CALL, Connection, Packet
-from hesscale_rl.envs.ur.presets import Q_REF, TASKS
+from hesscale_rl.envs.ur.presets import PRESETS, Q_REF
 from hesscale_rl.envs.ur.reference import PATIENCE, PLACE, Reference
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur.shared import Settings
 
-BOUNDS = TASKS["v2"].bounds()
+BOUNDS = PRESETS["v2"].bounds()
 PERIOD, ACCELERATION = BOUNDS.period, BOUNDS.acceleration
 IN_FLIGHT = Settings("", BOUNDS).in_flight
 

@@ -6,7 +6,7 @@ from test_ur_kinematics import Q_REF
 
 from hesscale_rl.envs.ur.arm import Arm, approach
 from hesscale_rl.envs.ur.drivers import Delays, InProcess, KinematicDriver
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.safety import (
     FREE,
     RETURN_SPEED,
@@ -21,7 +21,7 @@ from hesscale_rl.envs.ur.safety import (
 )
 
 NOTHING = np.zeros((0, 6))
-TASK = st.sampled_from([task.bounds() for task in TASKS.values()])
+TASK = st.sampled_from([task.bounds() for task in PRESETS.values()])
 
 
 def speeds(lift, elbow):
@@ -64,13 +64,13 @@ def test_no_command_leads_out_of_the_bounds(bounds, seed, sensing, actuation, ev
 
 
 def test_a_command_far_from_every_bound_passes_as_it_is():
-    command, did = admit(Q_REF, Q_REF, np.zeros(6), NOTHING, speeds(0.3, -0.2), TASKS["v2"].bounds())
+    command, did = admit(Q_REF, Q_REF, np.zeros(6), NOTHING, speeds(0.3, -0.2), PRESETS["v2"].bounds())
     np.testing.assert_array_equal(command, speeds(0.3, -0.2))
     assert did == FREE
 
 
 def test_a_command_that_is_too_fast_is_cut():
-    command, _ = admit(Q_REF, Q_REF, np.zeros(6), NOTHING, speeds(9.0, -9.0), TASKS["v2"].bounds())
+    command, _ = admit(Q_REF, Q_REF, np.zeros(6), NOTHING, speeds(9.0, -9.0), PRESETS["v2"].bounds())
     assert np.abs(command).max() <= 1.0
 
 
@@ -82,7 +82,7 @@ def near(bounds):
 
 
 def test_near_a_bound_commands_are_slowed_and_inward_ones_are_not():
-    bounds = TASKS["v2"].bounds()
+    bounds = PRESETS["v2"].bounds()
     q = near(bounds)
     command, did = admit(q, q, np.zeros(6), NOTHING, speeds(-1.0, 0), bounds)
     assert did == SLOWED and -1 < command[1] < 0
@@ -91,14 +91,14 @@ def test_near_a_bound_commands_are_slowed_and_inward_ones_are_not():
 
 
 def test_a_command_that_cannot_be_stopped_any_more_becomes_a_stop():
-    bounds = TASKS["v2"].bounds()
+    bounds = PRESETS["v2"].bounds()
     q = near(bounds)
     command, did = admit(q, q, speeds(-1.0, 0), NOTHING, speeds(-1.0, 0), bounds)
     assert did == STOPPED and not command.any()
 
 
 def test_commands_in_flight_count():
-    bounds = TASKS["v2"].bounds()
+    bounds = PRESETS["v2"].bounds()
     q = near(bounds)
     q[1] += 0.1
     assert admit(q, q, np.zeros(6), NOTHING, speeds(-0.5, 0), bounds)[1] == FREE
@@ -106,7 +106,7 @@ def test_commands_in_flight_count():
 
 
 def test_lag_widens_the_margin():
-    bounds = TASKS["v2"].bounds()
+    bounds = PRESETS["v2"].bounds()
     q = near(bounds)
     assert admit(q, q, np.zeros(6), NOTHING, speeds(-0.1, 0), bounds)[1] == FREE
     assert admit(q + 0.01, q, np.zeros(6), NOTHING, speeds(-0.1, 0), bounds)[1] != FREE
@@ -115,7 +115,7 @@ def test_lag_widens_the_margin():
 @pytest.mark.parametrize("what", ["base", "lift", "tool"])
 def test_an_arm_outside_is_led_back(what):
     """From 0.02 rad beyond a joint's bound, or 2 cm below the tool's box."""
-    bounds = TASKS["v2"].bounds()
+    bounds = PRESETS["v2"].bounds()
     q = Q_REF.copy()
     if what == "base":
         q[0] = bounds.joint_high[0] + 0.02
@@ -136,7 +136,7 @@ def test_an_arm_outside_is_led_back(what):
 
 
 def test_the_way_back_is_uphill():
-    bounds, random = TASKS["stock"].bounds(), np.random.default_rng(0)
+    bounds, random = PRESETS["stock"].bounds(), np.random.default_rng(0)
     for _ in range(200):
         q = Q_REF.copy()
         q[1:3] = random.uniform(-3, 3, 2)
@@ -146,7 +146,7 @@ def test_the_way_back_is_uphill():
 
 
 def test_stopping_clearance_is_that_of_the_simulated_stop():
-    bounds, random = TASKS["stock"].bounds(), np.random.default_rng(0)
+    bounds, random = PRESETS["stock"].bounds(), np.random.default_rng(0)
     for _ in range(400):
         q, qd, command = Q_REF.copy(), np.zeros(6), np.zeros(6)
         q[1:3] = np.radians(random.uniform((-170, -110), (-70, 120)))
@@ -167,7 +167,7 @@ def test_stopping_clearance_is_that_of_the_simulated_stop():
 
 
 def test_bounds_that_cannot_be_are_named():
-    good = TASKS["v2"].bounds()
+    good = PRESETS["v2"].bounds()
     assert plausible(good, Q_REF) == ""
     assert "joint bounds are empty" in plausible(good._replace(joint_low=good.joint_high), Q_REF)
     assert "beyond a UR5" in plausible(good._replace(speed=4.0), Q_REF)

@@ -18,15 +18,15 @@ from ursim import PATIENCE, Ursim
 
 from hesscale_rl.envs.ur.drivers import KinematicDriver
 from hesscale_rl.envs.ur.log import Record, read_records
-from hesscale_rl.envs.ur.presets import Q_REF, TASKS
+from hesscale_rl.envs.ur.presets import PRESETS, Q_REF
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur.shared import CYCLE, Settings, TakenOver
 from hesscale_rl.envs.ur_reacher import URReacher
-from hesscale_rl.scripts.ur.operator import Operated
+from hesscale_rl.scripts.ur.supervision import Operated
 
 pytestmark = pytest.mark.real_time
-BOUNDS = TASKS["v2"].bounds()
+BOUNDS = PRESETS["v2"].bounds()
 MOVEJ = "movej([0.09, -2.4, 1.5, -0.72, 1.64, 1.01], a=1.4, v=1.05)"  # the base by 1.5 rad
 
 

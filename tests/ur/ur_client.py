@@ -1,6 +1,6 @@
 """A policy that knows nothing, on a robot: fast random motions until something goes wrong. For test_ur_faults.py.
 
-python tests/ur/ur_client.py HOST CLOCK SEED [STEP WHAT]     CLOCK: of a robot in lock step, or - ; WHAT: see `go_wrong`
+python tests/ur/ur_client.py HOST CLOCK SEED [STEP WHAT] CLOCK: of a robot in lock step, or - ; WHAT: see `go_wrong`
 
 What goes wrong does so at the first step from STEP on in which the arm is fast; the robot's stamp is told before.
 """
@@ -17,12 +17,12 @@ import gymnasium as gym
 import numpy as np
 from ursim import CONTROL_PORT
 
-from hesscale_rl.envs.ur.presets import TASKS
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur.shared import Settings
 from hesscale_rl.envs.ur_reacher import URReacher
-from hesscale_rl.scripts.ur.operator import Operated
+from hesscale_rl.scripts.ur.supervision import Operated
 
 ACTIONS = {"nan": np.full(2, np.nan), "inf": np.full(2, np.inf), "shape": np.zeros(6), "fast": np.full(2, 1e9)}
 FAST = 0.3  # rad/s
@@ -52,7 +52,7 @@ def tell(host, line):
 
 def play(host, clock, seed, when=0, what=""):
     """Play until the end; return an exit code."""
-    random, task = np.random.default_rng(seed), TASKS["v2"]
+    random, task = np.random.default_rng(seed), PRESETS["v2"]
     try:
         driver = UrRtdeDriver(Settings(host, task.bounds(), task.timeout, clock=clock))
     except RobotFault as fault:

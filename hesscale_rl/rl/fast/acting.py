@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...compiled.cache import ready
 from ...compiled.kernels import outputs
-from ...compiled.mlp import branches, chains
-from ...compiled.warm import ready
+from ...compiled.mlp import branches, fast_mlps
 from ...jit import EXACT, FAST, at
 from . import normalize as running
 
@@ -70,7 +70,7 @@ def sampler(policy: Any) -> Sampler | None:
     False: an action is not finite. The parameters may change in place, but must not be moved or replaced.
     """
     x, actor = torch.zeros(1, policy.observations), policy.actor
-    found = chains(branches(actor), x)
+    found = fast_mlps(branches(actor), x)
     if found is None or len(found) > 2 or (policy.discrete and (len(found) > 1 or found[0].log_std is not None)):
         return None
     ready()
@@ -103,11 +103,11 @@ def record(
         # MuJoCo answers a NaN action with a reset of its own and a NaN reward.
         if not math.isfinite(reward):
             return REWARD
-        if not running.see(final[i], mean, var, count, eps, clip, next_obs[t, i]):
+        if not running.normalize_and_update(final[i], mean, var, count, eps, clip, next_obs[t, i]):
             return OBSERVATION
         for j in range(seen.shape[1]):
             seen[i, j] = next_obs[t, i, j]
-        if reset and done[t, i] and not running.see(obs[i], mean, var, count, eps, clip, seen[i]):
+        if reset and done[t, i] and not running.normalize_and_update(obs[i], mean, var, count, eps, clip, seen[i]):
             return OBSERVATION
         if counts[i]:
             scaled = reward

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...compiled import losses as seeds
-from ...compiled import steps
-from ...compiled.mlp import Chain, branches, chains
-from ...compiled.warm import HUTCHINSON, ready
+from ...compiled import losses, steps
+from ...compiled.cache import HUTCHINSON, ready
+from ...compiled.mlp import FastMLP, branches, fast_mlps
 from ...curvature.base import HesScale, HesScaleGN
 from ...curvature.hutchinson import Hutchinson
 from ...errors import InputError
@@ -39,14 +38,14 @@ class Objective(NamedTuple):
 class Learner:
     """The compiled update of one policy with one optimizer, made by `make_learner` when both have been loaded."""
 
-    def __init__(self, policy: Policy, optimizer: Any, curvature: Any, chains: list[Chain]):
+    def __init__(self, policy: Policy, optimizer: Any, curvature: Any, fast_mlps: list[FastMLP]):
         self.policy, self.optimizer = policy, optimizer
-        self.second, self.bends = curvature is not None, type(curvature) is HesScale
+        self.second, self.use_d2f = curvature is not None, type(curvature) is HesScale
         self.samples = curvature.samples if type(curvature) is Hutchinson else 0
         self.params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.grads = {p: torch.zeros_like(p) for p in self.params}
         self.curvatures = {p: torch.zeros_like(p) for p in self.params}
-        built = [self._network(chain) for chain in chains]
+        built = [self._network(fast_mlp) for fast_mlp in fast_mlps]
         first = built[0]
         none = Network(*(first[k][:0] for k in range(5)), NO_HEAD)  # type: ignore[call-arg]
         self.mean, self.variance, self.critic = built[0], built[1] if len(built) == 3 else none, built[-1]
@@ -60,12 +59,12 @@ class Learner:
             if self.second:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
 
-    def _network(self, chain: Chain) -> Network:
-        tensors = list(chain.params.values())
+    def _network(self, fast_mlp: FastMLP) -> Network:
+        tensors = list(fast_mlp.params.values())
         kinds: list[list[Tensor]] = [tensors, [self.grads[p] for p in tensors], [self.curvatures[p] for p in tensors]]
-        head = NO_HEAD if chain.log_std is None else np.array([ts[-1].data_ptr() for ts in kinds])
-        params, grads, curvatures = map(chain.addresses, kinds)
-        return Network(params, grads, curvatures, np.array(chain.sizes), np.array(chain.codes), head)
+        head = NO_HEAD if fast_mlp.log_std is None else np.array([ts[-1].data_ptr() for ts in kinds])
+        params, grads, curvatures = map(fast_mlp.addresses, kinds)
+        return Network(params, grads, curvatures, np.array(fast_mlp.sizes), np.array(fast_mlp.codes), head)
 
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         """Addresses [7, K] and counts of steps [K] for `steps.take`; makes the optimizer's state if it is new."""
@@ -106,7 +105,7 @@ class Learner:
         if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
             raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
         groups, count = self.optimizer.param_groups, len(order)
-        rows = {name: seeds.array(t) for name, t in batch.items()}
+        rows = {name: losses.array(t) for name, t in batch.items()}
         actions, advantages = rows["actions"], rows["advantages"]
         old = rows.get("logprob", advantages)
         floats, classes = (_NO_ACTIONS, actions) if self.policy.discrete else (actions, _NO_CLASSES)
@@ -120,7 +119,7 @@ class Learner:
         draws = (np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
         actor, critic, outputs, done = epoch(
             self.mean, self.variance, self.critic, rows["obs"], self.policy.kind, floats, classes, old, advantages,
-            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.bends, draws,
+            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.use_d2f, draws,
             self.where, self.lengths, self.counts, self.bounds, settings, etas,
         )  # fmt: skip
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
@@ -144,7 +143,7 @@ def make_learner(
     InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without
     for an optimizer that learns the whole policy. One that learns a part of it belongs to an update of another kind.
     """
-    found = None if backend == "torch" else _chains(policy, optimizer, curvature)
+    found = None if backend == "torch" else _fast_mlps(policy, optimizer, curvature)
     if found is not None:
         ready()
         if type(curvature) is Hutchinson:
@@ -158,17 +157,17 @@ def make_learner(
     return None
 
 
-def _chains(policy: Policy, optimizer: Any, curvature: Any) -> list[Chain] | None:
+def _fast_mlps(policy: Policy, optimizer: Any, curvature: Any) -> list[FastMLP] | None:
     """The chains of the actor, one or two, and of the critic; None for what only the readable way does."""
     if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN, Hutchinson):
         return None
     if any(group.get("momentum") for group in optimizer.param_groups):
         return None
     actor = policy.actor
-    found = chains((*branches(actor), policy.critic), torch.zeros(1, policy.observations))
+    found = fast_mlps((*branches(actor), policy.critic), torch.zeros(1, policy.observations))
     if found is None or len(found) > 3 or (len(found) == 3 and found[0].sizes[-1] != found[1].sizes[-1]):
         return None
-    known = {id(p) for chain in found for p in chain.params.values()}
+    known = {id(p) for fast_mlp in found for p in fast_mlp.params.values()}
     tensors = [t for p in policy.parameters() for t in (p, *optimizer.state.get(p, {}).values())]
     if not all(steps.is_plain(t) for t in tensors if isinstance(t, Tensor)):
         return None

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...compiled import hutchinson, kernels, steps
-from ...compiled import losses as seeds
+from ...compiled import hutchinson, kernels, losses, steps
 from ...jit import FAST, FAST_SUMS, ZERO, at, beside, columns, put
 
 NO_HEAD = np.zeros(3, np.int64)
@@ -32,7 +31,7 @@ def _outputs(net, y, n):
 
 
 @FAST
-def _back(net, x, y, dy, ddy, g, d, second, bends):
+def _back(net, x, y, dy, ddy, g, d, second, use_d2f):
     """Fill the network's gradients and curvatures from those at its outputs."""
     c = net.sizes[-1]
     if net.head[0] != 0:
@@ -44,7 +43,7 @@ def _back(net, x, y, dy, ddy, g, d, second, bends):
                 for j in range(c):
                     total[j] += message[i, c + j]
     g, d = columns(g, 0, c), columns(d if second else d[:0], 0, c)
-    kernels.reverse(net.params, net.sizes, net.codes, x, y, dy, ddy, g, d, bends, net.grads, net.curvatures)
+    kernels.reverse(net.params, net.sizes, net.codes, x, y, dy, ddy, g, d, use_d2f, net.grads, net.curvatures)
 
 
 @FAST
@@ -78,7 +77,7 @@ def _square(g):
 
 
 @FAST
-def _cut(grads, lengths, limit):
+def clip_grad_norm(grads, lengths, limit):
     """Scale all gradients so that their norm together is at most `limit`, as torch.nn.utils.clip_grad_norm_."""
     total = 0.0
     for k in range(len(lengths)):
@@ -114,7 +113,7 @@ def _picked(a, order):
 @FAST
 def epoch(
     mean, variance, critic, obs, kind, actions, classes, old, advantages, returns, old_values, order, cuts,
-    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, bends, draws,
+    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, use_d2f, draws,
     where, lengths, counts, bounds, settings, etas,
 ):  # fmt: skip
     """Learn from the rows order[cuts[k] : cuts[k + 1]] of a batch, one minibatch after the other.
@@ -146,32 +145,32 @@ def epoch(
         g, d = np.empty_like(z), np.empty_like(z)
         if kind < 0:
             taken = _picked(classes, mb)
-            actor_loss = seeds.categorical(z, taken, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
+            actor_loss = losses.categorical(z, taken, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
         else:
             rows = _rows(actions, mb)
-            actor_loss = seeds.gaussian(z, kind, rows, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
+            actor_loss = losses.gaussian(z, kind, rows, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
         yc, dyc, ddyc = kernels.forward(critic.params, critic.sizes, critic.codes, x)
         v = _outputs(critic, yc, len(mb))
         gc, dc = np.empty_like(v), np.empty_like(v)
         targets = _picked(returns, mb), _picked(old_values, mb)
-        critic_loss = seeds.value(v, *targets, value_clip, value_coef, factor, gc, dc)
+        critic_loss = losses.value(v, *targets, value_clip, value_coef, factor, gc, dc)
         if not math.isfinite(actor_loss + critic_loss):
             return actor_loss, critic_loss, z, k
         if draws is None:
-            _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, bends)
+            _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, use_d2f)
             if two:
                 g2, d2 = columns(g, half, 2 * half), columns(d, half, 2 * half)
-                _back(variance, x, y2, dy2, ddy2, g2, d2, second, bends)
-            _back(critic, x, yc, dyc, ddyc, gc, dc, second, bends)
+                _back(variance, x, y2, dy2, ddy2, g2, d2, second, use_d2f)
+            _back(critic, x, yc, dyc, ddyc, gc, dc, second, use_d2f)
         else:
             hutchinson.back(
                 mean, variance, critic, x, (y, dy, ddy), (y2, dy2, ddy2), (yc, dyc, ddyc), z, g, gc, dc,
                 kind, actions, classes, mb, old, a, clip, entropy_coef, factor, draws, k,
             )  # fmt: skip
         if limit > 0:
-            _cut(where[1], lengths, limit)
+            clip_grad_norm(where[1], lengths, limit)
         for i in range(len(settings)):
             for j in range(bounds[i], bounds[i + 1]):
                 counts[j] += 1
-            etas[k, i] = steps.take(where, lengths, counts, bounds[i], bounds[i + 1], settings[i])
+            etas[k, i] = steps.step(where, lengths, counts, bounds[i], bounds[i + 1], settings[i])
     return actor_loss, critic_loss, z, len(cuts) - 1

@@ -20,7 +20,7 @@ def take(x, row):
 
 
 @EXACT
-def count_in(x, mean, var, count):
+def welford_update(x, mean, var, count):
     """Take x [n] into mean and var [n] and count [1] by Welford's recurrence; return whether all of x is finite.
 
     A single observation has no spread: var keeps its initial value until the second.
@@ -50,10 +50,10 @@ def normalize(x, mean, var, eps, clip, out):
 
 
 @EXACT
-def see(x, mean, var, count, eps, clip, out):
+def normalize_and_update(x, mean, var, count, eps, clip, out):
     """Count x in and fill out with it normalised, or as it is if count is empty; return whether x is finite."""
     if len(count) > 0:
-        finite = count_in(x, mean, var, count)
+        finite = welford_update(x, mean, var, count)
         normalize(x, mean, var, eps, clip, out)
         return finite
     finite = True
@@ -67,7 +67,7 @@ def see(x, mean, var, count, eps, clip, out):
 def scale(reward, over, gamma, ret, mean, var, count, eps, clip):
     """Return the reward over the standard deviation of the discounted return ret [1], held within clip."""
     ret[0] = ret[0] * gamma + reward
-    count_in(ret, mean, var, count)
+    welford_update(ret, mean, var, count)
     if over:
         ret[0] = 0.0
     z = reward / math.sqrt(var[0] + eps)

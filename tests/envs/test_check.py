@@ -7,7 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tests.test_checking import GOOD, Point
+from test_checking import GOOD, Point
 
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.errors import BAD_INPUT, DONE, FAILED
