@@ -119,11 +119,34 @@ class Autodiff(Loss):
     def value(self, outputs: Tensor) -> Tensor:
         """Return fn(outputs), reduced."""
         value = self.fn(outputs)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the loss returned {value!r}, expected a scalar tensor that depends on the outputs")
         if value.ndim and value.shape != outputs.shape[:1]:
             raise ValueError(
                 f"the loss returned the shape {list(value.shape)}, expected a scalar or [N] = {[len(outputs)]}"
             )
         return value.sum() * self.factor(outputs.shape[0]) if value.ndim else value
+
+    def _check_graph(self, outputs: Tensor) -> None:
+        """Raise ValueError for a loss that autograd could not send back, or would send to more than the outputs."""
+        with torch.enable_grad():
+            z = outputs.detach().requires_grad_()
+            value = self.value(z)
+        if not value.requires_grad:
+            raise ValueError("the loss does not depend on the outputs, so it has no gradient")
+        nodes, seen = [value.grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [below for below, _ in node.next_functions]
+            leaf = getattr(node, "variable", z)
+            if leaf is not z:
+                raise ValueError(
+                    f"the loss reads a tensor {list(leaf.shape)} that requires grad, into which nothing flows back "
+                    "here: detach() it, or train it by autograd"
+                )
 
     def _rows(self, outputs: Tensor) -> Tensor:
         """The Hessian over all samples and outputs, [N C, N, C]."""
@@ -143,6 +166,8 @@ class Autodiff(Loss):
 
     def value_grad_curvature(self, outputs: Tensor, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the loss, its gradient and, if asked for, its exact diagonal."""
+        if not is_traced(outputs):
+            self._check_graph(outputs)
         g, value = torch.func.grad_and_value(self.value)(outputs)
         d = self._rows(outputs).flatten(1).diagonal().view_as(outputs) if diagonal else None
         return value, g, d
@@ -165,6 +190,9 @@ _OURS = {
 def as_loss(loss: Loss | Callable[[Tensor], Tensor]) -> Loss:
     """Return the loss itself, or a callable wrapped in Autodiff; InputError for torch's, which lack a target."""
     if isinstance(loss, Loss):
+        for name, value in vars(loss).items():
+            if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+                raise InputError(f"the loss's {name} requires grad, and nothing flows back into it: detach() it")
         return loss
     name = getattr(loss, "__name__", type(loss).__name__)
     kind: Any = loss if isinstance(loss, type) else type(loss)

@@ -70,6 +70,8 @@ def check_input(x: Any) -> None:
         raise InputError(f"x has the layout {x.layout}: hand over x.to_dense()")
     if x.is_nested:
         raise InputError("x is a nested tensor: hand over samples of one shape, x.to_padded_tensor(0.0)")
+    if x.requires_grad:
+        raise InputError("x requires grad, and nothing flows back into it: hand over x.detach()")
     if not x.dtype.is_floating_point:
         raise InputError(f"x {list(x.shape)} holds {x.dtype}, expected real floating-point numbers: x.float()")
     if x.ndim == 1 and len(x):

@@ -35,16 +35,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .arguments import check_memory, optimizer_settings, planned_steps
-from .checkpoint import crossed, newest_checkpoint, read_config, restore
-from ..rl.fast.learner import make_learner
-from ..system.console import complain, say
 from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from ..optim import make_optimizer
+from ..rl.fast.learner import make_learner
 from ..rl.policy import Policy, check_finite, check_spaces
-from .progress import Progress
 from ..rl.rollout import Arrays, Rollout
+from ..system.console import complain, say
+from .arguments import check_memory, optimizer_settings, planned_steps
+from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
+from .progress import Progress
 
 RECENT = 20  # episodes whose mean return is told at the end
 
@@ -78,6 +78,7 @@ class Session:
         saved, self._fresh = _found(args) if args.resume else None, not args.resume
         self._saved = saved if saved is not None and "policy" in saved else None
         with contextlib.ExitStack() as stack:
+            check_memory(args, 1)  # before as many environments are made
             self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
             stack.callback(_close, self.env, args.env_id)
             check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
@@ -240,7 +241,7 @@ def _close(env: Any, env_id: str) -> None:
     """Close the environments; what they raise then is told, and takes nothing from what was learned."""
     try:
         env.close()
-    except Exception as error:  # whatever an environment of somebody's own may do
+    except (Exception, SystemExit) as error:  # whatever an environment of somebody's own may do
         complain(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}")
 
 

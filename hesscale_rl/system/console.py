@@ -64,7 +64,16 @@ class Guarded:
 
 
 def guard() -> None:
-    """Guard stdout and stderr for all that this process writes there; again does nothing."""
+    """Guard stdout and stderr for all that this process writes there; again does nothing.
+
+    Where one was closed before the program began, its number is given to no place: libraries write there blindly, and
+    a file that is opened later would get it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before the program began

@@ -347,3 +347,27 @@ def test_what_surrounds_the_call_is_refused_or_changes_nothing(path):
 def test_a_loss_that_cannot_be_is_told_with_the_right_one_or_both_shapes(loss, words):
     with pytest.raises(ValueError, match=words):
         hs.backward(mlp(), torch.randn(6, 3), loss, hs.HesScale())
+
+
+SCALE = torch.ones(3, requires_grad=True)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(
+    "x, loss, words",
+    [
+        ("graph", lambda y: y.square().sum(), "x requires grad"),
+        ("data", lambda y: (y * SCALE).square().sum(), r"reads a tensor \[3\] that requires grad"),
+        ("data", hs.losses.MeanSquaredError(torch.zeros(5, 3, requires_grad=True)), "target requires grad"),
+        ("data", lambda y: y.sum().detach(), "does not depend on the outputs"),
+        ("data", lambda y: torch.tensor(1.0), "does not depend on the outputs"),
+        ("data", lambda y: y.sum().item(), "the loss returned .*, expected a scalar tensor"),
+        ("data", lambda y: None, "the loss returned None, expected a scalar tensor"),
+    ],
+)
+def test_what_autograd_would_send_elsewhere_is_refused(backend, x, loss, words):
+    net, data = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(5, 4)
+    given = nn.Linear(4, 4)(data) if x == "graph" else data
+    with pytest.raises(ValueError, match=words):
+        hs.backward(net, given, loss, hs.HesScale(), backend=backend)
+    assert all(p.grad is None for p in net.parameters())

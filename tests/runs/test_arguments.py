@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hesscale_rl.agents import a2c, ppo, trpo
-from hesscale_rl.runs.arguments import check_optimizer, optimizer_settings, parse
 from hesscale_rl.errors import BAD_INPUT, DONE, InputError
+from hesscale_rl.runs.arguments import check_optimizer, optimizer_settings, parse
 from hesscale_rl.scripts import supervised
 
 
@@ -53,7 +53,7 @@ def test_a_rollout_larger_than_the_memory_is_refused_before_anything_is_made(tmp
     args = ppo.Args(env_id="CartPole-v1", num_steps=10**12, total_timesteps=10**12, num_minibatches=1)
     assert ppo.main(args) == BAD_INPUT
     line = capsys.readouterr().err
-    assert line.startswith("--num-steps 1000000000000: a rollout would take 119,209.3 GiB, and this machine has")
+    assert line.startswith("--num-steps 1000000000000: a rollout would take 74,505.8 GiB, and this machine has")
     assert line.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from hesscale_rl import envs
 from hesscale_rl.agents import ppo
-from hesscale_rl.system import console, locks
-from hesscale_rl.runs import session
-from hesscale_rl.runs import directory as run_module
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, FAILED, INTERRUPTED, Diverged
+from hesscale_rl.runs import directory as run_module
+from hesscale_rl.runs import session
+from hesscale_rl.system import console, locks
 
 SMALL = ppo.Args(
     env_id="CartPole-v1", total_timesteps=96, num_steps=32, num_minibatches=2, update_epochs=1, run_dir="läuft"
@@ -123,6 +123,7 @@ ENDINGS = {
     "the environment fails at first": (acts(throw(ZeroDivisionError("by zero")), at=3), BAD_INPUT, None),
     "the environment leaves": (acts(throw(SystemExit(0))), (FAILED, RuntimeError), "failed"),
     "closing fails": (lambda patch: patch.setattr(Acting, "closes", throw(OSError("no window"))), DONE, "done"),
+    "closing exits": (lambda patch: patch.setattr(Acting, "closes", throw(SystemExit(5))), DONE, "done"),
     "closing and the environment": (
         lambda patch: (patch.setattr(Acting, "closes", throw(OSError())), acts(throw(OSError("a")))(patch)),
         FAILED,

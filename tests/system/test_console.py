@@ -14,8 +14,12 @@ from rich.console import Console
 from hesscale_rl.runs.progress import Progress
 from hesscale_rl.system import console
 
-ROOT = Path(__file__).parents[1]
-SOURCES = [path for folder in ("hesscale_rl", "agents", "envs", "scripts") for path in (ROOT / folder).rglob("*.py")]
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    path
+    for folder in ("hesscale_rl", "agents", "envs", "scripts", "studies")
+    for path in (ROOT / folder).rglob("*.py")
+]
 
 
 class Broken(io.StringIO):
@@ -91,6 +95,13 @@ def test_there_is_no_other_way_to_print(path):
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func)
             assert call not in ("print", "sys.stdout.write", "sys.stderr.write"), f"line {node.lineno}"
+
+
+def test_what_was_closed_before_is_open_to_no_place_for_children_too():
+    child = "import os; os.fstat(2)"
+    code = "import subprocess, sys; from hesscale_rl.system.console import guard; guard(); "
+    code += f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    assert subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("out", ["a closed pipe", "/dev/full", "nothing"])
