@@ -80,6 +80,8 @@ def _wrappers(env: gym.Env) -> list[gym.Env]:
 
 def _own(env: Any) -> dict[str, Any] | None:
     """What an environment's own save_state() returns, as a checkpoint can hold it."""
+    if not callable(env.load_state):
+        raise NotPlain(f"load_state is {env.load_state!r}, not a method")
     try:
         own = env.save_state()
     except Exception as error:  # whatever an environment of somebody's own may do

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hesscale_rl import agents, envs
 from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
 from hesscale_rl.rl.rollout import Rollout
+from hesscale_rl.runs.checkpoint import checkpoints
 from hesscale_rl.scripts import cli, doctor, evaluate, export
 from hesscale_rl.scripts.sweeping import spec as grid
 
@@ -138,6 +140,31 @@ def test_exported_files_act_as_the_policy_with_torch_alone(runs, monkeypatch, ca
     subprocess.run(command, check=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
     for folder, actions in expected.items():
         np.testing.assert_allclose(np.load(folder / "actions.npy"), actions, rtol=0, atol=1e-6, err_msg=folder)
+
+
+class Wide(gym.Env):
+    """Takes actions of any size."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1e4, 1e4, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, bool(self.np_random.random() < 0.1), {}
+
+
+def test_a_policy_is_exported_whatever_the_size_of_its_actions(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(gym.registry, "Wide-v0", gym.envs.registration.EnvSpec("Wide-v0", Wide))
+    run = tmp_path / "run"
+    assert ppo.train(replace(PPO, env_id="Wide-v0", run_dir=str(run))) == DONE
+    path = checkpoints(run / "checkpoints")[-1]
+    saved = torch.load(path, weights_only=True)
+    saved["policy"]["actor.4.bias"] += 7000.0
+    torch.save(saved, path)
+    assert call(export, monkeypatch, run) == DONE
+    assert "largest difference" in capsys.readouterr().out
 
 
 def test_actions_stay_within_the_bounds_also_when_exported(run):
