@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-FAR = 0.05  # the share that box and [-1, 1] have in common of the wider one, below which a hint is due
+FAR = 0.25  # the share that box and [-1, 1] have in common of the wider one, below which a hint is due
 
 
 class ActionBox:
