@@ -58,7 +58,7 @@ class Rollout:
         ended(step, return, length) for each episode that ends. `stop_at_end`: return earlier, with the step that
         ended an episode.
         """
-        e, shape, policy = self.envs.num_envs, self.obs.shape, self.policy
+        e, shape, each, policy = self.envs.num_envs, self.obs.shape, (self.envs.num_envs,), self.policy
         if self._addresses != addresses(policy.actor):
             self._addresses, self._sample = addresses(policy.actor), policy.sampler()
         noise = policy.noise(self.random, num_steps, e)
@@ -75,7 +75,8 @@ class Rollout:
                 raise Diverged("an action is not finite")
             step = self.envs.step(policy.given(to_env[t]))
             # The loop below reads as many numbers as it was told of.
-            if step.obs.shape != shape or step.final.shape != shape or any(a.shape != shape[:1] for a in step[2:]):
+            ends = step.terminated.shape == step.truncated.shape == step.valid.shape == step.rewards.shape == each
+            if not (ends and step.obs.shape == step.final.shape == shape):
                 raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")
             over = record(t, *step, step.obs is not step.final, *to)
             if over < 0:
