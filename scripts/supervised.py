@@ -64,9 +64,10 @@ class Args:
     """mnist-mlp, cifar10-3c3d, cifar100-3c3d, cifar100-allcnnc, hbp-cifar10-mlp, autoencoder, sequential-mnist-lstm,
     cifar10-resnet"""
     data: str | None = None
-    """the task's own (None), or digits: a small network on 8 by 8 images, which need no download"""
+    """the task's own (None), fashion-mnist: its network at full size on grey images, or digits: a small network on
+    8 by 8 images, which are at hand"""
     data_dir: PathText = None
-    """where MNIST and CIFAR are kept, after one download"""
+    """where MNIST and CIFAR are kept, after one download; or Fashion-MNIST's files, if they are not installed"""
     optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
     """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg, each
     also as scaled-..."""
@@ -146,7 +147,7 @@ def check(args: Args) -> None:
     """Raise InputError with one line for the first argument, of those that `fill` returns, that cannot be."""
     need = needs(args)
     need_one_of(args, "task", TASKS)
-    known, data = (TASKS[args.task].data, SMALL), args.data or SMALL
+    known, data = TASKS[args.task].choices, args.data or SMALL
     need(data in known, "data", f"one of {', '.join(known)} for --task {args.task}")
     need(data != SMALL or args.data_dir is None, "data_dir", "left out: digits are part of scikit-learn")
     most = TRAINING[data]

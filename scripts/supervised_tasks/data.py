@@ -1,14 +1,16 @@
 """The data sets of the studies and of supervised learning: made here, part of scikit-learn, or downloaded once.
 
-random    6 normal numbers each, in 10 classes drawn at random: nothing but memory can learn them
-digits    1,797 handwritten digits of 8 by 8 pixels, part of scikit-learn: no network is needed
-mnist     60,000 training images of 28 by 28 pixels and 10,000 for tests, from openml.org
-cifar10   50,000 training images of 32 by 32 pixels in 3 colours and 10,000 for tests, from cs.toronto.edu
-cifar100  the same in 100 classes
+random         6 normal numbers each, in 10 classes drawn at random: nothing but memory can learn them
+digits         1,797 handwritten digits of 8 by 8 pixels, part of scikit-learn: no network is needed
+fashion-mnist  60,000 training images of clothes, 28 by 28 pixels, and 10,000 for tests; Debian's package
+               dataset-fashion-mnist, or the four files as published, in a directory of your choice
+mnist          as many handwritten digits, from openml.org or the four files as published
+cifar10        50,000 training images of 32 by 32 pixels in 3 colours and 10,000 for tests, from cs.toronto.edu
+cifar100       the same in 100 classes
 
-`load` gives the examples that the studies train with: random, digits and mnist. `split` gives examples for training,
-validation and tests, of all but random; `noise`, noise of their shapes. What is downloaded is kept in a directory of
-your choice.
+`load` gives the examples that the studies train with: random, digits, fashion-mnist and mnist. `split` gives examples
+for training, validation and tests, of all but random; `noise`, noise of their shapes. What is downloaded is kept in a
+directory of your choice.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hesscale_rl.errors import InputError
+from hesscale_rl.scripts.supervised_tasks import idx
 
 if TYPE_CHECKING:  # so that a command can offer the names before torch is loaded
     from torch import Tensor
@@ -34,9 +37,11 @@ MNIST_ALL, MNIST_TRAIN, PIXELS = 70_000, 60_000, 784  # the last 10,000 images a
 MISSING = "needs scikit-learn, pip install -e '.[data]'"
 
 SPLIT_SEED = 0  # of the examples that are held out: the same in every run, whatever its own seed
-HELD_OUT = {"digits": (200, 300), "mnist": (10_000, 0), "cifar10": (10_000, 0), "cifar100": (10_000, 0)}
+FASHION, MNIST = "fashion-mnist", "mnist"
+HELD_OUT = {"digits": (200, 300)} | dict.fromkeys((FASHION, MNIST, "cifar10", "cifar100"), (10_000, 0))
 """How many of the training images are kept for validation and, where no others are published for it, for tests."""
-TRAINING = {"digits": 1_297, "mnist": 50_000, "cifar10": 40_000, "cifar100": 40_000}  # what is left for training
+TRAINING = {"digits": 1_297, FASHION: 50_000, MNIST: 50_000, "cifar10": 40_000, "cifar100": 40_000}
+"""What is left for training."""
 
 SITE = "https://www.cs.toronto.edu/~kriz/"
 COLOURS, SIDE = 3, 32  # of CIFAR's images
@@ -75,7 +80,9 @@ ARCHIVES = {
     ),
 }
 TESTS = 10_000  # images for tests of either
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)} | dict.fromkeys(ARCHIVES, (COLOURS, SIDE, SIDE))
+SHAPES = {"digits": (1, 8, 8), FASHION: (1, 28, 28), MNIST: (1, 28, 28)} | dict.fromkeys(
+    ARCHIVES, (COLOURS, SIDE, SIDE)
+)
 """Of an image, by the name of the data."""
 
 
@@ -90,15 +97,16 @@ class Data(NamedTuple):
 def load(name: str, directory: str | Path | None = None, seed: int = 0) -> Data:
     """Return the data set of that name; InputError, which says what to do, if it cannot be had.
 
-    Images are [N, 1, height, width]. `directory`: where MNIST is kept. `seed`: of the random data.
+    Images are [N, 1, height, width]. `directory`: where MNIST is kept, or Fashion-MNIST, if it is not where the
+    system's packages put it. `seed`: of the random data.
     """
     if name not in NAMES:
         raise InputError(f"--data {name}: there is {', '.join(NAMES)}")
-    inputs, labels = SOURCES[name](directory, seed)
+    inputs, labels = SOURCES[name](name, directory, seed)
     return Data(name, inputs, labels)
 
 
-def _random(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
+def _random(name: str, directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +114,7 @@ def _random(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
     return inputs, torch.randint(0, CLASSES, (RANDOM,), generator=generator)
 
 
-def _digits(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
+def _digits(name: str, directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
     import torch
 
     try:
@@ -117,19 +125,37 @@ def _digits(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(digits.images / 16.0)[:, None], torch.tensor(digits.target, dtype=torch.int64)
 
 
-def _mnist(directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
-    pixels, labels = _whole_mnist(directory)
+def _greys(name: str, directory: str | Path | None, seed: int) -> tuple[Tensor, Tensor]:
+    pixels, labels = _WHOLE[name](directory)
     return pixels[:MNIST_TRAIN].double().view(-1, 1, 28, 28) / 255, labels[:MNIST_TRAIN].long()
 
 
 def _whole_mnist(directory: str | Path | None) -> tuple[Tensor, Tensor]:
-    """From the file that the first call writes: to read openml's text takes a minute, every time."""
-    folder = _folder("mnist", directory)
+    """From the file that the first call writes, since openml's text takes a minute; or from MNIST's own files."""
+    folder = _folder(MNIST, directory)
     path = folder / "mnist.safetensors"
     if path.exists():
         return _kept(path)
+    if idx.stands_in(folder):
+        return idx.read(folder, f"--data-dir {folder}")
     with _made(folder):
         return _download(folder, path)
+
+
+def _whole_fashion(directory: str | Path | None) -> tuple[Tensor, Tensor]:
+    folder = idx.installed(FASHION) if directory is None else Path(directory)
+    if folder is None:
+        raise InputError(
+            f"--data {FASHION}: not installed; apt install dataset-fashion-mnist, or say with --data-dir DIR where "
+            "its four idx-ubyte files are"
+        )
+    return idx.read(folder, f"--data {FASHION}" if directory is None else f"--data-dir {folder}")
+
+
+_WHOLE: dict[str, Callable[[str | Path | None], tuple[Tensor, Tensor]]] = {
+    FASHION: _whole_fashion,
+    MNIST: _whole_mnist,
+}
 
 
 def _folder(name: str, directory: str | Path | None) -> Path:
@@ -207,10 +233,11 @@ def _check(pixels: Tensor, labels: Tensor, what: str) -> None:
         raise InputError(f"{what} is not MNIST: its shapes are {shapes[0]} and {shapes[1]}; remove it and try again")
 
 
-SOURCES: dict[str, Callable[[str | Path | None, int], tuple[Tensor, Tensor]]] = {
+SOURCES: dict[str, Callable[[str, str | Path | None, int], tuple[Tensor, Tensor]]] = {
     "random": _random,
     "digits": _digits,
-    "mnist": _mnist,
+    FASHION: _greys,
+    MNIST: _greys,
 }
 NAMES = tuple(SOURCES)
 
@@ -224,10 +251,10 @@ class Splits(NamedTuple):
 
 
 def split(name: str, directory: str | Path | None = None) -> Splits:
-    """Return digits, mnist, cifar10 or cifar100 in three parts; InputError, which says what to do, if it cannot.
+    """Return the data of one of HELD_OUT's names in three parts; InputError, which says what to do, if it cannot.
 
     Validation takes images at random from those for training, by SPLIT_SEED; `HELD_OUT` says how many. Images are
-    [N, channels, height, width]. `directory`: where what is downloaded is kept.
+    [N, channels, height, width]. `directory`: as in `load`.
     """
     import torch
 
@@ -235,9 +262,9 @@ def split(name: str, directory: str | Path | None = None) -> Splits:
         raise InputError(f"--data {name}: there is {', '.join(HELD_OUT)}")
     tests = None
     if name == "digits":
-        x, labels = _digits(directory, 0)
+        x, labels = _digits(name, directory, 0)
     else:
-        (x, labels), tests = (_mnist_parts if name == "mnist" else _cifar_parts)(name, directory)
+        (x, labels), tests = (_grey_parts if name in _WHOLE else _cifar_parts)(name, directory)
     validation, held = HELD_OUT[name]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
     first, second, rest = order[:validation], order[validation : validation + held], order[validation + held :]
@@ -265,8 +292,8 @@ def noise(name: str, examples: int) -> Data:
 Part = tuple["Tensor", "Tensor"]  # pixels, labels
 
 
-def _mnist_parts(name: str, directory: str | Path | None) -> tuple[Part, Part]:
-    pixels, labels = _whole_mnist(directory)
+def _grey_parts(name: str, directory: str | Path | None) -> tuple[Part, Part]:
+    pixels, labels = _WHOLE[name](directory)
     images, labels = pixels.view(-1, 1, 28, 28), labels.long()
     return (images[:MNIST_TRAIN], labels[:MNIST_TRAIN]), (images[MNIST_TRAIN:], labels[MNIST_TRAIN:])
 

@@ -1,6 +1,7 @@
 """The tasks of supervised learning in the papers, by name: data, network, loss, batch size, epochs, settings.
 
-Every task has a small twin on 8 by 8 digits, which keeps its kind of layers and loss. TASKS is the table of both. The
+Every task has a small twin on 8 by 8 digits, which keeps its kind of layers and loss, and one at full size on
+Fashion-MNIST's grey images, in 10 classes. TASKS is the table of all three. The
 networks are those of DeepOBS (mnist-mlp, the 3c3d's, allcnnc), of Dangel et al. 2020 (hbp-cifar10-mlp) and of Zhang
 et al. 2017 (autoencoder, sequential-mnist-lstm, cifar10-resnet); docs/supervised.md says what was left open and is
 chosen here. No task changes its images, drops entries or adds a penalty to its loss.
@@ -21,20 +22,24 @@ if TYPE_CHECKING:  # so that a command can offer the names before torch is loade
     from hesscale_rl.losses import Loss
     from hesscale_rl.scripts.supervised_tasks.data import Data
 
-SMALL = "digits"  # the data of the small twins
+SMALL, GREY = "digits", "fashion-mnist"  # the data of the small twins, and of those with one channel
 SMALL_BATCH, SMALL_EPOCHS = 64, 10
 CHUNK = 1000  # examples at once in `evaluate`
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row of TASKS. `full` and `small` make the networks, for `data` and for SMALL."""
+    """One row of TASKS. `full`, `small` and `grey` make the networks, for `data`, SMALL and GREY.
+
+    Without `grey` the full one serves: MNIST's images are of the same size.
+    """
 
     data: str
     full: Callable[[], nn.Sequential]
     small: Callable[[], nn.Sequential]
     batch_size: int
     epochs: int
+    grey: Callable[[], nn.Sequential] | None = None
     reconstruct: bool = False  # whether the outputs are to be the inputs again; else they are logits of classes
     rate: float = 1e-3  # step size of AdaHesScale and its like
     # Of HessianFree, and the decay of the averaged weights that are tested; 0: the last weights are.
@@ -45,7 +50,14 @@ class Task:
 
     def network(self, data: str) -> nn.Sequential:
         """Return a new network for `data`, drawn from torch's global generator."""
+        if data == GREY and self.grey is not None:
+            return self.grey()
         return self.small() if data == SMALL else self.full()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The data that it can be learned on, its own first."""
+        return self.data, GREY, SMALL
 
     def loss(self, x: Tensor, labels: Tensor) -> Loss:
         """Return the loss of a batch, x [N, ...] and labels [N]: cross-entropy, or the mean squared error from x."""
@@ -163,6 +175,7 @@ def recurrent(pool: int, steps: int, units: int) -> nn.Sequential:
 
 
 _3C3D = partial(conv3_dense3, 3, 5, (0, 0, 1), (64, 96, 128))
+_GREY_3C3D = partial(conv3_dense3, 1, 5, (0, 0, 1), (64, 96, 128), (512, 512, 256, 10))
 _SMALL_3C3D = partial(conv3_dense3, 1, 3, (1, 1, 1), (8, 12, 16), (16, 32, 16, 10))
 _PYRAMID = (3072, 1024, 512, 256, 128, 64, 32, 16, 10)
 
@@ -178,6 +191,7 @@ TASKS: dict[str, Task] = {
         data="cifar10",
         full=partial(_3C3D, (1152, 512, 256, 10), "Tanh"),
         small=partial(_SMALL_3C3D, "Tanh"),
+        grey=partial(_GREY_3C3D, "Tanh"),
         batch_size=128,
         epochs=100,
     ),
@@ -185,6 +199,7 @@ TASKS: dict[str, Task] = {
         data="cifar100",
         full=partial(_3C3D, (1152, 512, 256, 100), "ELU"),
         small=partial(_SMALL_3C3D, "ELU"),
+        grey=partial(_GREY_3C3D, "ELU"),
         batch_size=128,
         epochs=200,
     ),
@@ -192,6 +207,7 @@ TASKS: dict[str, Task] = {
         data="cifar100",
         full=partial(all_conv, 3, 96, 100, 0),
         small=partial(all_conv, 1, 8, 10, 1),  # the images have shrunk to 2 by 2: too small for a 3 by 3 kernel
+        grey=partial(all_conv, 1, 96, 10, 0),
         batch_size=256,
         epochs=350,
         rate=1e-4,
@@ -200,6 +216,7 @@ TASKS: dict[str, Task] = {
         data="cifar10",
         full=partial(dense, _PYRAMID, "Sigmoid", xavier=True),
         small=partial(dense, (64, 64, 32, 16, 10), "Sigmoid", xavier=True),
+        grey=partial(dense, (784, *_PYRAMID[1:]), "Sigmoid", xavier=True),
         batch_size=500,
         epochs=100,
     ),
@@ -227,6 +244,7 @@ TASKS: dict[str, Task] = {
         data="cifar10",
         full=partial(residual, 3, 16, 8, 256),
         small=partial(residual, 1, 8, 4, 32),
+        grey=partial(residual, 1, 16, 7, 256),  # pooled to 4 by 4, as its own
         batch_size=1000,
         epochs=100,
         rate=1e-4,

@@ -1,5 +1,6 @@
 """The data of supervised learning: how it is split, read from its archives, and what is refused."""
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -10,6 +11,7 @@ import torch
 
 from hesscale_rl.errors import InputError
 from hesscale_rl.scripts.supervised_tasks import data
+from hesscale_rl.scripts.supervised_tasks.tasks import TASKS
 
 
 def test_digits_are_split_the_same_way_every_time():
@@ -34,6 +36,87 @@ def test_mnist_keeps_its_own_images_for_tests(tmp_path):
     torch.testing.assert_close(parts.test.inputs[:, 0, 3, 4], pixels[60_000:, 0] / 255)
     counts = sum(part.labels.bincount() for part in parts[:2])
     assert counts.tolist() == [6000] * 10
+
+
+def write_idx(folder, suffix="", change=None):
+    """Write the four files of MNIST's form; return pixels [70000, 784] and labels, which tell every image apart."""
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (70_000, 784), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (70_000,), generator=random, dtype=torch.uint8)
+    files = {}
+    for part, rows in {"train": slice(0, 60_000), "t10k": slice(60_000, None)}.items():
+        count = len(labels[rows]).to_bytes(4, "big")
+        head = b"\0\0\x08\x03" + count + (28).to_bytes(4, "big") * 2
+        files[f"{part}-images-idx3-ubyte"] = head + pixels[rows].numpy().tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = b"\0\0\x08\x01" + count + labels[rows].numpy().tobytes()
+    if change:
+        change(files)
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        packed = gzip.compress(content, compresslevel=0) if suffix else content
+        (folder / (name + suffix)).write_bytes(packed)
+    return pixels, labels
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_fashion_mnist_is_found_where_the_system_keeps_data_sets(suffix, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path}/none:{tmp_path}/share")
+    with pytest.raises(InputError, match="--data fashion-mnist: not installed; apt install dataset-fashion-mnist"):
+        data.split("fashion-mnist")
+    pixels, labels = write_idx(tmp_path / "share/datasets/fashion-mnist", suffix)
+    parts = data.split("fashion-mnist")
+    assert [tuple(part.inputs.shape) for part in parts] == [(n, 1, 28, 28) for n in (50_000, 10_000, 10_000)]
+    assert torch.equal(parts.test.labels, labels[60_000:].long())
+    torch.testing.assert_close(parts.test.inputs.flatten(1), pixels[60_000:] / 255)
+    assert torch.equal(data.load("mnist", tmp_path / "share/datasets/fashion-mnist").labels, labels[:60_000].long())
+
+
+def without_tests(files):
+    del files["t10k-labels-idx1-ubyte"]
+
+
+def of_words(files):
+    files["train-images-idx3-ubyte"] = files["train-images-idx3-ubyte"].replace(b"\x08\x03", b"\x0b\x03", 1)
+
+
+def cut(files):
+    files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:-7]
+
+
+def eleventh(files):
+    files["train-labels-idx1-ubyte"] = files["train-labels-idx1-ubyte"][:-1] + b"\x0a"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (without_tests, "there is no t10k-labels-idx1-ubyte, nor t10k-labels-idx1-ubyte.gz, in"),
+        (
+            of_words,
+            r"train-images-idx3-ubyte does not begin as an IDX file of bytes with the shape \[60000, 28, 28\]",
+        ),
+        (cut, "t10k-images-idx3-ubyte holds 7,839,993 bytes, not 7,840,000"),
+        (eleventh, "train-labels-idx1-ubyte has a label 10, at most 9 is right"),
+    ],
+)
+def test_idx_files_of_something_else_are_told(change, words, tmp_path):
+    write_idx(tmp_path / "kept", change=change)
+    with pytest.raises(InputError, match=f"--data-dir {tmp_path}/kept: .*{words}"):
+        data.split("fashion-mnist", tmp_path / "kept")
+
+
+def test_a_torn_gzip_is_told(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"some bytes")[:-3])
+    with pytest.raises(InputError, match="train-images-idx3-ubyte.gz cannot be read"):
+        data.split("fashion-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_network_for_grey_images(name):
+    task = TASKS[name]
+    examples = data.noise("fashion-mnist", 2)
+    outputs = task.network("fashion-mnist")(examples.inputs)
+    assert outputs.shape == (2, 784 if task.reconstruct else 10)
 
 
 def archive(name, monkeypatch, folder, change=None, small=20):
@@ -156,7 +239,7 @@ def test_a_failed_download_says_where_to_put_the_file(error, tmp_path, monkeypat
 
 
 def test_data_without_a_split_or_a_place_is_told(tmp_path):
-    with pytest.raises(InputError, match="--data random: there is digits, mnist, cifar10, cifar100"):
+    with pytest.raises(InputError, match="--data random: there is digits, fashion-mnist, mnist, cifar10, cifar100"):
         data.split("random")
     with pytest.raises(InputError, match="--data cifar10: say with --data-dir DIR"):
         data.split("cifar10")

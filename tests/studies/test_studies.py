@@ -340,7 +340,7 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--data-dir .*file: cannot be made"):
         data.load("mnist", tmp_path / "file")
-    with pytest.raises(InputError, match="--data emnist: there is random, digits, mnist"):
+    with pytest.raises(InputError, match="--data emnist: there is random, digits, fashion-mnist, mnist"):
         data.load("emnist")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     for name in ("digits", "mnist"):
