@@ -92,7 +92,7 @@ class Args:
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
     backend: str = "auto"
-    """the update's: auto (compiled loops where they can do it), compiled, or torch"""
+    """auto (compiled loops where there are any), compiled (for the update too, or an error), or torch (none)"""
     compile: bool = False
     """let torch.compile work on the torch backend: half a minute at the start; needs a C++ compiler"""
     device: str = "cpu"
@@ -111,7 +111,7 @@ class Args:
     @property
     def tape(self) -> str:
         """How hs.backward works where the whole update is not compiled."""
-        return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
+        return "compile" if self.compile else "auto"
 
 
 PRESETS = {

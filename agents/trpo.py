@@ -98,7 +98,7 @@ class Args:
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
     backend: str = "auto"
-    """hs.backward's: auto (compiled loops where they can do it) or torch; the whole update is never compiled"""
+    """auto (compiled loops for all but the update, which has none) or torch (no compiled code)"""
     compile: bool = False
     """let torch.compile work on the torch backend: half a minute at the start; needs a C++ compiler"""
     device: str = "cpu"
@@ -117,8 +117,8 @@ class Args:
 
     @property
     def tape(self) -> str:
-        """How hs.backward works."""
-        return "compile" if self.compile else "torch" if self.backend == "torch" else "auto"
+        """How hs.backward works, where the backend allows it."""
+        return "compile" if self.compile else "auto"
 
 
 PRESETS = {

@@ -5,4 +5,4 @@ NEWTON = ("hessian-free", "newton-cg")  # which solve with a curvature matrix, o
 SCALED = "scaled-"  # begins the name of an optimizer within a trust region
 OPTIMIZER_NAMES = (*PLAIN, *NEWTON, *(SCALED + name for name in (*PLAIN, *NEWTON)))
 CURVATURES_OF = ("loss", "kl")
-BACKENDS = ("auto", "compiled", "torch")  # of an agent's update
+BACKENDS = ("auto", "compiled", "torch")  # what backend.py says

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import compiled
+from .backend import compiles
 from .curvature.base import Curvature, NoCurvature
 from .curvature.blocks import Block
 from .errors import InputError
@@ -160,8 +161,9 @@ def backward(
     (`register_hook` changes what is added to p.grad, not the curvature and not the result); a module that stands
     twice in the network gets the sum over its places, with the methods on the tape without their cross terms.
     `backend`: "auto" takes compiled loops for what they cover (compiled/mlp.py: small MLPs in float32 on the CPU),
-    with the tape's results up to rounding; "torch" always takes the tape; "compile" the tape by torch.compile, which
-    takes half a minute for each new network, loss or batch size, and a C++ compiler (on CUDA: Triton).
+    with the tape's results up to rounding, where backend.py allows it; "torch" always takes the tape; "compile" the
+    tape by torch.compile, which takes half a minute for each new network, loss or batch size, and a C++ compiler (on
+    CUDA: Triton).
     Raises UnsupportedLayerError for a layer without a rule, or one whose call means more than its rule knows (hooks,
     a forward of its own), InputError or ValueError for x that does not fit, or a loss that does not fit the outputs.
     """
@@ -171,7 +173,7 @@ def backward(
         raise TypeError(f"curvature={curvature!r}: must be an object such as hesscale_rl.HesScale(), or None")
     loss, curvature = as_loss(loss), curvature or NoCurvature()
     on_tape = curvature if curvature.on_tape else NoCurvature()
-    fast_mlp = compiled.find(net, x, on_tape) if backend == "auto" else None
+    fast_mlp = compiled.find(net, x, on_tape) if backend == "auto" and compiles() else None
     if fast_mlp is None:
         checks.check_input(x)
     if fast_mlp is not None:

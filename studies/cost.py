@@ -139,7 +139,7 @@ def minibatches(name: str, batch: int) -> dict[str, Update]:
         observations, actions = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1, 1, (6,))
         policy = agent.make_policy(observations, actions, agent.Args())
         optimizer, curvature = hs.make_optimizer(optimizer_name, policy.groups(), lr=LR)
-        fast: Any = make_learner(policy, optimizer, curvature, "compiled")
+        fast: Any = make_learner(policy, optimizer, curvature)
         methods[f"compiled, {optimizer_name}"] = partial(fast.learn, rows, torch.arange(batch), 1, objective)
     return methods
 

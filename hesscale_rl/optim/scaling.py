@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import backend
 from ..compiled import steps as compiled_steps
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
@@ -47,8 +48,10 @@ def adaptive_step(group: dict[str, Any], tensors: Adaptive, steps: list[int], ne
     else it bounds the curvature alone that scaling measures u by.
     """
     present = [ts for ts in tensors if ts is not None]
-    if (eta := compiled_steps.adaptive(present, steps, compiled_steps.settings(group, newton))) is not None:
-        return eta
+    if backend.compiles():
+        eta = compiled_steps.adaptive(present, steps, compiled_steps.settings(group, newton))
+        if eta is not None:
+            return eta
     with torch.no_grad():
         return _torch_step(group, tensors, steps, newton)
 

@@ -35,6 +35,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from .. import backend
 from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from ..optim import make_optimizer
 from ..rl.fast.learner import make_learner
@@ -78,6 +79,7 @@ class Session:
         saved, self._fresh = _found(args) if args.resume else None, not args.resume
         self._saved = saved if saved is not None and "policy" in saved else None
         with contextlib.ExitStack() as stack:
+            stack.enter_context(backend.use(args.backend))
             check_memory(args, 1)  # before as many environments are made
             self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
             stack.callback(_close, self.env, args.env_id)
@@ -96,9 +98,8 @@ class Session:
             )
             if self._saved is not None:
                 restore(self.policy, self.optimizer, self._saved, args.num_envs)
-            fast = make_learner(
-                self.policy, self.optimizer, curvature, "torch" if args.compile else args.backend, args.quiet
-            )
+            # With --compile torch compiles the readable update.
+            fast = None if args.compile else make_learner(self.policy, self.optimizer, curvature, args.quiet)
             self.learner = self.policy, self.optimizer, curvature, fast
             self.run = stack.enter_context(
                 Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)

@@ -250,6 +250,7 @@ def _construct(agent: str, optimizer: str, std: str, compiles: bool, backend: st
     """Make what the agent makes before it trains, for an environment of no matter which size."""
     from gymnasium.spaces import Box
 
+    from hesscale_rl.backend import use
     from hesscale_rl.optim import make_optimizer
     from hesscale_rl.rl.fast.learner import make_learner
 
@@ -257,7 +258,8 @@ def _construct(agent: str, optimizer: str, std: str, compiles: bool, backend: st
     policy = module.make_policy(*spaces, module.Args(std=std))
     policy.place(device)
     if backend == "compiled" and not compiles:
-        make_learner(policy, *make_optimizer(optimizer, policy.groups()), backend, quiet=True)
+        with use(backend):
+            make_learner(policy, *make_optimizer(optimizer, policy.groups()), quiet=True)
 
 
 def _name(agent: str, args: Any, default: Any, rate: float) -> str:

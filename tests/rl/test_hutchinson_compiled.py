@@ -188,7 +188,7 @@ def test_the_signs_are_the_bits_of_splitmix64():
 def learned(name, seed):
     """The parameters after two passes, and the state of torch's generator."""
     args, (_, quick), _ = pair(ppo, "network", name)
-    fast, rows = make_learner(*quick, "compiled"), batch(quick[0], 20, 0)
+    fast, rows = make_learner(*quick), batch(quick[0], 20, 0)
     torch.manual_seed(seed)
     for _ in range(2):
         fast.learn(rows, torch.arange(20), 3, objective(ppo, args))

@@ -13,6 +13,7 @@ from torch import nn
 
 import hesscale_rl as hs
 from hesscale_rl.agents import a2c, ppo
+from hesscale_rl.backend import use
 from hesscale_rl.errors import InputError
 from hesscale_rl.optim import OPTIMIZER_NAMES
 from hesscale_rl.rl.fast.learner import Objective, make_learner
@@ -60,7 +61,7 @@ def pair(agent, kind, name, lr=3e-4, activation="tanh", **settings):
     for own in (policy, copy.deepcopy(policy)):
         optimizer, curvature = hs.make_optimizer(name, own.groups(), lr=lr, eps=1e-5, delta=1e-5)
         sides.append((own, optimizer, curvature))
-    return args, sides, make_learner(*sides[1], "auto")
+    return args, sides, make_learner(*sides[1])
 
 
 def objective(agent, args):
@@ -165,10 +166,11 @@ def test_what_has_no_compiled_update_is_said(capsys):
     assert make_learner(side[0], momentum, curvature) is None
     assert "no compiled update" in capsys.readouterr().err
     assert make_learner(side[0], momentum, curvature, quiet=True) is None and capsys.readouterr().err == ""
-    assert make_learner(*side, "torch") is None and capsys.readouterr().err == ""
+    with use("torch"):
+        assert make_learner(*side) is None and capsys.readouterr().err == ""
     side[0].double()
-    with pytest.raises(InputError, match="--backend compiled"):
-        make_learner(*side, "compiled")
+    with use("compiled"), pytest.raises(InputError, match="--backend compiled"):
+        make_learner(*side)
 
 
 def test_what_was_replaced_is_noticed():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ... import backend
 from ...compiled import losses, steps
 from ...compiled.cache import HUTCHINSON, ready
 from ...compiled.mlp import FastMLP, branches, fast_mlps
@@ -135,24 +136,24 @@ OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
 _NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 
-def make_learner(
-    policy: Policy, optimizer: Any, curvature: Any, backend: str = "auto", quiet: bool = False
-) -> Learner | None:
-    """Return the compiled update if the backend allows it and there is one, else None, for the readable way.
+def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = False) -> Learner | None:
+    """Return the compiled update if the backend has one, else None, for the readable way.
 
     InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without
     for an optimizer that learns the whole policy. One that learns a part of it belongs to an update of another kind.
     """
-    found = None if backend == "torch" else _fast_mlps(policy, optimizer, curvature)
+    if not backend.compiles():
+        return None
+    found = _fast_mlps(policy, optimizer, curvature)
     if found is not None:
         ready()
         if type(curvature) is Hutchinson:
             ready(HUTCHINSON)
         return Learner(policy, optimizer, curvature, found)
-    if backend == "compiled":
+    if backend.current() == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
     whole = {*policy.parameters()} == {p for group in optimizer.param_groups for p in group["params"]}
-    if backend == "auto" and whole and not quiet:
+    if whole and not quiet:
         complain("backend torch: no compiled update for this network and optimizer")
     return None
 
