@@ -6,9 +6,9 @@
     hesscale-rl plot curves DIR --x seconds --metric loss/train      of supervised runs
 
 RUNS are run directories, or folders that hold some; of a sweep's folder, the runs that its sweep.json lists. Lines
-are means over runs that differ in their seeds alone, bands and bars 95 % bootstrap intervals. How a run becomes a
-curve, a diverged one too, is told in scripts/analysis/curves.py. Of supervised runs it is the validation loss
-against epochs.
+are means over runs that differ in their seeds alone, bands and bars 95 % bootstrap intervals, or where there are
+fewer than five runs those runs. A line of a sensitivity stops where all runs diverged. How a run becomes a curve, a
+diverged one too, is told in scripts/analysis/curves.py. Of supervised runs it is the validation loss against epochs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,75 +27,19 @@ import numpy as np
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
-from hesscale_rl.scripts.analysis.curves import Group
-from hesscale_rl.scripts.analysis.panels import EVERYWHERE, FONTS, Line, axis_names, check_output, draw, target, write
+from hesscale_rl.scripts.analysis.lines import EVERYWHERE, KINDS, Line, Options
+from hesscale_rl.scripts.analysis.panels import (
+    FONTS,
+    axis_names,
+    check_output,
+    draw,
+    settings_note,
+    target,
+    write,
+)
 from hesscale_rl.scripts.analysis.read_runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read
 from hesscale_rl.scripts.commands import Parser, obey
-from hesscale_rl.system.console import complain, say
-
-
-def curve_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Return against steps: of the best learning rate, or of all."""
-    groups, lines = curves.gather(runs, args.bins, together=False, worst=args.diverged), []
-    for group in groups if args.all else curves.best(groups):
-        bins, fine = group.curves.shape[1], FINE[group.view.axis]
-        x, sound = group.length * np.arange(1, bins + 1) / (bins * fine), group.curves[group.sound].ravel()
-        ends, rate = curves.interval([group.curves], args.statistic, args.error), f"{group.rate:g}"
-        crosses = [(end / fine, value, seed) for end, value, seed in group.ends()]
-        lines.append(Line(group.env, group.method, [[group]], x, ends, rate, sound, crosses))
-    return lines
-
-
-def sensitivity_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Average return against the rate: on each task, and normalised over all of them."""
-    groups, lines = curves.gather(runs, args.bins, together=True, worst=args.diverged), []
-    envs = collect(groups, lambda group: group.env)
-    parts = [(env, [[group] for group in own], {group: group.averages for group in own}) for env, own in envs.items()]
-    if args.normalized or len(envs) > 1:
-        scores = curves.normalise(groups, args.statistic)
-        cells = everywhere(scores, lambda g: (*g.method, f"{g.rate:g}"))
-        parts = [*parts[: 0 if args.normalized else None], (EVERYWHERE, cells, scores)]
-    for panel, cells, scores in parts:
-        for method, own in collect(cells, lambda cell: cell[0].method).items():
-            points = [curves.interval([scores[g] for g in cell], args.statistic, args.error) for cell in own]
-            sound = np.concatenate([scores[g][g.sound] for cell in own for g in cell])
-            rates, ends = np.array([cell[0].rate for cell in own]), np.transpose(points)
-            crosses = [
-                (g.rate, average, run.config["seed"])
-                for cell in own
-                for g in cell
-                for run, average in zip(g.runs, g.averages, strict=True)
-                if run in g.diverged and panel != EVERYWHERE
-            ]
-            lines.append(Line(panel, method, own, rates, ends, "", sound, crosses))
-    return lines
-
-
-def profile_lines(runs: list[Run], args: argparse.Namespace) -> list[Line]:
-    """Share of the runs above a score, of each optimizer at the best learning rate of each task."""
-    groups, lines = curves.gather(runs, args.bins, together=True, worst=args.diverged), []
-    scores = curves.normalise(groups, args.statistic)
-    cells = everywhere([group for group in curves.best(groups) if group in scores], lambda g: g.method)
-    # The best run may be above 1, the average of the best group; there the share of the runs has come to 0.
-    taus = np.linspace(0, max([1.0, *(scores[group].max() for own in cells for group in own)]), 101)
-    for own in cells:
-        above = [(scores[group][:, None] > taus).astype(float) for group in own]
-        rates = "; ".join(f"{group.rate:g} on {group.env}" for group in own)
-        lines.append(Line(EVERYWHERE, own[0].method, [own], taus, curves.interval(above, "mean", args.error), rates))
-    return lines
-
-
-# Of each kind: what makes its lines.
-KINDS: dict[str, Callable] = {"curves": curve_lines, "sensitivity": sensitivity_lines, "profile": profile_lines}
-
-
-def everywhere(groups: Iterable[Group], key: Callable[[Group], tuple]) -> list[list[Group]]:
-    """Return the groups that have a key in common on all tasks: an average over fewer would not compare."""
-    cells, tasks = collect(groups, key), len({group.env for group in groups})
-    some = [" ".join(filter(None, key)) for key, own in cells.items() if len(own) < tasks]
-    if some:
-        complain(f"not on all {tasks} tasks, so left out of what is normalised: {'; '.join(some)}")
-    return [own for own in cells.values() if len(own) == tasks]
+from hesscale_rl.system.console import say
 
 
 def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str]], args: argparse.Namespace) -> str:
@@ -109,11 +53,10 @@ def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str
     def each(values: Iterable[Any]) -> str:
         return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in sorted(set(values)))
 
-    error = "one standard error" if args.error == "se" else "95 % bootstrap intervals"
     view = runs[0].view
     fine = FINE[view.axis]
     lengths = each(group.length if fine == 1 else f"{group.length / fine:.3g}" for group in groups)
-    parts = [f"{args.statistic}, {error}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
+    parts = [f"{args.statistic}, {spread_of(lines, args)}", f"{lengths} {axis_names('curves', runs[0])[1]}"]
     counts = each(len(g.runs) for g in groups)
     parts += [f"{counts} run{'s' * (counts != '1')} a group, seeds {each(run.config['seed'] for run in runs)}"]
     if own := [f"{n} {why}" for (agent, why), n in left.items() if n and agent in ("", runs[0].config["exp_name"])]:
@@ -129,6 +72,8 @@ def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str
         parts += [f"a diverged run counts, from its end on, with the worst that {whose}"]
     if view.lower and any(line.panel == EVERYWHERE for line in lines):
         parts += ["score 0: a loss as before training or above"]
+    if note := settings_note(lines):
+        parts += [note]
     versions = [run.meta["versions"] for run in runs]
     parts += [f"{name} {each(str(v.get(name, '?')) for v in versions)}" for name in ("torch", "gymnasium", "mujoco")]
     places = {*args.runs, args.output}  # of which the last part is enough
@@ -140,8 +85,19 @@ def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str
     return "; ".join(parts) + " ".join(words)
 
 
+def spread_of(lines: list[Line], args: argparse.Namespace) -> str:
+    """Return in words what stands for the spread over runs: intervals, or single runs where there are too few."""
+    known = [bool(np.isfinite(ends).all()) for line in lines for ends in line.ends[1:].T]
+    interval = "one standard error" if args.error == "se" else "95 % bootstrap intervals"
+    least = 2 if args.error == "se" else curves.FEWEST
+    few = "no intervals" if args.kind == "profile" else "single runs"
+    if all(known):
+        return interval
+    return f"{interval} of {least} runs or more, else {few}" if any(known) else f"{few}: fewer than {least} a group"
+
+
 def numbers(kind: str, lines: list[Line]) -> bytes:
-    """Return the table of what is drawn, as CSV; rows with a seed are diverged runs."""
+    """Return the table of what is drawn, as CSV; rows with a seed are single runs."""
 
     def tail(rate: Any, seed: Any) -> tuple[Any, ...]:
         return {"curves": (rate, seed), "sensitivity": (seed,), "profile": (rate,)}[kind]
@@ -153,7 +109,8 @@ def numbers(kind: str, lines: list[Line]) -> bytes:
         own = (line.panel, *line.method)
         for x, ends, counts in zip(line.x, line.ends.T, line.counts(), strict=True):
             rows.append((*own, x, *("" if np.isnan(e) else e for e in ends), *counts, *tail(line.rate, "")))
-        rows += [(*own, x, y, "", "", 1, 1, *tail(line.rate, seed)) for x, y, seed in line.crosses]
+        for diverged, marks in ((1, line.crosses), (0, line.dots)):
+            rows += [(*own, m.x, m.y, "", "", 1, diverged, *tail(line.rate, m.run.config["seed"])) for m in marks]
     csv.writer(file := io.StringIO(), lineterminator="\n").writerows(rows)
     return file.getvalue().encode()
 
@@ -176,7 +133,8 @@ def plot(args: argparse.Namespace) -> int:
     for agent, runs in sorted(agents.items()):
         if args.x not in (None, "steps") and agent != SUPERVISED:
             raise InputError(f"--x {args.x}: is for supervised runs, and those of {agent} are among these")
-        if not (lines := KINDS[args.kind](runs, args)):
+        options = Options(args.bins, args.statistic, args.error, args.diverged, args.all, args.normalized)
+        if not (lines := KINDS[args.kind](runs, options)):
             needs = "two groups (optimizers, settings, learning rates) or more, the same on every task"
             raise InputError(f"{args.kind}: nothing to normalise among the runs of {agent}; it needs {needs}")
         name = target(args.output, args.kind) + f"_{agent}" * (len(agents) > 1)

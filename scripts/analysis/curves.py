@@ -18,6 +18,7 @@ from hesscale_rl.scripts.analysis.read_runs import FINE, NAMES, SESSION, Run, Vi
 from hesscale_rl.system.console import complain
 
 RESAMPLES = 2000
+FEWEST = 5  # runs: a bootstrap of fewer is too narrow to be called a 95 % interval
 Array = NDArray[Any]
 Statistic = Callable[[list[Array]], Array]
 
@@ -56,11 +57,11 @@ class Group:
         """Whether a run did not diverge, [runs]."""
         return np.array([run.status != "diverged" for run in self.runs])
 
-    def ends(self) -> list[tuple[int, float, int]]:
-        """Step, return and seed of each run that diverged within the length, where it did."""
+    def ends(self) -> list[tuple[int, float, Run]]:
+        """Step and return of each run that diverged within the length, where it did."""
         inside = [(i, run) for i, run in enumerate(self.runs) if run.status == "diverged" and run.end <= self.length]
         place = [bin_of(run.end, self.length, self.curves.shape[1]) for _, run in inside]
-        return [(run.end, self.curves[i, k], run.config["seed"]) for (i, run), k in zip(inside, place, strict=True)]
+        return [(run.end, self.curves[i, k], run) for (i, run), k in zip(inside, place, strict=True)]
 
 
 def apart(runs: list[Run]) -> dict[Run, str]:
@@ -255,10 +256,13 @@ def bootstrap_ends(tasks: list[Array], statistic: Statistic) -> Array:
 def interval(tasks: list[Array], statistic: str, error: str) -> Array:
     """Return the statistic and the ends of its interval, [3, ...]: 95 % bootstrap, or one standard error for "se".
 
-    Each task is [runs, ...]. Where one has a single run, whose spread nobody knows, there is no interval: NaN.
+    Each task is [runs, ...]. Where one has a single run, whose spread nobody knows, or for a bootstrap fewer than
+    FEWEST, there is no interval: NaN.
     """
     value = np.asarray(STATISTICS[statistic](tasks))
-    if error == "se" and min(map(len, tasks)) > 1:
+    if min(map(len, tasks)) < (2 if error == "se" else FEWEST):
+        return np.array([value, np.full_like(value, np.nan), np.full_like(value, np.nan)])
+    if error == "se":
         variances = [task.var(axis=0, ddof=1) / len(task) for task in tasks]
         half = np.sqrt(np.sum(variances, axis=0)) / len(tasks)
         return np.array([value, value - half, value + half])

@@ -3,18 +3,15 @@
 import os
 import tempfile
 import textwrap
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hesscale_rl.errors import InputError
-from hesscale_rl.scripts.analysis import curves
-from hesscale_rl.scripts.analysis.curves import Array, Group
+from hesscale_rl.scripts.analysis.lines import EVERYWHERE, Line, drawn, singles, y_range
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED, Run, collect
 
-EVERYWHERE = "all tasks, normalised"
 # Colour and marker of each optimizer, the same in every figure (Okabe and Ito's palette, safe for the colour-blind).
 # The scaled version has them too, with a dashed line and a hollow marker.
 LOOKS = {"adam": ("#0072B2", "o"), "adahesscale": ("#D55E00", "s"), "adahessian": ("#009E73", "^")}
@@ -28,42 +25,8 @@ FONTS |= {"legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 
 UP, DOWN = r"$\uparrow$", r"$\downarrow$"  # where a diverged run lies outside of a panel
 INSET = 0.05  # of a panel's height, from its edge to such an arrow
 LABEL = 60  # letters in a line of a legend
-FAR = 30  # times the median: what lies above it of a loss is not worth a decade of its axis
 NOTE = 0.09  # of a panel's height, for a note at its top
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
-
-
-@dataclass
-class Line:
-    """A line of a panel. `cells`: the groups behind each point, or behind all; `ends`: [value, low, high; points].
-
-    `sound`: what runs that did not diverge have, by itself; `crosses`: x, y and seed of those that did.
-    """
-
-    panel: str
-    method: tuple[str, str]  # the optimizer, and what sets it apart
-    cells: list[list[Group]]
-    x: Array
-    ends: Array
-    rate: str = ""  # the learning rate where it is not x
-    sound: Array = field(default_factory=lambda: np.empty(0))
-    crosses: list[tuple[float, float, int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Give a loss, which was read negative, its own sign."""
-        if self.panel != EVERYWHERE and self.cells[0][0].view.lower:
-            self.ends, self.sound = -self.ends[[0, 2, 1]], -self.sound
-            self.crosses = [(x, -y, seed) for x, y, seed in self.crosses]
-
-    @property
-    def name(self) -> str:
-        """The optimizer, and what sets it apart."""
-        return ", ".join(filter(None, self.method))
-
-    def counts(self) -> list[tuple[int, int]]:
-        """Of each point, the runs behind it and how many of them diverged."""
-        each = [(sum(len(g.runs) for g in cell), sum(len(g.diverged) for g in cell)) for cell in self.cells]
-        return each * (len(self.x) // len(each))
 
 
 def axis_names(kind: str, run: Run) -> tuple[str, str, str]:
@@ -79,21 +42,51 @@ def axis_names(kind: str, run: Run) -> tuple[str, str, str]:
     return run.view.axis.removesuffix("s"), names.get(run.view.axis, run.view.axis), metric
 
 
-def wrapped(label: str) -> str:
-    """Return an entry of a legend in lines that fit under a panel."""
-    return textwrap.fill(label, LABEL, break_on_hyphens=False)
+def rates_named(lines: list[Line]) -> bool:
+    """Whether names have the learning rates of lines in them: where each optimizer's are the same in all panels."""
+    rates = collect(lines, lambda line: (line.panel, line.method))
+    alike = collect(rates, lambda key: key[1]).values()
+    every = all(len({tuple(line.rate for line in rates[key]) for key in keys}) == 1 for keys in alike)
+    return every and all(line.rate and line.panel != EVERYWHERE for line in lines)
+
+
+def label(line: Line, lines: list[Line]) -> str:
+    """Return what a legend calls a line among `lines`: its settings where its optimizer is there with others, too."""
+    several = len({other.method for other in lines if other.method[0] == line.method[0]}) > 1
+    name = line.name.replace("_", " ") if several else line.method[0]
+    if rates_named(lines):
+        return f"{name}, lr {line.rate}"
+    own = [other.rate for other in lines if (other.panel, other.method) == (line.panel, line.method)]
+    nth = own.index(line.rate)
+    return f"{name}, lr no. {nth + 1}" if nth else name
+
+
+def entry(line: Line, lines: list[Line]) -> str:
+    """Return a line's entry in the legend: what it is called, and how many runs its points have."""
+    alike = [other for other in lines if label(other, lines) == label(line, lines)]
+    seeds = sorted({len(group.runs) for other in alike for cell in other.cells for group in cell})
+    count = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    return textwrap.fill(f"{label(line, lines)} (n = {count})", LABEL, break_on_hyphens=False)
+
+
+def settings_note(lines: list[Line]) -> str:
+    """Return in words the settings of all lines that the legend does not have, "" if there are none."""
+    hidden = dict.fromkeys(
+        line.method for line in lines if line.method[1] and line.method[1] not in label(line, lines)
+    )
+    return "; ".join(f"{name}: {settings.replace('_', ' ')}" for name, settings in hidden if settings)
 
 
 def look(line: Line, lines: list[Line]) -> dict[str, Any]:
     """Return how to draw a line, with several of one optimizer among `lines` from light to dark."""
     base = line.method[0].removeprefix("scaled-")
     colour, marker = LOOKS.get(base, ("#000000", "Xphd*<>"[sum(base.encode()) % 7]))
-    kin = list(dict.fromkeys((other.method, other.rate) for other in lines if other.method[0] == line.method[0]))
-    shade = 0.7 - 1.4 * (kin.index((line.method, line.rate)) + 0.5) / len(kin)
+    kin = list(dict.fromkeys(label(other, lines) for other in lines if other.method[0] == line.method[0]))
+    shade = 0.7 - 1.4 * (kin.index(label(line, lines)) + 0.5) / len(kin)
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     rgb = rgb + (1 - rgb) * shade if shade > 0 else rgb * (1 + shade)
     hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white"} if base != line.method[0] else {}
-    return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, "label": line.name, **hollow}
+    return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, **hollow}
 
 
 def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
@@ -104,89 +97,80 @@ def draw(kind: str, agent: str, lines: list[Line], caption: str) -> Any:
     _, xlabel, ylabel = axis_names(kind, run)
     panels = collect(lines, lambda line: line.panel)
     columns = min(3, len(panels))
-    words = {panel: sum(wrapped(line.name).count("\n") + 1 for line in own) for panel, own in panels.items()}
-    rows, below = -(-len(panels) // columns), 0.0 if kind == "sensitivity" else 0.16 * max(words.values())
-    figure = Figure(figsize=(max(6.4, 4.1 * columns), rows * (3.1 + below) + 0.8), layout="constrained")
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(6.4, 4.1 * columns), rows * (3.1 if kind == "sensitivity" else 3.4) + 0.8))
+    figure.set_layout_engine("constrained")
     for i, (panel, own) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         title = panel if agent == SUPERVISED else f"{agent.upper()}, {panel}"
         score = panel == EVERYWHERE and kind == "sensitivity"
         axes.set(title=title, xlabel=xlabel, ylabel="average score" if score else ylabel)
-        set_limits(axes, own, panel != EVERYWHERE and run.view.lower)
-        if kind == "sensitivity":
-            draw_points(axes, own, lines)
-        else:
-            draw_bands(axes, own, own if kind == "curves" else lines)
-    if kind == "sensitivity":
-        named = {
-            text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        longest = max(len(part) for text in named for part in text.split("\n"))
-        ncols = int(figure.get_figwidth() / (0.7 + 0.055 * longest))
-        figure.legend(named.values(), named, loc="outside upper center", ncols=max(1, ncols))
+        set_limits(axes, own)
+        (draw_points if kind == "sensitivity" else draw_bands)(axes, own, lines)
+    named = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    longest = max(len(part) for text in named for part in text.split("\n"))
+    ncols = int(figure.get_figwidth() / (0.7 + 0.055 * longest))
+    figure.legend(named.values(), named, loc="outside upper center", ncols=max(1, ncols))
     text = textwrap.fill(caption, int(figure.get_figwidth() * 19), break_on_hyphens=False)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5)
     return figure
 
 
-def set_limits(axes: Any, lines: list[Line], loss: bool) -> None:
-    """Let no run that exploded decide a panel's y axis; tell in it what lies outside. A `loss` has powers of ten."""
-    drawn = {"points": np.concatenate([line.ends[0] for line in lines])}
-    drawn["interval ends"] = np.concatenate([line.ends[1:].ravel() for line in lines])
-    drawn["diverged runs"] = np.array([y for line in lines for _, y, _ in line.crosses])
-    every, sound = np.concatenate([*drawn.values()]), np.concatenate([line.sound for line in lines])
-    if loss and (every[np.isfinite(every)] > 0).all():
-        axes.set_yscale("log")
-        usual = np.median(sound) if len(sound) else np.nanmedian(every)
-        top = min(np.nanmax(every), FAR * usual)  # a loss explodes upwards
-        low, high = (10**end for end in curves.limits(*2 * [np.log10(np.minimum(every, top))]))
-    elif loss:
-        high, low = (-end for end in curves.limits(-every, -sound))
-    else:
-        low, high = curves.limits(every, sound)
-    known = every[np.isfinite(every)]
-    if ((known < low) | (known > high)).any():  # room for the note
-        high = high * (high / low) ** NOTE if axes.get_yscale() == "log" else high + NOTE * (high - low)
-    axes.set_ylim(low, high)
-    outside = {name: values[(values < low) | (values > high)] for name, values in drawn.items()}
-    values = np.concatenate([*outside.values()])
-    if len(values):
+def set_limits(axes: Any, lines: list[Line]) -> None:
+    """Let no run that exploded decide a panel's y axis; tell in it what lies outside."""
+    low, high, powers = y_range(lines)
+    axes.set_yscale("log" if powers else "linear")
+    values = {name: some[np.isfinite(some)] for name, some in drawn(lines).items()}
+    outside = {name: some[(some < low) | (some > high)] for name, some in values.items()}
+    there = np.concatenate([*outside.values()])
+    if len(there):
+        high = high * (high / low) ** NOTE if powers else high + NOTE * (high - low)  # room for the note
         counts = ", ".join(f"{name} {len(some)}" for name, some in outside.items() if len(some))
-        note = f"outside: {counts}; {values.min():,.3g} to {values.max():,.3g}"
+        note = f"outside: {counts}; {there.min():,.3g} to {there.max():,.3g}"
         axes.text(0.01, 0.985, note, transform=axes.transAxes, fontsize=5.8, va="top", bbox=PAPER)
+    axes.set_ylim(low, high)
+
+
+def inside(axes: Any, values: Any) -> Any:
+    """Return values with NaN for those that a panel has no room for: a line ends there, and leads nowhere else."""
+    low, high = axes.get_ylim()
+    return np.where((values >= low) & (values <= high), values, np.nan)
 
 
 def draw_crosses(axes: Any, line: Line, colour: Any, aside: float = 1.0) -> None:
     """Draw a line's diverged runs, those outside of the limits there as arrows."""
     low, high = axes.get_ylim()
-    for x, y, _ in line.crosses:
-        if low <= y <= high:
-            axes.plot(x * aside, y, "x", color=colour, clip_on=False, zorder=3)
+    for mark in line.crosses:
+        if low <= mark.y <= high:
+            axes.plot(mark.x * aside, mark.y, "x", color=colour, clip_on=False, zorder=3)
         else:
-            part = INSET if y < low else 1 - INSET
+            part = INSET if mark.y < low else 1 - INSET
             y = low * (high / low) ** part if axes.get_yscale() == "log" else low + part * (high - low)
-            axes.plot(x * aside, y, marker=DOWN if part == INSET else UP, markersize=9, color=colour, zorder=4)
+            axes.plot(mark.x * aside, y, marker=DOWN if part == INSET else UP, markersize=9, color=colour, zorder=4)
 
 
-def name_crosses(axes: Any, lines: list[Line], limits: tuple[float, float], what: str) -> None:
-    """Have the marks of diverged runs in the legend, as far as there are any."""
-    inside = {limits[0] <= y <= limits[1] for line in lines for _, y, _ in line.crosses}
-    for there, marker, name in ((True, "x", what), (False, DOWN, f"{what.partition(',')[0]}, outside")):
-        if there in inside:
-            axes.plot([], [], linestyle="", marker=marker, color="#555555", label=name)
+def name_marks(axes: Any, lines: list[Line], limits: tuple[float, float], what: str) -> None:
+    """Have the marks of diverged and of single runs in the legend, as far as there are any."""
+    within = {limits[0] <= mark.y <= limits[1] for line in lines for mark in line.crosses}
+    names = {"x": what} if True in within else {}
+    names |= {DOWN: f"{what.partition(',')[0]}, outside"} if False in within else {}
+    names |= {".": "single run"} if any(line.dots for line in lines) else {}
+    for marker, name in names.items():
+        axes.plot([], [], linestyle="", marker=marker, color="#555555", label=name)
 
 
-def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
-    """Draw lines with bands into a panel, their numbers of runs in its legend."""
+def draw_bands(axes: Any, lines: list[Line], every: list[Line]) -> None:
+    """Draw lines with bands into a panel, or where there is no interval with their single runs."""
     for k, line in enumerate(lines):
-        style, (n, diverged), every = look(line, kin), line.counts()[0], len(line.x) // 8 + 1
-        style["label"] += f", lr {line.rate}" * (line.panel != EVERYWHERE)
-        style["label"] = wrapped(f"{style['label']} (n = {n}{f', {diverged} diverged' if diverged else ''})")
+        style, apart = look(line, every), len(line.x) // 8 + 1
         axes.fill_between(line.x, *line.ends[1:], color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(line.x, line.ends[0], markevery=(k * every // len(lines), every), **style)
+        for curve in singles(line):
+            axes.plot(line.x, inside(axes, curve), color=style["color"], linewidth=0.6, alpha=0.4, zorder=1.5)
+        where = (k * apart // len(lines), apart)
+        axes.plot(line.x, inside(axes, line.ends[0]), markevery=where, label=entry(line, every), **style)
         draw_crosses(axes, line, style["color"])
-    name_crosses(axes, lines, axes.get_ylim(), "diverged run, at its end")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    name_marks(axes, lines, axes.get_ylim(), "diverged run, at its end")
+    axes.text(0.5, -0.17, rates_note(lines, every), transform=axes.transAxes, fontsize=6, va="top", ha="center")
     lengths = [line.x.max() for line in lines]
     if max(lengths) > 4 * min(lengths):
         axes.set_xscale("log")
@@ -195,29 +179,42 @@ def draw_bands(axes: Any, lines: list[Line], kin: list[Line]) -> None:
     axes.xaxis.set_major_formatter("{x:,.9g}")
 
 
-def draw_points(axes: Any, lines: list[Line], kin: list[Line]) -> None:
-    """Draw lines with bars into a panel, diverged runs as crosses, and how many they are above the x axis."""
+def rates_note(lines: list[Line], every: list[Line]) -> str:
+    """Return what a panel of curves says below: its learning rates if the legend has none, and what diverged."""
+    words, named = [], rates_named(every) or lines[0].panel == EVERYWHERE
+    for line in lines:
+        n, diverged = line.counts()[0]
+        lost = f" ({diverged} of {n} diverged)" if diverged else ""
+        words += [f"{label(line, every)}{'' if named else f' {line.rate}'}{lost}"] if lost or not named else []
+    return textwrap.fill("learning rates: " * (not named) + ", ".join(words), 84, break_on_hyphens=False)
+
+
+def draw_points(axes: Any, lines: list[Line], every: list[Line]) -> None:
+    """Draw lines with bars or single runs into a panel, diverged runs as crosses, and how many above the x axis."""
     low, high = axes.get_ylim()
     rows = 0
     for k, line in enumerate(lines):
-        style, aside = look(line, kin), 1.06 ** (k - (len(lines) - 1) / 2)  # aside, so that no bar hides another
-        alike = [g for other in kin if other.method == line.method for cell in other.cells for g in cell]
-        seeds = sorted({len(group.runs) for group in alike})
-        count = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-        style["label"] = wrapped(f"{style['label']} (n = {count})")
-        axes.vlines(line.x * aside, *line.ends[1:], color=style["color"], linewidth=1)
-        axes.plot(line.x * aside, line.ends[0], **style)
+        style, aside = look(line, every), 1.06 ** (k - (len(lines) - 1) / 2)  # aside, so that no bar hides another
+        x, y = line.x * aside, inside(axes, line.ends[0])
+        axes.vlines(x[line.shown], *np.clip(line.ends[1:, line.shown], low, high), color=style["color"], linewidth=1)
+        axes.plot(x, np.where(line.lost, np.nan, y), label=entry(line, every), **style)
+        if (there := line.lost & line.shown).any():
+            grey = style | {"color": "#999999", "linestyle": ""}
+            axes.plot(x[there], y[there], label="all runs diverged", **grey)
+        for mark in line.dots:
+            if low <= mark.y <= high:
+                axes.plot(mark.x * aside, mark.y, ".", color=style["color"], markersize=3.5, alpha=0.6, zorder=1.8)
         draw_crosses(axes, line, style["color"], aside)
         failed = [(x, f"{diverged}/{n}") for x, (n, diverged) in zip(line.x, line.counts(), strict=True) if diverged]
         how = {"ha": "center", "color": style["color"], "fontsize": 6, "bbox": PAPER}
-        for x, text in failed:
-            axes.text(x, 0.015 + 0.05 * rows, text, transform=axes.get_xaxis_transform(), **how)
+        for at, text in failed:
+            axes.text(at, 0.015 + 0.05 * rows, text, transform=axes.get_xaxis_transform(), **how)
         rows += bool(failed)
     rates = [x for line in lines for x in line.x]
     room = 0.06 * rows
     bottom = low * (low / high) ** room if axes.get_yscale() == "log" else low - room * (high - low)
     axes.set(xscale="log", xlim=(min(rates) / 2.5, max(rates) * 2.5), ylim=(bottom, high))
-    name_crosses(axes, lines, (low, high), "diverged run")
+    name_marks(axes, lines, (low, high), "diverged run")
 
 
 def write(contents: dict[Path, bytes]) -> None:

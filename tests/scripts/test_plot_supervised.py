@@ -58,6 +58,8 @@ def test_of_supervised_runs_the_lowest_loss_is_best_and_counts_by_epoch(tmp_path
     # which is the worst that a diverged run can have here.
     expected = [(2 + 2 + 1 + 4) / 4, (1 + 1 + 1 + 4) / 4, (0.5 + 0.5 + 4 + 4) / 4]
     assert [(float(row["epoch"]), float(row["value"])) for row in adam] == list(zip((1, 2, 3), expected, strict=True))
+    rows, _ = figure(tmp_path / "errors", monkeypatch, capsys, "curves", tmp_path / "runs", "--error", "se")
+    adam = [row for row in rows if row["optimizer"] == "adam" and not row["seed"]]
     assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in adam)
     crosses = [(row["epoch"], row["value"], row["seed"]) for row in rows if row["seed"]]
     assert crosses == [("2.0", "1.0", "2"), ("1.0", "4.0", "3")]
