@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.scripts.sweeping.state import exit_code, log_end, log_path, reached, saved
 from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:  # what takes its time to import waits until Ctrl-C is heeded
@@ -32,7 +32,7 @@ FAILED = 1
 POLL = 0.5  # seconds between looks at the runs
 SHOW = 2.0  # seconds between states of the live table
 PLAIN = 30.0  # seconds between lines when the output is not a terminal
-TAIL, TAILS = 8, 5  # lines of a crashed run's log that are shown, and of how many runs
+TAILS = 5  # crashed runs whose logs' ends are shown
 
 
 def duration(seconds: float) -> str:
@@ -43,26 +43,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def reached(directory: Path) -> int:
-    """Return the step that a run has reached by status.json and the last whole line of metrics.jsonl."""
-    from hesscale_rl.scripts.sweeping.launchers import status
-
-    told = status(directory).get("global_step")
-    step = told if isinstance(told, int) else 0
-    try:
-        with open(directory / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().split(b"\n")
-        return max(step, int(json.loads(lines[-2])["global_step"])) if len(lines) > 1 else step
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return step
-
-
 class Account:
     """What has become of every run, and how fast it goes."""
 
     def __init__(self, runs: list[Planned], folder: Path):
-        from hesscale_rl.scripts.sweeping.launchers import exit_code, saved
         from hesscale_rl.system.locks import held
 
         self.runs, self.folder = runs, folder
@@ -155,17 +139,15 @@ def ending(code: int) -> str:
 
 def report(account: Account) -> int:
     """Say what came of it, with the end of the logs of runs that crashed; return the exit code."""
-    from hesscale_rl.scripts.sweeping.launchers import log_path
-
     state = account.state()
     words = ", ".join(f"{state[word]} {word}" for word in ("done", "diverged", "failed"))
     say(f"{words}; {account.found} were finished before; {duration(time.monotonic() - account.began)}")
     failed = [run for run, code in account.codes.items() if code not in (DONE, DIVERGED)]
     for number, run in enumerate(failed):
-        path = log_path(account.folder, run)
+        path = log_path(account.folder, run.name)
         complain("\n" * (number <= TAILS) + f"{run.name}: {ending(account.codes[run])}, {path}")
-        if path.exists() and number < TAILS:
-            complain(*path.read_text(errors="replace").splitlines()[-TAIL:])
+        if (lines := log_end(account.folder, run.name)) and number < TAILS:
+            complain(*lines)
     if not failed:
         say(f"next  hesscale-rl plot sensitivity {account.folder}")
     return FAILED if failed else DONE
@@ -185,10 +167,12 @@ def sweep(args: argparse.Namespace) -> int:
 
     launcher = make_launcher(args)
     folder = Path(args.dir or Path("sweeps", args.spec.stem)).resolve()
+    steps = {run.name: run.steps for run in runs}
+    asked = {"spec": str(args.spec), "runs": [*steps], "steps": steps}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         own = lock(folder, f"--dir {folder}: another sweep is at work there")
-        write_json(folder / "sweep.json", {"spec": str(args.spec), "runs": [run.name for run in runs]})
+        write_json(folder / "sweep.json", asked)
     except OSError as error:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
     try:

@@ -4,12 +4,16 @@
 environment of the user's own, a library; every command calls it first.
 """
 
+import contextlib
 import functools
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
+_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 lost: dict[str, str] = {}  # "stdout", "stderr": why nothing is written there any more
 
 
@@ -96,7 +100,21 @@ def say(*lines: object) -> None:
 
 def complain(*lines: object) -> None:
     """Print lines on stderr, at once: what is wrong, and what nobody wants in a file."""
-    _print("stderr", lines)
+    if (heard := _heard.get()) is None:
+        _print("stderr", lines)
+    else:
+        heard += map(str, lines)
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Collect in a list what is complained of meanwhile, in place of printing it; in this thread alone."""
+    found: list[str] = []
+    token = _heard.set(found)
+    try:
+        yield found
+    finally:
+        _heard.reset(token)
 
 
 def guarded(name: str) -> Any:

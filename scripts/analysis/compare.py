@@ -11,6 +11,7 @@ learning rates by these same runs flatters its optimizer: give runs of other see
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +23,19 @@ from hesscale_rl.scripts.analysis.read_runs import Run, by_agent, collect, read
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
-HEADER = "| task | optimizer | n | return | difference to {} | P(above) |", "|---|---|---|---|---|---|"
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under `titles`, and what is to be said below ("" if nothing is)."""
+
+    titles: list[str]
+    rows: list[list[str]]
+    note: str
+
+    def lines(self) -> list[str]:
+        """Return it as text, in Markdown."""
+        head, *rows = (f"| {' | '.join(cells)} |" for cells in (self.titles, *self.rows))
+        return [head, "|---" * len(self.titles) + "|", *rows, *[f"\n{self.note}"] * bool(self.note)]
 
 
 def above(pairs: list[Array]) -> Array:
@@ -44,8 +57,8 @@ def spread(low: float, value: float, high: float, places: int) -> str:
     return f"{value:,.{places}f}{ends}"
 
 
-def row(group: Group, mine: Array, other: Array | None, places: int) -> str:
-    """Return the row of a group: `mine`, the values of its runs, against the `other` ones of the same task."""
+def row(group: Group, mine: Array, other: Array | None, places: int) -> list[str]:
+    """Return the cells of a group: `mine`, the values of its runs, against the `other` ones of the same task."""
     low, high = curves.student(mine)
     lost = f", {len(group.diverged)} diverged" if group.diverged else ""
     name = f"{title(group.method)}, lr {group.rate:g}"
@@ -53,7 +66,7 @@ def row(group: Group, mine: Array, other: Array | None, places: int) -> str:
     if other is not None:
         low, high = curves.welch(mine, other)
         cells[4:] = spread(low, mine.mean() - other.mean(), high, places), f"{above([mine, other]):.2f}"
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def title(method: tuple[str, str]) -> str:
@@ -72,15 +85,15 @@ def chosen(methods: list[tuple[str, str]], to: str) -> tuple[str, str]:
     return found[0]
 
 
-def table(runs: list[Run], to: str, last: float, bins: int) -> list[str]:
-    """Return the lines of one agent's runs."""
+def table(runs: list[Run], to: str, last: float, bins: int) -> Table:
+    """Return the comparison of one agent's runs."""
     groups = curves.gather(runs, bins, together=True)
     tried = [len(own) for own in collect(groups, lambda group: (group.env, group.method)).values()]
     groups = curves.best(groups)
     values = {group: group.curves[:, -round(last * bins) :].mean(axis=1) for group in groups}
     by_method = {method: {g.env: g for g in own} for method, own in collect(groups, lambda g: g.method).items()}
     other = by_method[chosen([*by_method], to)]
-    rows = [line.format(to) for line in HEADER]
+    rows = []
     for env, there in sorted(collect(groups, lambda group: group.env).items()):
         largest = max(abs(values[group].mean()) for group in there)
         places = max(0, 2 - math.floor(math.log10(largest))) if 0 < largest < 100 else 0
@@ -93,11 +106,11 @@ def table(runs: list[Run], to: str, last: float, bins: int) -> list[str]:
         pairs = [values[own[env]] for env in shared] + [values[other[env]] for env in shared]
         low, high = curves.bootstrap_ends(pairs, above)
         cell = spread(low, float(above(pairs)), high, 2)
-        rows.append(f"| {len(shared)} tasks: {', '.join(shared)} | {title(method)} | | | | {cell} |")
-    if max(tried) > 1:
-        of = " to ".join(f"{number}" for number in sorted({min(tried), max(tried)}))
-        rows.append(f"\nlearning rates: of {of} each the best by the averages of these same runs, which flatters")
-    return rows
+        rows.append([f"{len(shared)} tasks: {', '.join(shared)}", title(method), "", "", "", cell])
+    of = " to ".join(f"{number}" for number in sorted({min(tried), max(tried)}))
+    note = f"learning rates: of {of} each the best by the averages of these same runs, which flatters"
+    titles = ["task", "optimizer", "n", "return", f"difference to {to}", "P(above)"]
+    return Table(titles, rows, note if max(tried) > 1 else "")
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -109,7 +122,7 @@ def compare(args: argparse.Namespace) -> int:
     if round(args.last * args.bins, 9) % 1:
         raise InputError(f"--last {args.last:g}: is no whole number of {args.bins} bins (--bins)")
     found = by_agent(read(args.runs, unfinished=False))
-    tables: dict[str, list[str]] = {}
+    tables: dict[str, Table] = {}
     for agent, runs in found.items():
         try:
             tables[agent] = table(runs, args.to, args.last, args.bins)
@@ -117,8 +130,8 @@ def compare(args: argparse.Namespace) -> int:
             if len(found) == 1:
                 raise
             complain(f"{agent}: {error}; left out")
-    for agent, rows in tables.items():
-        say(*[f"{agent}:"] * (len(found) > 1), *rows)
+    for agent, own in tables.items():
+        say(*[f"{agent}:"] * (len(found) > 1), *own.lines())
     if not tables:
         raise InputError("there is nothing to compare")
     return DONE

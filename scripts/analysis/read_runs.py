@@ -51,7 +51,8 @@ class Run:
 
     `steps` [values]: where on the axis, in integers: milliseconds, for seconds; `values` [values]: the metric, a loss
     negative; `start`: what it was before training, or NaN. `total`: the length that the run was to have; `end`: where
-    it ended; `tags`: the metrics that it has.
+    it ended; `tags`: the metrics that it has; `reason`: why it diverged or failed; `at`, `planned`: the step that it
+    is at, and that it is to come to.
     """
 
     path: Path
@@ -65,11 +66,17 @@ class Run:
     values: NDArray[Any]
     start: float
     tags: set[str]
+    reason: str
+    at: int
+    planned: int
 
     @property
     def packed(self) -> int | None:
         """The bins that `hesscale-rl pack` has made of its curve, None if it is as it was written."""
         return self.meta.get("packed_bins")
+
+
+Kept = dict[Path, tuple[Any, Run]]  # of a directory, the state of its files and what they said
 
 
 def collect(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
@@ -87,17 +94,25 @@ def read(
     axis: str | None = None,
     over: str = RATE,
     left: Counter[tuple[str, str]] | None = None,
+    kept: Kept | None = None,
 ) -> list[Run]:
     """Return the runs of run directories and of folders that hold some, and say on stderr which are left out.
 
     `unfinished` takes runs that are not done, as far as they have come. `metric` and `axis`: None for the return
     against steps or, of supervised runs, the validation loss against epochs. `over`: a flag of positive numbers.
-    `left` counts those left out, by agent ("" where that is not known) and why.
+    `left` counts those left out, by agent ("" where that is not known) and why. `kept` has what was read before, for
+    one who looks again and again: a run of which no file has changed is not read anew.
     """
     runs, broken, left = [], [], Counter() if left is None else left
     for path in find([Path(name) for name in given], left):
+        stamp = None if kept is None else _stamp(path)
         try:
-            runs.append(_run(path, metric, axis, over))
+            if kept is None or path not in kept or kept[path][0] != stamp:
+                runs.append(_run(path, metric, axis, over))
+            else:
+                runs.append(kept[path][1])
+            if kept is not None:
+                kept[path] = stamp, runs[-1]
         except InputError as error:
             broken.append(str(error))
     if broken:
@@ -173,14 +188,19 @@ def find(given: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:
     return list(found.values())
 
 
-def planned_runs(folder: Path) -> list[str]:
-    """Return the names of the runs that a sweep's folder was asked for, by sweep.json; [] if there is none."""
+def planned_runs(folder: Path) -> dict[str, int]:
+    """Return the names of the runs that a sweep's folder was asked for, by sweep.json, with their steps.
+
+    {} if there is no such file; 0 for steps that it does not tell.
+    """
     if not (path := folder / "sweep.json").exists():
-        return []
-    planned = _json(path).get("runs")
+        return {}
+    asked = _json(path)
+    planned, steps = asked.get("runs"), asked.get("steps")
     if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
         raise InputError(f"{path}: runs is {planned!r}, no list of names")
-    return planned
+    known = steps if isinstance(steps, dict) else {}
+    return {name: known[name] if isinstance(known.get(name), int) else 0 for name in planned}
 
 
 def _asked(folder: Path, own: list[Path], left: Counter[tuple[str, str]]) -> list[Path]:
@@ -243,10 +263,13 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
     config, status, metrics = _config(path, over), _json(path / "status.json"), path / "metrics.jsonl"
     usual = ("loss/validation", "epochs") if config["exp_name"] == SUPERVISED else ("charts/episodic_return", "steps")
     view = View(metric or usual[0], axis or usual[1], over)
+    state, reason = str(status.get("status", "no status.json")), str(status.get("reason", ""))
     try:
-        lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
+        content = metrics.read_bytes() if metrics.is_file() else b""
     except OSError as error:
         raise InputError(f"{metrics}: cannot be read ({error.strerror})") from None
+    # What a run has not written to its end is no damage.
+    lines = content[: content.rfind(b"\n") + 1].splitlines() if state == "running" else content.splitlines()
     broken, points, tags = 0, [], set()  # a point: the step, where on the axis, the value if there is one
     for line in lines:
         try:
@@ -261,7 +284,6 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
             broken += 1
     if broken:
         complain(f"{metrics}: {broken} of {len(lines)} lines are broken and skipped")
-    state = str(status.get("status", "no status.json"))
     for name in ("total_steps", "global_step"):
         number = status.get(name, 0)
         if not isinstance(number, int) or not 0 <= number < MOST:
@@ -283,7 +305,16 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
         complain(f"{metrics}: {np.sum(~finite)} values are not finite and count as the worst of the run")
         values = np.where(finite, values, values[finite].min(initial=np.inf))
         steps, values = steps[values < np.inf], values[values < np.inf]  # none, if none was finite
-    return Run(path, config, _meta(path), state, view, total, end, steps, values, start, tags)
+    at = max(step, status.get("global_step", 0))
+    return Run(
+        path, config, _meta(path), state, view, total, end, steps, values, start, tags, reason, at, max(planned, at)
+    )
+
+
+def _stamp(path: Path) -> list[tuple[int, int]]:
+    """When the files of a run were written last, and their sizes."""
+    there = [path / name for name in ("config.json", "status.json", "metrics.jsonl", "meta.json")]
+    return [(found.st_mtime_ns, found.st_size) for file in there if file.exists() and (found := file.stat())]
 
 
 def _meta(path: Path) -> dict[str, Any]:

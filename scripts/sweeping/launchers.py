@@ -6,7 +6,6 @@ to one that was interrupted goes on with it. So nothing breaks when a run is han
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import queue
@@ -24,6 +23,7 @@ from typing import Any, Protocol
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.scripts.sweeping.spec import Planned, module_name, one_line
+from hesscale_rl.scripts.sweeping.state import exit_code, log_path, saved
 from hesscale_rl.system.locks import held
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the installed package: both hold agents/ and scripts/
@@ -33,31 +33,6 @@ PROBE, CONNECT = 3.0, 60.0  # seconds for a port to open, and for Ray to answer 
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
-
-
-def status(directory: Path) -> dict[str, Any]:
-    """Return what status.json says; {} if there is none."""
-    try:
-        content = json.loads((directory / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def saved(directory: Path) -> int:
-    """Return the step of a run's last checkpoint."""
-    step = status(directory).get("checkpoint")
-    return step if isinstance(step, int) else 0
-
-
-def exit_code(directory: Path) -> int | None:
-    """Return the exit code of a run that is finished, else None."""
-    return {"done": DONE, "diverged": DIVERGED}.get(str(status(directory).get("status")))
-
-
-def log_path(folder: Path, run: Planned) -> Path:
-    """Where the output of a run goes."""
-    return folder / "logs" / f"{run.name}.log"
 
 
 def start(run: Planned, folder: Path) -> subprocess.Popen:
@@ -76,7 +51,7 @@ def start(run: Planned, folder: Path) -> subprocess.Popen:
         if LIBC is not None:  # a run whose launcher is killed saves and ends, too
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    log = log_path(folder, run)
+    log = log_path(folder, run.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         # A session of its own: Ctrl-C reaches the launcher alone, which then ends its runs one by one.

@@ -73,7 +73,7 @@ def pack(args: argparse.Namespace) -> int:
         raise InputError(f"--bins {args.bins}: {packed[0].path} is packed in {packed[0].packed}")
     contents = {f"{run.path.name}/{name}": text for run in runs for name, text in files(run, args.bins).items()}
     if planned := planned_runs(args.sweep):
-        contents["sweep.json"] = json.dumps({"runs": planned}, indent=1) + "\n"
+        contents["sweep.json"] = json.dumps({"runs": [*planned]}, indent=1) + "\n"
     from hesscale_rl.runs.directory import atomic_write
 
     try:

@@ -63,7 +63,7 @@ def test_the_probability_over_tasks_and_its_interval(tmp_path, monkeypatch, caps
 
     x, y = ({env: values[name, env] for env in tasks} for name in ("sgd", "adam"))
     drawn = [probability(*({e: random.choice(v[e], 5) for e in v} for v in (x, y))) for _ in range(4000)]
-    assert not more and out.startswith(f"| 2 tasks: Ant-v5, Hopper-v5 | sgd | | | | {probability(x, y):.2f} [")
+    assert not more and out.startswith(f"| 2 tasks: Ant-v5, Hopper-v5 | sgd |  |  |  | {probability(x, y):.2f} [")
     ends = [float(end) for end in out.split("[")[1].rstrip("] |").split(",")]
     # two bootstraps of a few thousand draws, each to a hundredth
     np.testing.assert_allclose(ends, np.percentile(drawn, [2.5, 97.5]), atol=0.03)
@@ -78,7 +78,8 @@ def test_a_single_run_has_no_interval_and_a_diverged_one_is_counted(tmp_path, mo
     for optimizer in ("adam", "sgd"):
         make(tmp_path, (10.0, 12.0), optimizer=optimizer, env_id="Ant-v5")
     # nor have several tasks one: how far other seeds would be on the first of them nobody knows
-    assert command(monkeypatch, capsys, tmp_path)[1].endswith("| 2 tasks: Ant-v5, Hopper-v5 | sgd | | | | 0.25 |\n")
+    out = command(monkeypatch, capsys, tmp_path)[1]
+    assert out.endswith("| 2 tasks: Ant-v5, Hopper-v5 | sgd |  |  |  | 0.25 |\n")
 
 
 @pytest.mark.parametrize("size, cells", [(1e4, "12,000 [11,000, 13,000]"), (1e-4, "0.000120 [0.000110, 0.000130]")])

@@ -18,7 +18,7 @@ import pytest
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.scripts import sweep
-from hesscale_rl.scripts.sweeping import launchers
+from hesscale_rl.scripts.sweeping import launchers, state
 from hesscale_rl.scripts.sweeping import spec as grid
 from hesscale_rl.scripts.sweeping.spec import Planned
 from hesscale_rl.system.locks import held, lock
@@ -150,7 +150,7 @@ def test_a_run_may_take_any_core_since_another_sweep_may_be_on_one(probe, tmp_pa
         [(run, code)] = probe("print(*os.sched_getaffinity(0))", launchers.Local(1))
         assert code == DONE
     cores = " ".join(map(str, os.sched_getaffinity(0)))
-    assert launchers.log_path(tmp_path, run).read_text().splitlines() == [cores, cores]
+    assert state.log_path(tmp_path, run.name).read_text().splitlines() == [cores, cores]
 
 
 CRASH = """
@@ -237,7 +237,7 @@ def test_a_sweep_whose_launcher_and_runs_are_killed_ends_with_the_same_results(t
     chance = random.Random(0)
     for _ in range(KILLS):
         process = subprocess.Popen(command(spec, "--dir", wild, "-j", JOBS), cwd=ROOT, stdout=subprocess.DEVNULL)
-        finished = len([path for path in wild.glob("*/status.json") if launchers.exit_code(path.parent) is not None])
+        finished = len([path for path in wild.glob("*/status.json") if state.exit_code(path.parent) is not None])
         # Not before it works on runs of its own, and not after the last one.
         while len(results(wild)) <= finished and process.poll() is None:
             time.sleep(0.05)
@@ -263,7 +263,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED and "the same command goes on" in out
-    states = [launchers.status(path.parent) for path in tmp_path.glob("runs/*/status.json")]
+    states = [state.status(path.parent) for path in tmp_path.glob("runs/*/status.json")]
     assert [state["status"] for state in states] == ["interrupted"] * 2
 
 
@@ -273,7 +273,7 @@ def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, 
 
     def crash(run, folder):
         begun.append(run)
-        log = launchers.log_path(folder, run)
+        log = state.log_path(folder, run.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("first line\n" * 50 + "the reason\n")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
