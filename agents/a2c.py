@@ -154,6 +154,7 @@ from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.rl.fast.learner import Learner, Objective
 from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
 from hesscale_rl.runs.session import Session
 
@@ -176,9 +177,9 @@ def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy
             actor = Heads(mlp([*hidden, actions], last_gain=0.01, **start), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01, **start), GaussianHead(actions))
-    how = (parametrization, args.gamma, args.num_envs, args.normalize, args.rescale_actions)
+    reward_norm = RewardNorm(args.gamma, args.num_envs) if args.normalize else None
     critic = mlp([*hidden, 1], **start)
-    return Policy(observations, action_space, actor, critic, *how)
+    return Policy(observations, action_space, actor, critic, parametrization, reward_norm, args.rescale_actions)
 
 
 # --- advantages

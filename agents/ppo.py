@@ -168,6 +168,7 @@ from hesscale_rl.errors import Diverged
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.rl.fast.learner import Learner, Objective
 from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
 from hesscale_rl.runs.session import Session
 
@@ -189,8 +190,8 @@ def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy
             actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
-    how = (parametrization, args.gamma, args.num_envs)
-    return Policy(observations, action_space, actor, mlp([*hidden, 1]), *how, rescale=args.rescale_actions)
+    how = (parametrization, RewardNorm(args.gamma, args.num_envs), args.rescale_actions)
+    return Policy(observations, action_space, actor, mlp([*hidden, 1]), *how)
 
 
 # --- advantages

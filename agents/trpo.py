@@ -163,6 +163,7 @@ from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
 from hesscale_rl.optim.base import CurvatureOptimizer
 from hesscale_rl.optim.conjugate import Systems, Vectors, conjugate_gradients
 from hesscale_rl.rl.gae import gae
+from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
 from hesscale_rl.runs.session import Session
 
@@ -192,8 +193,8 @@ def make_policy(observation_space: Any, action_space: Any, args: Args) -> Policy
             actor = Heads(mlp([*hidden, actions], last_gain=0.01), variance)
         else:
             actor = nn.Sequential(*mlp([*hidden, actions], last_gain=0.01), GaussianHead(actions))
-    how = (parametrization, args.gamma, args.num_envs)
-    return NaturalPolicy(observations, action_space, actor, mlp([*hidden, 1]), *how, rescale=args.rescale_actions)
+    how = (parametrization, RewardNorm(args.gamma, args.num_envs), args.rescale_actions)
+    return NaturalPolicy(observations, action_space, actor, mlp([*hidden, 1]), *how)
 
 
 # --- advantages

@@ -15,9 +15,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from hesscale_rl.compiled.cache import ready
+from hesscale_rl.backend import chosen
 from hesscale_rl.errors import Diverged, EnvironmentFault, InputError
-from hesscale_rl.rl.fast.normalize import LARGEST, take
+from hesscale_rl.rl.normalize import copy_finite
+from hesscale_rl.rl.records import LARGEST
 
 from .ur.safety import RobotFault
 
@@ -46,7 +47,7 @@ class Checked(gym.Wrapper):
         # What needs only one comparison each; everything else, if it is right, is made such an array first.
         self._shape = declared.shape if vector else None
         self._dtype = declared.dtype if declared.dtype in (np.float32, np.float64) else None  # compared by identity
-        ready()
+        self._copy = chosen(copy_finite)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Begin an episode; return the observation [O] and the environment's own infos."""
@@ -98,7 +99,7 @@ class Checked(gym.Wrapper):
                 raise self._fault(call, problem[0], problem[1], problem[2])
             flat = obs if self._shape else gym.spaces.flatten(self.declared, obs)
             obs = np.asarray(flat, np.float64)
-        if not take(obs, row):
+        if not self._copy(obs, row):
             at = int(np.flatnonzero(~(np.abs(row) <= LARGEST))[0])
             came = f"an observation whose entry {at} is {row[at]}"
             raise self._fault(call, came, "finite numbers that float32 holds", "look for what makes it so")
@@ -175,7 +176,7 @@ class CheckedPool:
         if array is None or array.shape != shape or array.dtype.kind == "c":
             raise self._fault(call, f"{name}: {what(value)}", f"an array of shape {shape}")
         array = np.ascontiguousarray(array, np.float64)
-        if not take(array.reshape(-1), array.reshape(-1)):
+        if not copy_finite(array.reshape(-1), array.reshape(-1)):
             raise self._fault(call, f"{name} that are not finite, or too large", "numbers that float32 holds")
         return array
 

@@ -15,7 +15,7 @@ MOVED = {
     "backpropagation": "curvature.hbp",
     "blocks": "curvature.blocks",
     "checkpoint": "runs.checkpoint",
-    "compiled.acting": "rl.fast.acting",
+    "compiled.acting": "rl.fast.policy",
     "compiled.chain": "compiled.mlp",
     "compiled.jit": "jit",
     "compiled.learner": "rl.fast.learner",

@@ -18,14 +18,17 @@ from numba.misc.appdirs import AppDirs
 
 PACKAGE = Path(__file__).parent
 FOLDERS = (PACKAGE, PACKAGE / "envs")  # the latter may be a link, which rglob does not follow
+RECORDS = "records.py"  # where NamedTuples and codes of compiled functions stand, if not in the same file
 PLAIN = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # NUMBA_DISABLE_JIT=1, to debug: all is Python
 
 
 @cache
 def sources() -> str:
-    """Return one stamp over the text of every file that has compiled functions, which constants are from as well."""
-    texts = (path.read_bytes() for path in sorted({path for folder in FOLDERS for path in folder.rglob("*.py")}))
-    return hashlib.sha256(b"\n".join(text for text in texts if b"jit import" in text)).hexdigest()[:12]
+    """Return one stamp over the text of every file of compiled functions, and of what they have constants from."""
+    paths = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")})
+    texts = (path.read_bytes() for path in paths)
+    covered = (text for path, text in zip(paths, texts, strict=True) if path.name == RECORDS or b"jit import" in text)
+    return hashlib.sha256(b"\n".join(covered)).hexdigest()[:12]
 
 
 class UsersFolder(UserWideCacheLocator):

@@ -200,7 +200,7 @@ def backward(
         if not p.requires_grad:
             continue
         grad, curved = result.grad[name], result.curvature.get(name)
-        if fast_mlp is None and checks.has_hooks(p):  # a chain has none
+        if fast_mlp is None and checks.has_hooks(p):  # a FastMLP has none
             g, h = hooked.get(p, (None, None))
             hooked[p] = grad if g is None else g + grad, curved if h is None else h + curved
         else:

@@ -1,4 +1,4 @@
-"""The compiled twin of the tape, for small chains of Linear layers and activations in float32 on the CPU.
+"""The compiled twin of the tape, for small MLPs, Linear layers and activations in float32 on the CPU.
 
 `find` recognises what it covers; everything else runs on the tape, which defines the result. The loops are compiled
 before they are first needed and kept in a cache (cache.py). Torch is imported with the first of these names, so that

@@ -6,13 +6,15 @@ signs, exact, with all that two networks of one actor share. oracle.py says the 
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import EXACT, FAST, ONE, TWO, ZERO, at, beside, columns, put
-from .kernels import IDENTITY, read
-from .losses import HALF_LOG_2PI, log_softmax, objective
+from ..jit import EXACT, FAST, ONE, TWO, at, beside, columns, put
+from .kernels import IDENTITY, read, read_head
+from .losses import HALF_LOG_2PI, log_deviation, log_softmax, objective
 from .matmul import linear, pack, product
+from .records import CATEGORICAL, GAUSSIAN_HEAD, LOG_STD, LOG_VAR, NO_HEAD, VAR, Samples
 
 WORD = 64  # signs in one random number
 
@@ -33,41 +35,40 @@ def draw(seed, first, signs):
 
 
 @EXACT
-def gaussian(z, rz, mb, kind, actions, old, advantages, clip, entropy_coef, factor, rg):
-    """Fill rg with R of the gradient of seeds.gaussian, for rz = R z; [N, 2 A] all three.
-
-    mb [N]: the rows of `actions` and `old` that z belongs to; advantages [N].
-    """
-    m, c = actions.shape[1], entropy_coef * factor
-    xs, inverses, slopes = np.empty(m), np.empty(m), np.empty(m)
+def gaussian(z, rz, kind, samples, loss, rg):
+    """Fill rg with R of the gradient of losses.gaussian, for rz = R z; [N, 2 A] all three."""
+    actions, old, advantages = samples
+    m, c = actions.shape[1], loss.entropy_coef * loss.factor
+    xs, inverses, s1s = np.empty(m), np.empty(m), np.empty(m)
     for n in range(len(z)):
         logp = r_logp = 0.0
         for i in range(m):
             p = np.float64(z[n, m + i])
-            s = p if kind == 0 else 0.5 * (p if kind == 1 else math.log(p))
-            slope = 1.0 if kind == 0 else 0.5 if kind == 1 else 0.5 / p  # ds/dp
+            s = log_deviation(p, kind)
+            s1 = 1.0 if kind == LOG_STD else 0.5 if kind == LOG_VAR else 0.5 / p  # ds/dp
             inverse = math.exp(-s)
-            x = (actions[mb[n], i] - np.float64(z[n, i])) * inverse
+            x = (actions[n, i] - np.float64(z[n, i])) * inverse
             logp -= 0.5 * x * x + s + HALF_LOG_2PI
-            r_logp += x * inverse * rz[n, i] + (x * x - 1) * slope * rz[n, m + i]
-            xs[i], inverses[i], slopes[i] = x, inverse, slope
-        _, df, d2f = objective(logp, old[mb[n]], advantages[n] * factor, clip)
+            r_logp += x * inverse * rz[n, i] + (x * x - 1) * s1 * rz[n, m + i]
+            xs[i], inverses[i], s1s[i] = x, inverse, s1
+        _, df, d2f = objective(logp, old[n], advantages[n] * loss.factor, loss.clip)
         for i in range(m):
-            x, inverse, slope = xs[i], inverses[i], slopes[i]
-            rs = slope * rz[n, m + i]
+            x, inverse, s1 = xs[i], inverses[i], s1s[i]
+            rs = s1 * rz[n, m + i]
             rx = -inverse * rz[n, i] - x * rs
-            r_slope = -2 * slope * rs if kind == 2 else 0.0
+            r_s1 = -2 * s1 * rs if kind == VAR else 0.0
             rg[n, i] = d2f * r_logp * (x * inverse) + df * inverse * (rx - x * rs)
-            r_logp_slope = 2 * x * rx * slope + (x * x - 1) * r_slope
-            rg[n, m + i] = d2f * r_logp * ((x * x - 1) * slope) + df * r_logp_slope - c * r_slope
+            r_logp1 = 2 * x * rx * s1 + (x * x - 1) * r_s1  # R of d log pi/dp
+            rg[n, m + i] = d2f * r_logp * ((x * x - 1) * s1) + df * r_logp1 - c * r_s1
 
 
 @EXACT
-def categorical(z, rz, mb, actions, old, advantages, clip, entropy_coef, factor, rg):
-    """The same for seeds.categorical, [N, C]."""
-    c, logq, q = entropy_coef * factor, np.empty(z.shape[1]), np.empty(z.shape[1])
+def categorical(z, rz, samples, loss, rg):
+    """The same for losses.categorical, [N, C]."""
+    actions, old, advantages = samples
+    c, logq, q = loss.entropy_coef * loss.factor, np.empty(z.shape[1]), np.empty(z.shape[1])
     for n in range(len(z)):
-        a, entropy, r_log_total, r_entropy = actions[mb[n]], 0.0, 0.0, 0.0
+        a, entropy, r_log_total, r_entropy = actions[n], 0.0, 0.0, 0.0
         log_softmax(z[n], logq)
         for i in range(len(q)):
             q[i] = math.exp(logq[i])
@@ -76,7 +77,7 @@ def categorical(z, rz, mb, actions, old, advantages, clip, entropy_coef, factor,
         for i in range(len(q)):
             r_entropy -= q[i] * (logq[i] + entropy) * rz[n, i]
         r_logp = rz[n, a] - r_log_total
-        _, df, d2f = objective(logq[a], old[mb[n]], advantages[n] * factor, clip)
+        _, df, d2f = objective(logq[a], old[n], advantages[n] * loss.factor, loss.clip)
         for i in range(len(q)):
             r_logq, u = rz[n, i] - r_log_total, logq[i] + entropy
             rg[n, i] = d2f * r_logp * ((i == a) - q[i]) - df * q[i] * r_logq
@@ -84,11 +85,11 @@ def categorical(z, rz, mb, actions, old, advantages, clip, entropy_coef, factor,
 
 
 @FAST
-def _weights(net):
+def _weights(mlp):
     """How many parameters the network has."""
-    total = net.sizes[-1] if len(net.codes) > 0 and net.head[0] != 0 else 0
-    for layer in range(len(net.codes)):
-        total += net.sizes[layer + 1] * (net.sizes[layer] + 1)
+    total = mlp.sizes[-1] if mlp.head == GAUSSIAN_HEAD else 0
+    for layer in range(len(mlp.activations)):
+        total += mlp.sizes[layer + 1] * (mlp.sizes[layer] + 1)
     return total
 
 
@@ -99,77 +100,91 @@ def _add(a, total):
         total[i] += a[i]
 
 
+class Moved(NamedTuple):
+    """R of a pass forward: of every layer before and behind its activation, flat as y, and of the outputs [N, C]."""
+
+    before: np.ndarray
+    behind: np.ndarray
+    outputs: np.ndarray
+
+
 @FAST
-def _forward(net, signs, x, y, dy):
-    """Return R of every layer before and behind its activation, flat as y, and R of the outputs [N, C].
+def _forward(net, signs, done):
+    """Return how a pass moves as every parameter moves by its sign.
 
     signs [P]: as the parameters of the network, layer by layer, the head's last.
     """
-    n, start, first = len(x), 0, 0
+    x, y, n, start, first = done.x, done.y, len(done.x), 0, 0
     ra, ry, below, r_below = np.empty_like(y), np.empty_like(y), x, x
-    for layer in range(len(net.codes)):
+    for layer in range(len(net.activations)):
         i, o = net.sizes[layer], net.sizes[layer + 1]
         stop, bias = start + n * o, first + o * i
-        flat, flat_y, slope = ra[start:stop], ry[start:stop], dy[start:stop]
+        flat, flat_y, df = ra[start:stop], ry[start:stop], done.dy[start:stop]
         linear(below, signs[first:bias].reshape(o, i), signs[bias : bias + o], flat.reshape(n, o))
         if layer > 0:  # the inputs do not move
             part = np.empty((n, o), np.float32)
-            linear(r_below, at(net.params[layer, 0], o, i), np.zeros(o, np.float32), part)
+            linear(r_below, at(net.params[2 * layer], o, i), np.zeros(o, np.float32), part)
             _add(part.reshape(-1), flat)
         for k in range(n * o):
-            flat_y[k] = flat[k] if net.codes[layer] == IDENTITY else slope[k] * flat[k]
+            flat_y[k] = flat[k] if net.activations[layer] == IDENTITY else df[k] * flat[k]
         below, r_below = y[start:stop].reshape(n, o), flat_y.reshape(n, o)
         start, first = stop, bias + o
     rz = columns(r_below, 0, r_below.shape[1])
-    return ra, ry, rz if net.head[0] == 0 else beside(rz, signs[first:])
+    return Moved(ra, ry, rz if net.head == NO_HEAD else beside(rz, signs[first:]))
+
+
+class Share(NamedTuple):
+    """What one draw of signs adds to an estimate: a share of signs * H signs; the first one begins it."""
+
+    share: np.float32
+    first: bool
 
 
 @FAST
-def _enter(signs, hz, share, fresh, d):
-    """Add the share of signs * hz to d, or begin d with it."""
-    if fresh:
+def _enter(signs, hz, share, d):
+    """Add a share of signs * hz to d."""
+    if share.first:
         for i in range(len(d)):
-            d[i] = share * signs[i] * hz[i]
+            d[i] = share.share * signs[i] * hz[i]
     else:
         for i in range(len(d)):
-            d[i] += share * signs[i] * hz[i]
+            d[i] += share.share * signs[i] * hz[i]
 
 
 @FAST
-def _reverse(net, signs, x, y, dy, ddy, ra, ry, g, rg, share, fresh):
-    """Fill the network's gradients and curvatures from g and R g at its outputs, both [N, C]; see `_enter`."""
-    n, start, first, c = len(x), len(y), len(signs), net.sizes[-1]
-    if net.head[0] != 0:
+def _reverse(net, signs, done, moved, g, rg, share):
+    """Fill a network's gradients and curvatures from g and R g at its outputs, both [N, C]."""
+    mlp, x, y, ry = net.mlp, done.x, done.y, moved.behind
+    n, start, first, c = len(x), len(y), len(signs), mlp.sizes[-1]
+    if mlp.head == GAUSSIAN_HEAD:
         first -= c
-        total, r_total = at(net.head[1], 1, c)[0], np.zeros(c, np.float32)
-        total[:] = ZERO
-        for i in range(n):
-            for j in range(c):
-                total[j] += g[i, c + j]
-                r_total[j] += rg[i, c + j]
-        _enter(signs[first:], r_total, share, fresh, at(net.head[2], 1, c)[0])
+        r_total = np.empty(c, np.float32)
+        read_head(g, at(net.grads[-1], 1, c)[0])
+        read_head(rg, r_total)
+        _enter(signs[first:], r_total, share, at(net.curvatures[-1], 1, c)[0])
     g, rg = columns(g, 0, c), columns(rg, 0, c)
-    for layer in range(len(net.codes) - 1, -1, -1):
-        i, o = net.sizes[layer], net.sizes[layer + 1]
+    for layer in range(len(mlp.activations) - 1, -1, -1):
+        i, o = mlp.sizes[layer], mlp.sizes[layer + 1]
+        weight, shift = 2 * layer, 2 * layer + 1
         stop, start = start, start - n * o
         first, bias, end = first - o * (i + 1), first - o, first
-        if net.codes[layer] != IDENTITY:
-            flat, r_flat, r = g.reshape(-1), rg.reshape(-1), ra[start:stop]
-            slope, bend = dy[start:stop], ddy[start:stop]
+        if mlp.activations[layer] != IDENTITY:
+            flat, r_flat, r = g.reshape(-1), rg.reshape(-1), moved.before[start:stop]
+            df, d2f = done.dy[start:stop], done.ddy[start:stop]
             for k in range(n * o):
-                r_flat[k] = slope[k] * r_flat[k] + bend[k] * r[k] * flat[k]
-                flat[k] *= slope[k]
+                r_flat[k] = df[k] * r_flat[k] + d2f[k] * r[k] * flat[k]
+                flat[k] *= df[k]
         below = pack(x if layer == 0 else y[start - n * i : start].reshape(n, i))
-        read(g, below, at(net.grads[layer, 0], o, i), at(net.grads[layer, 1], 1, o)[0])
+        read(g, below, at(net.grads[weight], o, i), at(net.grads[shift], 1, o)[0])
         hz, hz_bias, part = np.empty((o, i), np.float32), np.empty(o, np.float32), np.empty((o, i), np.float32)
         read(rg, below, hz, hz_bias)
         if layer > 0:
             product(g.T, pack(ry[start - n * i : start].reshape(n, i)), part)
             _add(part.reshape(-1), hz.reshape(-1))
-        _enter(signs[first:bias], hz.reshape(-1), share, fresh, at(net.curvatures[layer, 0], 1, o * i)[0])
-        _enter(signs[bias:end], hz_bias, share, fresh, at(net.curvatures[layer, 1], 1, o)[0])
+        _enter(signs[first:bias], hz.reshape(-1), share, at(net.curvatures[weight], 1, o * i)[0])
+        _enter(signs[bias:end], hz_bias, share, at(net.curvatures[shift], 1, o)[0])
         if layer > 0:
-            w, above, r_above = pack(at(net.params[layer, 0], o, i)), g, rg
+            w, above, r_above = pack(at(mlp.params[weight], o, i)), g, rg
             g, rg, side = np.empty((n, i), np.float32), np.empty((n, i), np.float32), np.empty((n, i), np.float32)
             product(above, w, g)
             product(r_above, w, rg)
@@ -178,45 +193,41 @@ def _reverse(net, signs, x, y, dy, ddy, ra, ry, g, rg, share, fresh):
 
 
 @FAST
-def back(
-    mean, variance, critic, x, first, second, third, z, g, gc, dc,
-    kind, actions, classes, mb, old, advantages, clip, entropy_coef, factor, draws, k,
-):  # fmt: skip
-    """Fill all gradients and curvatures for minibatch k of an epoch.
+def back(nets, passes, outputs, batch, loss, draws, k):
+    """Fill all gradients and curvatures of an ActorCritic for minibatch k of an epoch, whose rows are `batch`.
 
-    first, second, third: what `kernels.forward` gave for mean, variance and critic. z, g: the actor's outputs and
-    the gradient there; gc, dc: the gradient and the diagonal at the critic's. mb: the minibatch's rows of actions,
-    classes and old. draws: the epoch's seed, and how many signs for every parameter; they lie as mean, variance,
-    critic.
+    The signs lie as mean, variance, critic. passes, outputs, loss, draws: as records.py says.
     """
-    (y, dy, ddy), (y2, dy2, ddy2), (yc, dyc, ddyc), (seed, samples) = first, second, third, draws
-    two, a, half = len(variance.codes) > 0, _weights(mean), z.shape[1]
-    b = a + _weights(variance)
-    signs = np.empty(b + _weights(critic), np.float32)
-    words, share = (len(signs) + WORD - 1) // WORD, np.float32(1 / samples)
-    for s in range(samples):
-        draw(seed, (k * samples + s) * words, signs)
-        ra, ry, rz = _forward(mean, signs[:a], x, y, dy)
-        ra2, ry2 = ra, ry
-        if two:
-            half = z.shape[1] // 2
-            ra2, ry2, rz2 = _forward(variance, signs[a:b], x, y2, dy2)
-            both = np.empty_like(z)
+    mean, variance, critic = nets.mean, nets.variance, nets.critic
+    a, half = _weights(mean.mlp), outputs.z.shape[1]
+    b = a + (_weights(variance.mlp) if nets.separate else 0)
+    signs = np.empty(b + _weights(critic.mlp), np.float32)
+    words = (len(signs) + WORD - 1) // WORD
+    for s in range(draws.samples):
+        share = Share(np.float32(1 / draws.samples), s == 0)
+        draw(draws.seed, (k * draws.samples + s) * words, signs)
+        moved = _forward(mean.mlp, signs[:a], passes.mean)
+        rz, moved2 = moved.outputs, moved
+        if nets.separate:
+            half = outputs.z.shape[1] // 2
+            moved2 = _forward(variance.mlp, signs[a:b], passes.variance)
+            both = np.empty_like(outputs.z)
             put(rz, both, 0)
-            put(rz2, both, half)
+            put(moved2.outputs, both, half)
             rz = both
-        rg = np.empty_like(z)
-        if kind < 0:
-            categorical(z, rz, mb, classes, old, advantages, clip, entropy_coef, factor, rg)
+        rg = np.empty_like(outputs.z)
+        if nets.distribution == CATEGORICAL:
+            categorical(outputs.z, rz, Samples(batch.choices, batch.old_logprob, batch.advantages), loss, rg)
         else:
-            gaussian(z, rz, mb, kind, actions, old, advantages, clip, entropy_coef, factor, rg)
-        rac, ryc, rv = _forward(critic, signs[b:], x, yc, dyc)
-        rgc, fresh = np.empty_like(rv), s == 0
-        for i in range(len(rv)):
-            rgc[i, 0] = dc[i, 0] * rv[i, 0]  # a critic has one output
-        g1, rg1 = columns(g, 0, half), columns(rg, 0, half)
-        _reverse(mean, signs[:a], x, y, dy, ddy, ra, ry, g1, rg1, share, fresh)
-        if two:
-            g2, rg2 = columns(g, half, 2 * half), columns(rg, half, 2 * half)
-            _reverse(variance, signs[a:b], x, y2, dy2, ddy2, ra2, ry2, g2, rg2, share, fresh)
-        _reverse(critic, signs[b:], x, yc, dyc, ddyc, rac, ryc, gc, rgc, share, fresh)
+            samples = Samples(batch.actions, batch.old_logprob, batch.advantages)
+            gaussian(outputs.z, rz, nets.distribution, samples, loss, rg)
+        moved3 = _forward(critic.mlp, signs[b:], passes.critic)
+        rgc = np.empty_like(moved3.outputs)
+        for i in range(len(rgc)):
+            rgc[i, 0] = outputs.critic_d[i, 0] * moved3.outputs[i, 0]  # a critic has one output
+        g1, rg1 = columns(outputs.g, 0, half), columns(rg, 0, half)
+        _reverse(mean, signs[:a], passes.mean, moved, g1, rg1, share)
+        if nets.separate:
+            g2, rg2 = columns(outputs.g, half, 2 * half), columns(rg, half, 2 * half)
+            _reverse(variance, signs[a:b], passes.variance, moved2, g2, rg2, share)
+        _reverse(critic, signs[b:], passes.critic, moved3, outputs.critic_g, rgc, share)

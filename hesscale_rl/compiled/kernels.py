@@ -1,4 +1,4 @@
-"""The loops under the compiled twin: activations, and one pass forward and one back through a chain, by numba.
+"""The loops under the compiled twin: activations, and one pass forward and one back through an MLP, by numba.
 
 They are for the small networks of reinforcement learning, where calling torch costs more than the arithmetic. Every
 loop runs along the last axis, so that the compiler turns it into vector instructions.
@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
-from ..jit import FAST, ONE, TWO, ZERO, at, columns
+from ..jit import FAST, ONE, TWO, ZERO, at, beside, columns
 from .matmul import linear, pack, product
+from .records import GAUSSIAN_HEAD, NO_CURVATURE, NO_HEAD, WITH_D2F, Forward
 
 IDENTITY, TANH, RELU, SIGMOID, SILU, EXP = range(6)  # codes of the activations
 
@@ -72,43 +73,48 @@ def activate(code, y, dy, ddy):
 
 
 @FAST
-def forward(params, sizes, codes, x):
-    """Run the chain on x [N, sizes[0]]; return y, dy and ddy, flat: every layer's [N, O_l] one after the other.
-
-    params [L, 2]: the addresses of every layer's weight [O, I] and bias [O].
-    """
+def forward(net, x):
+    """Run an MLP on x [N, I], but for its head; return what the way back needs, a Forward."""
     n = x.shape[0]
-    y = np.empty(n * sizes[1:].sum(), np.float32)
+    y = np.empty(n * net.sizes[1:].sum(), np.float32)
     dy, ddy = np.empty_like(y), np.empty_like(y)
     start, below = 0, x
-    for layer in range(len(codes)):
-        i, o = sizes[layer], sizes[layer + 1]
+    for layer in range(len(net.activations)):
+        i, o = net.sizes[layer], net.sizes[layer + 1]
         stop = start + n * o
         above = y[start:stop].reshape(n, o)
-        linear(below, at(params[layer, 0], o, i), at(params[layer, 1], 1, o)[0], above)
-        activate(codes[layer], y[start:stop], dy[start:stop], ddy[start:stop])
+        linear(below, at(net.params[2 * layer], o, i), at(net.params[2 * layer + 1], 1, o)[0], above)
+        activate(net.activations[layer], y[start:stop], dy[start:stop], ddy[start:stop])
         start, below = stop, above
-    return y, dy, ddy
+    return Forward(x, y, dy, ddy)
 
 
 @FAST
-def outputs(params, sizes, codes, x):
-    """Return the chain's outputs [N, sizes[-1]] for x [N, sizes[0]], without what the way back would need."""
+def outputs_of(net, done):
+    """Return an MLP's outputs [N, C] after `forward`: [z, log_std] with a GaussianHead."""
+    n, c = len(done.x), net.sizes[-1]
+    z = done.y[len(done.y) - n * c :].reshape(n, c)
+    return columns(z, 0, c) if net.head == NO_HEAD else beside(z, at(net.params[-1], 1, c)[0])
+
+
+@FAST
+def outputs(net, x):
+    """Return an MLP's outputs [N, C] for x [N, I], without what the way back would need."""
     y = x
-    for layer in range(len(codes)):
-        i, o = sizes[layer], sizes[layer + 1]
+    for layer in range(len(net.activations)):
+        i, o = net.sizes[layer], net.sizes[layer + 1]
         above = np.empty((x.shape[0], o), np.float32)
-        linear(y, at(params[layer, 0], o, i), at(params[layer, 1], 1, o)[0], above)
+        linear(y, at(net.params[2 * layer], o, i), at(net.params[2 * layer + 1], 1, o)[0], above)
         flat = above.reshape(-1)
-        if codes[layer] == TANH:
+        if net.activations[layer] == TANH:
             y = np.empty_like(above)
             tanh(flat, y.reshape(-1))
         else:
-            if codes[layer] != IDENTITY:
+            if net.activations[layer] != IDENTITY:
                 dfs = np.empty_like(flat)
-                activate(codes[layer], flat, dfs, np.empty_like(flat))
+                activate(net.activations[layer], flat, dfs, np.empty_like(flat))
             y = above
-    return y
+    return y if net.head == NO_HEAD else beside(y, at(net.params[-1], 1, net.sizes[-1])[0])
 
 
 @FAST
@@ -122,22 +128,37 @@ def read(v, x, w, b):
 
 
 @FAST
-def reverse(params, sizes, codes, x, y, dy, ddy, g, d, use_d2f, grads, curvatures):
-    """Carry the gradient g and the diagonal d, both [N, sizes[-1]], back through the chain.
+def read_head(v, out):
+    """Fill out [C], a GaussianHead's, with the sum over the samples of the second half of v [N, 2 C]."""
+    out[:] = ZERO
+    for n in range(v.shape[0]):
+        for j in range(len(out)):
+            out[j] += v[n, len(out) + j]
 
-    Fills what `grads` and `curvatures` point to, as `params` does. An empty d asks for the gradient alone; without
-    `bends` the terms in f'' are dropped (HesScaleGN). g and d are left as they are.
+
+@FAST
+def reverse(net, done, g, d, curvature):
+    """Carry the gradient g and the diagonal d, both [N, C], from a network's outputs back to all its parameters.
+
+    done: of `forward`. curvature: NO_CURVATURE, d is not looked at; WITHOUT_D2F, the terms in f'' are dropped; or
+    WITH_D2F. g and d are left as they are.
     """
-    n, second, start = x.shape[0], d.size > 0, len(y)
-    g, d = columns(g, 0, g.shape[1]), columns(d, 0, d.shape[1])
-    for layer in range(len(codes) - 1, -1, -1):
-        i, o = sizes[layer], sizes[layer + 1]
+    mlp, n, second, start = net.mlp, len(done.x), curvature != NO_CURVATURE, len(done.y)
+    c = mlp.sizes[-1]
+    if mlp.head == GAUSSIAN_HEAD:
+        read_head(g, at(net.grads[-1], 1, c)[0])
+        if second:
+            read_head(d, at(net.curvatures[-1], 1, c)[0])
+    g, d = columns(g, 0, c), columns(d if second else d[:0], 0, c)
+    for layer in range(len(mlp.activations) - 1, -1, -1):
+        i, o = mlp.sizes[layer], mlp.sizes[layer + 1]
+        weight, bias = 2 * layer, 2 * layer + 1
         stop, start = start, start - n * o
-        if codes[layer] != IDENTITY:
-            flat, df, d2f = g.reshape(-1), dy[start:stop], ddy[start:stop]
+        if mlp.activations[layer] != IDENTITY:
+            flat, df, d2f = g.reshape(-1), done.dy[start:stop], done.ddy[start:stop]
             if second:
                 flat_d = d.reshape(-1)
-                if use_d2f:
+                if curvature == WITH_D2F:
                     for k in range(n * o):
                         flat_d[k] = df[k] * (df[k] * flat_d[k]) + d2f[k] * flat[k]
                 else:
@@ -145,11 +166,11 @@ def reverse(params, sizes, codes, x, y, dy, ddy, g, d, use_d2f, grads, curvature
                         flat_d[k] = df[k] * (df[k] * flat_d[k])
             for k in range(n * o):
                 flat[k] *= df[k]
-        below = x if layer == 0 else y[start - n * i : start].reshape(n, i)
-        w, below = at(params[layer, 0], o, i), pack(below)
-        read(g, below, at(grads[layer, 0], o, i), at(grads[layer, 1], 1, o)[0])
+        below = done.x if layer == 0 else done.y[start - n * i : start].reshape(n, i)
+        w, below = at(mlp.params[weight], o, i), pack(below)
+        read(g, below, at(net.grads[weight], o, i), at(net.grads[bias], 1, o)[0])
         if second:
-            read(d, below * below, at(curvatures[layer, 0], o, i), at(curvatures[layer, 1], 1, o)[0])
+            read(d, below * below, at(net.curvatures[weight], o, i), at(net.curvatures[bias], 1, o)[0])
         if layer > 0:
             above, g, w = g, np.empty((n, i), np.float32), pack(w)
             product(above, w, g)

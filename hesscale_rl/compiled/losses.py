@@ -1,6 +1,6 @@
 """The losses in compiled form: value, gradient and diagonal at the outputs, as losses/ defines them.
 
-Scalars are float64 inside, arrays and the value float32. `factor` is 1/N for a mean. g and d [N, C] are filled.
+Scalars are float64 inside, arrays and the value float32. g and d [N, C], the gradient and the diagonal, are filled.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import losses
 from ..jit import EXACT
 from ..losses import Loss
+from .records import DISTRIBUTIONS, LOG_STD, LOG_VAR, PolicyLoss, Samples
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -78,29 +79,36 @@ def objective(logp, old, a, clip):
 
 
 @EXACT
-def gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d):
-    """GaussianPPO, or with clip 0 GaussianPolicyGradient. kind: 0 log_std, 1 log_var, 2 var."""
-    value, m, c = 0.0, actions.shape[1], entropy_coef * factor
+def log_deviation(p, kind):
+    """The logarithm of the standard deviation that p says."""
+    return p if kind == LOG_STD else 0.5 * (p if kind == LOG_VAR else math.log(p))
+
+
+@EXACT
+def gaussian(z, kind, samples, loss, g, d):
+    """GaussianPPO, or with clip 0 GaussianPolicyGradient; kind: LOG_STD, LOG_VAR or VAR."""
+    actions, old, advantages = samples
+    value, m, c = 0.0, actions.shape[1], loss.entropy_coef * loss.factor
     for n in range(z.shape[0]):
         logp = entropy = 0.0
         for i in range(m):
             p = np.float64(z[n, m + i])
-            s = p if kind == 0 else 0.5 * (p if kind == 1 else math.log(p))
+            s = log_deviation(p, kind)
             x = (actions[n, i] - np.float64(z[n, i])) * math.exp(-s)
             logp -= 0.5 * x * x + s + HALF_LOG_2PI
             entropy += s + HALF_LOG_2PI + 0.5
-        f, df, d2f = objective(logp, old[n], advantages[n] * factor, clip)
+        f, df, d2f = objective(logp, old[n], advantages[n] * loss.factor, loss.clip)
         value += f - c * entropy
         for i in range(m):
             p = np.float64(z[n, m + i])
-            s = p if kind == 0 else 0.5 * (p if kind == 1 else math.log(p))
+            s = log_deviation(p, kind)
             inverse = math.exp(-s)
             x = (actions[n, i] - np.float64(z[n, i])) * inverse
             s1, s2 = x * inverse, -inverse * inverse
             g[n, i], d[n, i] = df * s1, d2f * s1 * s1 + df * s2
-            if kind == 0:
+            if kind == LOG_STD:
                 s1, s2, h1, h2 = x * x - 1, -2 * x * x, 1.0, 0.0
-            elif kind == 1:
+            elif kind == LOG_VAR:
                 s1, s2, h1, h2 = 0.5 * (x * x - 1), -0.5 * x * x, 0.5, 0.0
             else:
                 s1, s2, h1, h2 = 0.5 * (x * x - 1) / p, (0.5 - x * x) / (p * p), 0.5 / p, -0.5 / (p * p)
@@ -109,9 +117,10 @@ def gaussian(z, kind, actions, old, advantages, clip, entropy_coef, factor, g, d
 
 
 @EXACT
-def categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
+def categorical(z, samples, loss, g, d):
     """CategoricalPPO, or with clip 0 CategoricalPolicyGradient."""
-    value, c, logq = 0.0, entropy_coef * factor, np.empty(z.shape[1])
+    actions, old, advantages = samples
+    value, c, logq = 0.0, loss.entropy_coef * loss.factor, np.empty(z.shape[1])
     for n in range(z.shape[0]):
         a, entropy = actions[n], 0.0
         if not 0 <= a < z.shape[1]:
@@ -119,7 +128,7 @@ def categorical(z, actions, old, advantages, clip, entropy_coef, factor, g, d):
         log_softmax(z[n], logq)
         for i in range(z.shape[1]):
             entropy -= math.exp(logq[i]) * logq[i]
-        f, df, d2f = objective(logq[a], old[n], advantages[n] * factor, clip)
+        f, df, d2f = objective(logq[a], old[n], advantages[n] * loss.factor, loss.clip)
         value += f - c * entropy
         for i in range(z.shape[1]):
             q = math.exp(logq[i])
@@ -137,22 +146,29 @@ def array(t: Tensor) -> np.ndarray:
     return (t if t.is_contiguous() else t.contiguous()).detach().numpy()
 
 
-def _arguments(loss: Any) -> tuple[Callable, tuple]:
-    """The loop for this loss and its data."""
+def _loop(loss: Any, n: int) -> tuple[Callable, tuple]:
+    """The loop for this loss of n samples, and what it is given between the outputs and g."""
+    factor = loss.factor(n)
     if type(loss) is losses.CrossEntropy:
-        return _cross_entropy, (array(loss.target),)
+        return _cross_entropy, (array(loss.target), factor)
     if type(loss) is losses.ValueLoss:
         returns = array(loss.returns)
         old = returns if loss.old_values is None else array(loss.old_values)
-        return value, (returns, old, float(loss.clip or 0), float(loss.coef))
+        return value, (returns, old, float(loss.clip or 0), float(loss.coef), factor)
     advantages = array(loss.advantages)
     clipped = isinstance(loss, losses.GaussianPPO | losses.CategoricalPPO)
     old = array(loss.old_logprob) if clipped else advantages
-    policy = (old, advantages, float(loss.clip) if clipped else 0.0, float(loss.entropy_coef))
+    samples = Samples(array(loss.actions), old, advantages)
+    terms = PolicyLoss(float(loss.clip) if clipped else 0.0, float(loss.entropy_coef), factor)
     if isinstance(loss, losses.GaussianPPO | losses.GaussianPolicyGradient):
-        kind = loss.distribution.ALLOWED.index(loss.distribution.parametrization)
-        return gaussian, (kind, array(loss.actions), *policy)
-    return categorical, (array(loss.actions), *policy)
+        return gaussian, (DISTRIBUTIONS[loss.distribution.parametrization], samples, terms)
+    return categorical, (samples, terms)
+
+
+def _arrays(given: tuple) -> list[np.ndarray]:
+    """The arrays among what a loop is given, in records too."""
+    parts = [part for a in given for part in (a if isinstance(a, Samples) else (a,))]
+    return [a for a in parts if isinstance(a, np.ndarray)]
 
 
 COVERED = (
@@ -171,12 +187,12 @@ def seed(loss: Loss, outputs: Tensor) -> Seed | None:
         return None
     loss.check(outputs)
     z = outputs.numpy()
-    loop, data = _arguments(loss)
-    if any(a.dtype not in (np.float32, np.int64) for a in data if isinstance(a, np.ndarray)):
+    loop, given = _loop(loss, len(z))
+    if any(a.dtype not in (np.float32, np.int64) for a in _arrays(given)):
         return None
     g, d = np.empty_like(z), np.empty_like(z)
     try:
-        return loop(z, *data, loss.factor(len(z)), g, d), g, d
+        return loop(z, *given, g, d), g, d
     except IndexError:
         loss.value(outputs)  # says which class, by name and range
         raise

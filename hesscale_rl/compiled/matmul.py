@@ -15,10 +15,10 @@ ROWS, LANES = 4, 16  # 8 sums in 256-bit registers: enough to hide the latency o
 
 
 @intrinsic
-def _tile(context, a, row, step, b, b_row, c, c_row, k):
-    """C = A B for A [4, K], B [K, 16] and C [4, 16] at the addresses a, b, c; K at least 1.
+def _tile(context, a, b, c, k):
+    """C = A B for A [4, K], B [K, 16] and C [4, 16]; K at least 1.
 
-    row, step: bytes from one row, and from one column of A to the next; b_row, c_row: from one row to the next.
+    Each is its address, and the bytes from one row to the next; A has as third those from one column to the next.
     """
     float32, word = ir.FloatType(), ir.IntType(64)
     vector, first = ir.VectorType(float32, LANES), ir.Constant(ir.IntType(32), 0)
@@ -26,7 +26,10 @@ def _tile(context, a, row, step, b, b_row, c, c_row, k):
     spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
     def generate(context, builder, signature, arguments):
-        a, row, step, b, b_row, c, c_row, k = arguments
+        (a, row, step), (b, b_row), (c, c_row) = (
+            [builder.extract_value(matrix, i) for i in range(matrix.type.count)] for matrix in arguments[:3]
+        )
+        k = arguments[3]
 
         def load(address, kind):
             value = builder.load(builder.inttoptr(address, kind.as_pointer()))
@@ -61,7 +64,8 @@ def _tile(context, a, row, step, b, b_row, c, c_row, k):
             c = builder.add(c, c_row)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    pair, triple = (types.UniTuple(types.int64, count) for count in (2, 3))
+    return types.void(triple, pair, pair, types.int64), generate
 
 
 @FAST
@@ -110,10 +114,11 @@ def product(a, b, c):
     for n in range(0, n_all, LANES):
         width = min(LANES, n_all - n)
         for m in range(0, m_four, ROWS):
+            rows = at_a + m * row, row, step
             if width == LANES:
-                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, at_c + m * c_row + 4 * n, c_row, k)  # type: ignore[call-arg]
+                _tile(rows, (at_b + 4 * n, b_row), (at_c + m * c_row + 4 * n, c_row), k)  # type: ignore[call-arg]
             else:
-                _tile(at_a + m * row, row, step, at_b + 4 * n, b_row, edge.ctypes.data, 4 * LANES, k)  # type: ignore[call-arg]
+                _tile(rows, (at_b + 4 * n, b_row), (edge.ctypes.data, 4 * LANES), k)  # type: ignore[call-arg]
                 for i in range(ROWS):
                     for j in range(width):
                         c[m + i, n + j] = edge[i, j]

@@ -1,4 +1,4 @@
-"""From torch to the loops and back: which networks are chains, and one pass over them."""
+"""From torch to the loops and back: which networks are MLPs that they cover, and one pass over them."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,6 +15,7 @@ from ..losses.checks import is_traced
 from ..rules import BUILT_IN, RULES, Refusal, checks
 from . import kernels, losses
 from .cache import ready
+from .records import GAUSSIAN_HEAD, MLP, NO_CURVATURE, NO_HEAD, WITH_D2F, WITHOUT_D2F, Forward, Network
 
 LARGEST = 50_000  # weights in a layer; with more, torch's products are faster than ours
 
@@ -42,7 +43,7 @@ class FastMLP:
         self.log_std: Tensor | None = None
 
     def add(self, net: nn.Module, path: str = "") -> bool:
-        """Append the layers of `net`; return False if one of them does not fit into a chain."""
+        """Append the layers of `net`; return False if one of them is not covered."""
         if checks.altered(net):
             return False
         for name, layer in net._modules.items():
@@ -77,40 +78,45 @@ class FastMLP:
     def run(self, x: Tensor, loss: Loss, curvature: Curvature) -> tuple[Tensor, Tensor, Named, Named]:
         """Return the loss's value, the outputs, and the gradient and the curvature by parameter name."""
         ready()
-        tensors = list(self.params.values())
-        inputs, (params, sizes, codes), c = losses.array(x), self.arrays(), self.sizes[-1]
-        y, dy, ddy = kernels.forward(params, sizes, codes, inputs)
-        z = y[len(y) - len(inputs) * c :].reshape(-1, c)
-        if self.log_std is not None:
-            z = _beside(z, self.log_std.detach().numpy())
-        outputs = torch.from_numpy(z)
+        net = self.record()
+        done = kernels.forward(net, losses.array(x))
+        outputs = torch.from_numpy(self._outputs(done))
         value, *messages = _seed(loss, outputs, curvature)
-        results = [[torch.empty_like(p) for p in tensors] for _ in messages]
-        if self.log_std is not None:
-            for message, result in zip(messages, results, strict=True):
-                result[-1].copy_(torch.from_numpy(message[:, c:].sum(0)))
-            messages = [np.ascontiguousarray(message[:, :c]) for message in messages]
-        g, d = messages[0], messages[1] if len(messages) == 2 else messages[0][:0]
-        to = [self.addresses(result) for result in results]
-        use_d2f = type(curvature) is not HesScaleGN
-        kernels.reverse(params, sizes, codes, inputs, y, dy, ddy, g, d, use_d2f, to[0], to[-1])
-        named = [dict(zip(self.params, result, strict=True)) for result in results]
+        grads, *curvatures = ([torch.empty_like(p) for p in self.params.values()] for _ in messages)
+        kind = WITHOUT_D2F if type(curvature) is HesScaleGN else WITH_D2F if curvatures else NO_CURVATURE
+        to = Network(net, _addresses(grads), _addresses(curvatures[0] if curvatures else grads))
+        kernels.reverse(to, done, messages[0], messages[-1], kind)
+        named = [dict(zip(self.params, result, strict=True)) for result in (grads, *curvatures)]
         return value, outputs, named[0], named[1] if len(named) == 2 else {}
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the loops need to know: where the parameters lie [L, 2], the sizes [L + 1], the activations [L].
+    def _outputs(self, done: Forward) -> np.ndarray:
+        """The outputs after a pass: a view, or with a GaussianHead [z, log_std]."""
+        n, c = len(done.x), self.sizes[-1]
+        z = done.y[len(done.y) - n * c :].reshape(n, c)
+        if self.log_std is None:
+            return z
+        out = np.empty((n, 2 * c), np.float32)  # numpy's ways of repeating a row are slow
+        out[:, :c], out[:, c:] = z, self.log_std.detach().numpy()
+        return out
 
-        The parameters may change in place, but must not be replaced.
-        """
-        return self.addresses(list(self.params.values())), np.array(self.sizes), np.array(self.codes)
+    def record(self) -> MLP:
+        """Return what the loops need to know; the parameters may change in place, but must not be replaced."""
+        head = NO_HEAD if self.log_std is None else GAUSSIAN_HEAD
+        return MLP(np.array(self.sizes), np.array(self.codes), head, _addresses(self.params.values()))
 
-    def addresses(self, tensors: list[Tensor]) -> np.ndarray:
-        """Where each layer's weight and bias lie, [L, 2]."""
-        return np.array([t.data_ptr() for t in tensors[: 2 * len(self.codes)]]).reshape(-1, 2)
+    def network(self, grads: dict[Tensor, Tensor], curvatures: dict[Tensor, Tensor]) -> Network:
+        """Return the same with what is written for each parameter: its gradient, and its curvature."""
+        to = (_addresses(results[p] for p in self.params.values()) for results in (grads, curvatures))
+        return Network(self.record(), *to)
+
+
+def _addresses(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Where each lies."""
+    return np.array([t.data_ptr() for t in tensors])
 
 
 def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
-    """The loss's value, its gradient and, unless the curvature is Nothing, the message at the outputs, as arrays."""
+    """The loss's value, its gradient and, if there is curvature, the message at the outputs, as arrays."""
     if type(curvature) is not BL89 and (seeded := losses.seed(loss, outputs)) is not None:
         value, g, d = seeded
         messages = [g, d] if curvature.wants_diagonal else [g]
@@ -121,16 +127,8 @@ def _seed(loss: Loss, outputs: Tensor, curvature: Curvature) -> tuple[Any, ...]:
     return total, *(t.to(outputs.dtype).contiguous().numpy() for t in tensors if t is not None)
 
 
-def _beside(mean: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """[mean, row] for every sample: what a GaussianHead does, without numpy's slow ways of repeating a row."""
-    n, c = mean.shape
-    out = np.empty((n, 2 * c), np.float32)
-    out[:, :c], out[:, c:] = mean, row
-    return out
-
-
 def find(net: nn.Module, x: Tensor, curvature: Any) -> FastMLP | None:
-    """Return the chain that `net` is, or None where the tape must do the work."""
+    """Return `net` as the loops take it, or None where the tape must do the work."""
     if type(net) is not nn.Sequential or type(curvature) not in CURVATURES or not checks.is_plain(x):
         return None
     if (
@@ -168,14 +166,14 @@ def branches(net: nn.Module) -> list[nn.Module]:
 
 
 def fast_mlps(nets: Iterable[nn.Module], x: Tensor) -> list[FastMLP] | None:
-    """Return the chains that all the networks are, or None if one is none."""
+    """Return all the networks as the loops take them, or None if one is not covered."""
     found = [find(net, x, NoCurvature()) for net in nets]
     good = [fast_mlp for fast_mlp in found if fast_mlp is not None]
     return good if len(good) == len(found) else None
 
 
 def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return the network as a function of arrays [N, I] -> [N, C], for inputs like x; None if it is no chain.
+    """Return the network as a function of arrays [N, I] -> [N, C], for inputs like x; None if it is not covered.
 
     It reads the parameters where they lie now: they may change in place, but must not be moved or replaced.
     """
@@ -188,8 +186,4 @@ def function(net: nn.Module, x: Tensor) -> Callable[[np.ndarray], np.ndarray] | 
     if fast_mlp is None:
         return None
     ready()
-    outputs = partial(kernels.outputs, *fast_mlp.arrays())
-    if fast_mlp.log_std is None:
-        return outputs
-    last = fast_mlp.log_std.detach().numpy()
-    return lambda inputs: _beside(outputs(inputs), last)
+    return partial(kernels.outputs, fast_mlp.record())

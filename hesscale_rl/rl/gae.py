@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ..compiled.cache import ready
-from .fast import normalize as running
+from ..backend import has_twin
 
 
+@has_twin
 def gae(
     rewards: np.ndarray,
     values: np.ndarray,
@@ -21,10 +21,10 @@ def gae(
     observation, not the first of the next episode. `done` is terminated or truncated. Both cut the sum of later
     errors, but only a termination makes the future worth nothing: a truncated step is bootstrapped.
     """
-    ready()
-    shape = np.shape(rewards)
-    steps = [np.asarray(a, np.float32).reshape(len(a), -1) for a in (rewards, values, next_values)]
-    ends = [np.asarray(a, bool).reshape(len(a), -1) for a in (terminated, done)]
-    advantages, returns = np.empty_like(steps[0]), np.empty_like(steps[0])
-    running.gae(*steps, *ends, gamma, lam, advantages, returns)
-    return advantages.reshape(shape), returns.reshape(shape)
+    rewards, values, next_values = (np.asarray(a, np.float64) for a in (rewards, values, next_values))
+    error = rewards - values
+    error = np.where(terminated, error, error + gamma * next_values)
+    advantages, later = np.empty_like(error), np.zeros_like(error[0])
+    for t in range(len(error) - 1, -1, -1):
+        advantages[t] = later = np.where(done[t], error[t], error[t] + gamma * lam * later)
+    return advantages.astype(np.float32), (advantages + values).astype(np.float32)

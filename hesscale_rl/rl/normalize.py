@@ -1,16 +1,79 @@
 """Running statistics for observations and rewards.
 
 They are buffers of the policy, so that a checkpoint, an evaluation and a robot all see the inputs as training saw
-them. The per-step methods are compiled loops on numpy views of the buffers (hence CPU only): at one observation per
-call the overhead of torch operations would cost more than the arithmetic.
+them. What is done at every step is a function of a record of numpy views of the buffers (hence CPU only): at one
+observation per call the overhead of torch operations would cost more than the arithmetic.
 """
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..compiled.cache import ready
-from .fast import normalize as running
+from ..backend import has_twin
+from .records import LARGEST, Normalizers, RewardScale, Statistics
+
+_NONE = np.zeros(0)
+NO_STATISTICS = Statistics(False, _NONE, _NONE, _NONE, 0.0, 0.0)
+
+
+@has_twin
+def copy_finite(x: np.ndarray, row: np.ndarray) -> bool:
+    """Copy x [n] into row [n], float64; return whether float32 holds all of it: no NaN, nothing infinite."""
+    row[:] = x
+    return bool((np.abs(row) <= LARGEST).all())
+
+
+@has_twin
+def welford_update(x: np.ndarray, stats: Statistics) -> bool:
+    """Count x [n] in, by Welford's recurrence; return whether all of it is finite.
+
+    A single observation has no spread: var keeps its initial value until the second.
+    """
+    stats.counted[0] += 1
+    n = stats.counted[0]
+    delta = x - stats.mean
+    stats.mean[:] += delta / n
+    square = delta * (x - stats.mean)
+    if n == 2:
+        stats.var[:] = square / n
+    elif n > 2:
+        stats.var[:] += (square - stats.var) / n
+    return bool(np.isfinite(x).all())
+
+
+@has_twin
+def normalize(x: np.ndarray, stats: Statistics, out: np.ndarray) -> None:
+    """Fill out [n], float32, with (x - mean)/sqrt(var + eps), held within clip; a NaN stays one."""
+    out[:] = ((x - stats.mean) / np.sqrt(stats.var + stats.eps)).clip(-stats.clip, stats.clip)
+
+
+@has_twin
+def normalize_and_update(x: np.ndarray, stats: Statistics, out: np.ndarray) -> bool:
+    """Count x [n] in and fill out [n], float32, with it normalised, or as it is; return whether x is finite."""
+    if not stats.active:
+        out[:] = x
+        return bool(np.isfinite(x).all())
+    finite = welford_update(x, stats)
+    normalize(x, stats, out)
+    return finite
+
+
+@has_twin
+def scale_and_update(reward: float, over: bool, scale: RewardScale, i: int) -> float:
+    """Count in a reward of environment i; return it over the deviation of the discounted return, held within clip.
+
+    `over`: whether the episode is, terminated or truncated. At a truncation, too, the discounted return begins again,
+    which Gymnasium's wrapper forgets: an environment that only ever truncates (HalfCheetah) would add up one endless
+    return across its episodes.
+    """
+    stats, ret = scale.stats, scale.ret[i : i + 1]
+    if not stats.active:
+        return reward
+    ret[0] = ret[0] * scale.gamma + reward
+    welford_update(ret, stats)
+    if over:
+        ret[0] = 0.0
+    return float((reward / np.sqrt(stats.var[0] + stats.eps)).clip(-stats.clip, stats.clip))
 
 
 class RunningNorm(nn.Module):
@@ -32,15 +95,13 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def update(self, x: np.ndarray) -> None:
-        """Count in one observation of shape `shape`, by Welford's recurrence."""
-        running.welford_update(np.asarray(x, dtype=np.float64).reshape(-1), *self.arrays()[:3])
+        """Count in one observation of shape `shape`."""
+        welford_update(np.asarray(x, dtype=np.float64).reshape(-1), self.record())
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-        """Return mean, var and count as flat views, eps and clip: what the loops of rl/fast/normalize.py take."""
-        ready()
-        # Taken anew for each use: kept on self, they would go stale in a deepcopy.
-        flat = self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1), self.count.numpy().reshape(1)
-        return *flat, self.eps, self.clip
+    def record(self) -> Statistics:
+        """Return the statistics as views of the buffers; taken anew for each use, since a deepcopy moves them."""
+        mean, var = self.mean.numpy().reshape(-1), self.var.numpy().reshape(-1)
+        return Statistics(True, mean, var, self.count.numpy().reshape(1), self.eps, self.clip)
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
         """Normalise x [..., *shape] to float32 of the same shape."""
@@ -69,11 +130,16 @@ class RewardNorm(nn.Module):
         self.register_buffer("ret", torch.zeros(num_envs, dtype=torch.float64))
 
     def scale(self, reward: float, episode_over: bool, env: int = 0) -> float:
-        """Count in a reward of environment `env`; return it scaled.
+        """Count in a reward of environment `env`, whose episode ended or did not; return it scaled."""
+        return scale_and_update(float(reward), episode_over, self.record(), env)
 
-        `episode_over`: terminated or truncated. At a truncation, too, the discounted return begins again, which
-        Gymnasium's wrapper forgets: an environment that only ever truncates (HalfCheetah) would add up one endless
-        return across its episodes.
-        """
-        own, stats = self.ret.numpy()[env : env + 1], self.stats.arrays()[:3]
-        return running.scale(float(reward), episode_over, self.gamma, own, *stats, self.eps, self.clip)
+    def record(self) -> RewardScale:
+        """Return the statistics as views of the buffers, and eps and clip."""
+        stats = self.stats.record()._replace(eps=self.eps, clip=self.clip)
+        return RewardScale(self.ret.numpy(), self.gamma, stats)
+
+
+def normalizers(obs: RunningNorm | None, rewards: RewardNorm | None) -> Normalizers:
+    """Return both as records; None: nothing is normalised."""
+    scale = RewardScale(_NONE, 1.0, NO_STATISTICS) if rewards is None else rewards.record()
+    return Normalizers(NO_STATISTICS if obs is None else obs.record(), scale)

@@ -11,23 +11,51 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import compiled
+from ..backend import compiles, has_twin
 from ..errors import Diverged, InputError
 from ..networks import Heads
 from .actions import ActionBox
-from .fast import acting
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
 Function = Callable[[np.ndarray], np.ndarray]
+Sampler = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], bool]
+
+
+@has_twin
+def function(net: nn.Module, observations: int) -> Function:
+    """Return a network as a function of arrays [N, observations] -> [N, C].
+
+    Its parameters may change in place, but must not be moved or replaced.
+    """
+    like = next(net.parameters())
+    return lambda obs: net(torch.from_numpy(obs).to(like.device, like.dtype)).detach().cpu().float().numpy()
+
+
+@has_twin
+def sampler(policy: "Policy") -> Sampler:
+    """Return sample(obs, noise, actions, to_env), which fills the last two for normalised observations [E, O].
+
+    `actions` as `Policy.act` gives them; `to_env` the same held within the bounds, or counted from start, for
+    `Policy.given`. It returns whether all numbers that decided the actions are finite. The parameters may change in
+    place, but must not be moved or replaced.
+    """
+
+    def sample(obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
+        outputs = policy.outputs(obs)
+        actions[:] = policy.choose(outputs, noise)
+        to_env[:] = policy.bounded(actions)
+        return bool(np.isfinite(outputs + noise if policy.discrete else actions).all())
+
+    return sample
 
 
 class Policy(nn.Module):
     """Actor [N, O] -> [mean, p] [N, 2 A] or logits [N, C], critic [N, O] -> [N, 1], for normalised observations.
 
     `parametrization`: what p is, "log_std", "log_var" or "var"; "categorical" for logits. `low`, `high` [A]: the
-    bounds of a continuous action; `start`: the number of the first discrete one. `normalize`: whether observations
-    and rewards are normalised at all. `rescale`: whether -1 and 1 stand for the bounds (actions.py).
+    bounds of a continuous action; `start`: the number of the first discrete one. `reward_norm`: None, neither
+    rewards nor observations are normalised. `rescale`: whether -1 and 1 stand for the bounds (actions.py).
     """
 
     low: Tensor
@@ -40,19 +68,16 @@ class Policy(nn.Module):
         actor: nn.Module,
         critic: nn.Module,
         parametrization: str,
-        gamma: float,
-        num_envs: int = 1,
-        normalize: bool = True,
+        reward_norm: RewardNorm | None,
         rescale: bool = False,
     ):
         super().__init__()
         self.actor, self.critic, self.parametrization = actor, critic, parametrization
         self.observations = observations
-        self.obs_norm = RunningNorm((observations,)) if normalize else None
-        self.reward_norm = RewardNorm(gamma, num_envs) if normalize else None
-        self._functions: dict[int, tuple[list, Function]] = {}  # of each network, and for which addresses
+        self.obs_norm = None if reward_norm is None else RunningNorm((observations,))
+        self.reward_norm = reward_norm
+        self._functions: dict[int, tuple[Any, Function]] = {}  # of each network, and for which backend and addresses
         self.discrete = parametrization == DISCRETE
-        self.kind = -1 if self.discrete else ("log_std", "log_var", "var").index(parametrization)  # for the loops
         if self.discrete:
             if rescale:
                 raise InputError("--rescale-actions: the environment's actions are choices, not numbers")
@@ -91,26 +116,8 @@ class Policy(nn.Module):
             return random.gumbel(size=(*shape, self.choices)).astype(np.float32)
         return random.standard_normal((*shape, len(self._low)), dtype=np.float32)
 
-    def sampler(self) -> acting.Sampler:
-        """Return sample(obs, noise, actions, bounded), compiled if it can be: it fills both arrays.
-
-        With actions as `act` does, and with the same held within the bounds, or counted from start, for `given`.
-
-        It returns whether all actions are finite. It is good for the `addresses` of now.
-        """
-        fast = acting.sampler(self)
-        if fast is not None:
-            return fast
-
-        def plain(obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
-            actions[:] = self.act(obs, noise)
-            to_env[:] = self._bounded(actions)
-            return bool(np.isfinite(actions).all())
-
-        return plain
-
     def values(self, obs: np.ndarray) -> np.ndarray:
-        """Return the critic's values [...] of normalised observations [..., O]; compiled if they can be."""
+        """Return the critic's values [...] of normalised observations [..., O]."""
         return self._call(self.critic, obs.reshape(-1, self.observations)).reshape(obs.shape[:-1])
 
     def normalize_and_update(self, obs: np.ndarray) -> np.ndarray:
@@ -125,7 +132,14 @@ class Policy(nn.Module):
 
         With noise [E, A] or [E, C] they are samples, with None the most likely ones.
         """
-        outputs = self._call(self.actor, obs)
+        return self.choose(self.outputs(obs), noise)
+
+    def outputs(self, obs: np.ndarray) -> np.ndarray:
+        """Return the actor's outputs [E, C] for normalised observations [E, O]."""
+        return self._call(self.actor, obs)
+
+    def choose(self, outputs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """Return the actions of `act` from the actor's outputs [E, C]."""
         if self.discrete:
             return (outputs if noise is None else outputs + noise).argmax(1)
         a = len(self._low)
@@ -137,14 +151,14 @@ class Policy(nn.Module):
         return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
 
     def _call(self, net: nn.Module, obs: np.ndarray) -> np.ndarray:
-        """Return the network's outputs [N, C] for obs [N, O], by a compiled function if there is one."""
+        """Return the network's outputs [N, C] for obs [N, O]."""
         if obs.ndim != 2 or obs.shape[1] != self.observations:
             raise ValueError(f"observations have the shape {list(obs.shape)}, expected [N, {self.observations}]")
-        where, (before, function) = addresses(net), self._functions.get(id(net), (None, None))
-        if function is None or before != where:
-            function = compiled.function(net, torch.zeros(1, self.observations)) or _eager(net)
-            self._functions[id(net)] = where, function
-        return function(np.ascontiguousarray(obs, dtype=np.float32))
+        where, (before, call) = (compiles(), addresses(net)), self._functions.get(id(net), (None, None))
+        if call is None or before != where:
+            call = function(net, self.observations)
+            self._functions[id(net)] = where, call
+        return call(np.ascontiguousarray(obs, dtype=np.float32))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: not the functions, which read this one's parameters."""
@@ -152,13 +166,14 @@ class Policy(nn.Module):
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return what the environment is given for the actions of `act`: elements of its space."""
-        return self.given(self._bounded(actions))
+        return self.given(self.bounded(actions))
 
     def given(self, bounded: np.ndarray) -> np.ndarray:
         """Return what the environment is given for actions that are within the bounds."""
         return bounded if self.discrete else self.box.given(bounded)
 
-    def _bounded(self, actions: np.ndarray) -> np.ndarray:
+    def bounded(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions of `act` held within the bounds, or counted from the environment's first."""
         return actions + self.start if self.discrete else np.minimum(np.maximum(actions, self._low), self._high)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -173,12 +188,6 @@ class Policy(nn.Module):
 def addresses(net: nn.Module) -> list[tuple[int, torch.dtype]]:
     """Return where the parameters lie: what compiled functions read them by, so that they can tell."""
     return [(p.data_ptr(), p.dtype) for p in net.parameters()]
-
-
-def _eager(net: nn.Module) -> Function:
-    """The network as a function of arrays, by torch."""
-    like = next(net.parameters())
-    return lambda obs: net(torch.from_numpy(obs).to(like.device, like.dtype)).detach().cpu().float().numpy()
 
 
 def check_spaces(env_id: str, observation_space: Any, action_space: Any) -> None:

@@ -1,27 +1,51 @@
 """Steps of several environments with one policy, and the accounting of their episodes."""
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..backend import chosen, compiles, has_twin
 from ..errors import Diverged
-from .fast.acting import REWARD, record
-from .policy import Policy, addresses
+from .normalize import normalize_and_update, normalizers, scale_and_update
+from .policy import Policy, addresses, sampler
+from .records import OBSERVATION, REWARD, Account, Normalizers, Outcomes, Step
 
 Arrays = dict[str, np.ndarray]
 
 
-class Step(NamedTuple):
-    """One step of E environments; the arrays may change with the next."""
+@has_twin
+def record(
+    t: int, step: Step, reset: bool, seen: np.ndarray, account: Account, norms: Normalizers, rows: Outcomes
+) -> int:
+    """Enter step t of E environments into the rows of a rollout; return how many episodes ended.
 
-    obs: np.ndarray  # [E, O] float64, what the next action is for
-    final: np.ndarray  # [E, O] float64, what really followed the action; the same array where nothing was reset
-    rewards: np.ndarray  # [E]
-    terminated: np.ndarray  # [E] bool
-    truncated: np.ndarray  # [E] bool
-    valid: np.ndarray  # [E] bool; False: nothing was learned, the environment only reset itself
+    `reset`: whether some did, so that step.obs begins the next ones. seen [E, O]: the normalised observations that
+    the next actions are for, replaced. Of each environment in turn, the observation and the reward are counted in and
+    normalised. REWARD or OBSERVATION, a negative number, if one is not finite.
+    """
+    over = 0
+    for i in range(len(seen)):
+        done, valid = bool(step.terminated[i] or step.truncated[i]), step.valid[i]
+        rows.terminated[t, i], rows.done[t, i], rows.valid[t, i] = step.terminated[i], done, valid
+        reward = float(step.rewards[i])
+        if not math.isfinite(reward):  # MuJoCo answers a NaN action with a reset of its own and a NaN reward
+            return REWARD
+        if not normalize_and_update(step.final[i], norms.obs, rows.next_obs[t, i]):
+            return OBSERVATION
+        seen[i] = rows.next_obs[t, i]
+        if reset and done and not normalize_and_update(step.obs[i], norms.obs, seen[i]):
+            return OBSERVATION
+        if not valid:  # it only reset itself: nothing may be summed across it
+            rows.done[t, i] = True
+            continue
+        rows.rewards[t, i] = scale_and_update(reward, done, norms.rewards, i)
+        account.returns[i] += reward
+        account.lengths[i] += 1
+        over += done
+    return over
 
 
 class Rollout:
@@ -37,11 +61,11 @@ class Rollout:
         noise_seed, *env_seeds = seed.spawn(1 + envs.num_envs)
         self.random = np.random.default_rng(noise_seed)
         self.step = 0
-        self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+        self.account = Account(np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64))
         self.obs = np.empty((envs.num_envs, policy.observations), np.float32)
         self._begin([int(s.generate_state(1)[0]) for s in env_seeds])
-        self._addresses: list[Any] = []
-        self._statistics = self._normalizers()
+        self._sampled: Any = None  # for which backend and addresses `_sample` is good
+        self._norms = normalizers(policy.obs_norm, policy.reward_norm)
 
     def _begin(self, seeds: list[int]) -> None:
         obs = self.envs.reset(seeds)
@@ -59,16 +83,16 @@ class Rollout:
         ended an episode.
         """
         e, shape, each, policy = self.envs.num_envs, self.obs.shape, (self.envs.num_envs,), self.policy
-        if self._addresses != addresses(policy.actor):
-            self._addresses, self._sample = addresses(policy.actor), policy.sampler()
+        if self._sampled != (where := (compiles(), addresses(policy.actor))):
+            self._sampled, self._sample = where, sampler(policy)
+        enter = chosen(record)
         noise = policy.noise(self.random, num_steps, e)
         obs = np.empty((num_steps, *self.obs.shape), dtype=np.float32)
-        next_obs, rewards = np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32)
         actions = np.empty(noise.shape[:2], np.int64) if policy.discrete else np.empty_like(noise)
         terminated, done, valid = (np.zeros((num_steps, e), dtype=bool) for _ in range(3))
+        rows = Outcomes(np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32), terminated, done, valid)
         # Environments may keep what they are given: every step has its own.
         to_env, taken = np.empty_like(actions), num_steps
-        to = (self.returns, self.lengths, self.obs, next_obs, rewards, terminated, done, valid, *self._statistics)
         for t in range(num_steps):
             obs[t] = self.obs
             if not self._sample(self.obs, noise[t], actions[t], to_env[t]):
@@ -78,7 +102,7 @@ class Rollout:
             ends = step.terminated.shape == step.truncated.shape == step.valid.shape == step.rewards.shape == each
             if not (ends and step.obs.shape == step.final.shape == shape):
                 raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")
-            over = record(t, *step, step.obs is not step.final, *to)
+            over = enter(t, step, step.obs is not step.final, self.obs, self.account, self._norms, rows)
             if over < 0:
                 raise Diverged("a reward is not finite" if over == REWARD else "an observation is not finite")
             if over > 0:
@@ -87,22 +111,14 @@ class Rollout:
             if over > 0 and stop_at_end:
                 taken = t + 1
                 break
-        every = dict(obs=obs, next_obs=next_obs, actions=actions, rewards=rewards, terminated=terminated, done=done)
-        return {name: values[:taken] for name, values in (every | dict(valid=valid)).items()}
-
-    def _normalizers(self) -> tuple[Any, ...]:
-        """The running statistics as `record` takes them."""
-        none, norm, scale = np.empty(0), self.policy.obs_norm, self.policy.reward_norm
-        seeing = (none, none, none, 0.0, 0.0) if norm is None else norm.arrays()
-        if scale is None:
-            return (*seeing, none, 1.0, none, none, none, 0.0, 0.0)
-        return (*seeing, scale.ret.numpy(), scale.gamma, *scale.stats.arrays()[:3], scale.eps, scale.clip)
+        every = dict(obs=obs, actions=actions) | rows._asdict()
+        return {name: values[:taken] for name, values in every.items()}
 
     def _end(self, over: np.ndarray, counted: np.ndarray, ended: Callable[[int, float, int], None]) -> None:
         """Close the accounts of the environments whose episode is over."""
         for i in np.flatnonzero(over):
-            ended(self.step + int(counted[i]), float(self.returns[i]), int(self.lengths[i]))
-            self.returns[i], self.lengths[i] = 0.0, 0
+            ended(self.step + int(counted[i]), float(self.account.returns[i]), int(self.account.lengths[i]))
+            self.account.returns[i], self.account.lengths[i] = 0.0, 0
 
     def state_dict(self, new_episodes: bool = False) -> dict[str, Any]:
         """Return all that decides the next steps; "envs" is None where the environments cannot be saved.
@@ -112,8 +128,8 @@ class Rollout:
         return {
             "step": self.step,
             "obs": torch.from_numpy(self.obs.copy()),
-            "returns": self.returns.tolist(),
-            "lengths": self.lengths.tolist(),
+            "returns": self.account.returns.tolist(),
+            "lengths": self.account.lengths.tolist(),
             "random": self.random.bit_generator.state,
             "envs": None if new_episodes else self.envs.save(),
         }
@@ -128,5 +144,5 @@ class Rollout:
                 self.policy.reward_norm.ret.zero_()  # of the episodes that were left
             return False
         self.obs[:] = state["obs"].numpy()
-        self.returns[:], self.lengths[:] = state["returns"], state["lengths"]
+        self.account.returns[:], self.account.lengths[:] = state["returns"], state["lengths"]
         return True

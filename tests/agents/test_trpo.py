@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from hesscale_rl.agents import trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
 from hesscale_rl.networks import Exp, GaussianHead, Heads, mlp
+from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE
 from hesscale_rl.scripts import sweep
 from hesscale_rl.scripts.sweeping import spec as grid
@@ -33,7 +34,7 @@ def problem(kind, seed=0):
         actor = torch.nn.Sequential(*actor, GaussianHead(ACTIONS))
     parametrization = trpo.STDS.get(kind, DISCRETE)
     space = Discrete(3) if kind == DISCRETE else Box(-1, 1, (ACTIONS,))
-    policy = trpo.NaturalPolicy(OBS, space, actor, mlp([*sizes, 1]), parametrization, 0.99).double()
+    policy = trpo.NaturalPolicy(OBS, space, actor, mlp([*sizes, 1]), parametrization, RewardNorm(0.99)).double()
     with torch.no_grad():
         for p in policy.actor.parameters():
             p.add_(0.3 * torch.randn_like(p))

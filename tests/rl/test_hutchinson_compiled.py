@@ -12,6 +12,7 @@ import hesscale_rl as hs
 from hesscale_rl import oracle
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.compiled import hutchinson
+from hesscale_rl.compiled.records import CATEGORICAL, DISTRIBUTIONS, VAR, PolicyLoss, Samples
 from hesscale_rl.rl.fast.learner import make_learner
 
 F64 = torch.float64
@@ -82,32 +83,30 @@ def test_gradient_and_estimate_are_those_of_float64(agent, kind, activation, n):
 
 def loss_of(kind, clip, actions, old, advantages):
     data = (actions, old, advantages, clip, 0.1) if clip else (actions, advantages, 0.1)
-    if kind < 0:
+    if kind == CATEGORICAL:
         return (hs.losses.CategoricalPPO if clip else hs.losses.CategoricalPolicyGradient)(*data)
-    parametrization = ("log_std", "log_var", "var")[kind]
+    parametrization = {code: name for name, code in DISTRIBUTIONS.items()}[kind]
     return (hs.losses.GaussianPPO if clip else hs.losses.GaussianPolicyGradient)(*data, parametrization)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.2])
-@pytest.mark.parametrize("kind", [-1, 0, 1, 2])
+@pytest.mark.parametrize("kind", DISTRIBUTIONS.values())
 def test_the_losses_second_derivatives_along_a_direction(kind, clip):
     torch.manual_seed(0)
     n = 200
     z, rz, advantages = (torch.randn(n, 6, dtype=F64), torch.randn(n, 6, dtype=F64), torch.randn(n, dtype=F64))
-    if kind == 2:
+    if kind == VAR:
         z[:, 3:] = z[:, 3:].exp()
-    actions = torch.randint(6, (n,)) if kind < 0 else torch.randn(n, 3, dtype=F64)
+    actions = torch.randint(6, (n,)) if kind == CATEGORICAL else torch.randn(n, 3, dtype=F64)
     old = loss_of(kind, 0.0, actions, None, advantages).log_prob(z) + 0.3 * torch.randn(n, dtype=F64)
     loss = loss_of(kind, clip, actions, old, advantages)
     expected = (loss.hessian(z) @ rz[:, :, None])[:, :, 0]
-    mb = np.random.default_rng(0).permutation(n)  # what belongs to the samples stands in other rows
-    where = np.argsort(mb)
     rg = np.empty((n, 6))
-    rest = (old.numpy()[where], advantages.numpy(), clip, 0.1, 1 / n, rg)
-    if kind < 0:
-        hutchinson.categorical.py_func(z.numpy(), rz.numpy(), mb, actions.numpy()[where], *rest)
+    given = Samples(actions.numpy(), old.numpy(), advantages.numpy()), PolicyLoss(clip, 0.1, 1 / n), rg
+    if kind == CATEGORICAL:
+        hutchinson.categorical.py_func(z.numpy(), rz.numpy(), *given)
     else:
-        hutchinson.gaussian.py_func(z.numpy(), rz.numpy(), mb, kind, actions.numpy()[where], *rest)
+        hutchinson.gaussian.py_func(z.numpy(), rz.numpy(), kind, *given)
     np.testing.assert_allclose(rg, expected.numpy(), rtol=1e-9, atol=1e-12)
     if clip:
         clipped = loss.objective(loss.log_prob(z)) != -advantages * (loss.log_prob(z) - old).exp()

@@ -79,7 +79,7 @@ def distance(a, b):
 
 def wobble(agent, args, result, seen, activation, seed):
     """How far `result` is from the readable way with other rounding: in float64, or from weights 1e-7 beside."""
-    side = pair(agent, args.std if result[0].kind >= 0 else "discrete", args.optimizer, activation=activation)[1][0]
+    side = pair(agent, "discrete" if result[0].discrete else args.std, args.optimizer, activation=activation)[1][0]
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in side[0].parameters():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hesscale_rl import envs
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.compiled.matmul import linear, pack, product
+from hesscale_rl.rl.policy import sampler
 from hesscale_rl.rl.rollout import Rollout
 
 CASES = [("Hopper-v5", std, e) for std in ppo.STDS for e in (1, 3)] + [
@@ -81,12 +82,12 @@ def test_the_sampler_samples_as_act_does(std):
     noise = 3 * policy.noise(random, 5)
     actions = policy.act(obs, noise)
     filled, to_env = np.empty_like(actions), np.empty_like(actions)
-    assert policy.sampler()(obs, noise, filled, to_env)
+    assert sampler(policy)(obs, noise, filled, to_env)
     np.testing.assert_allclose(filled, actions, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(to_env, policy.to_env(actions), rtol=1e-5, atol=1e-6)
     assert std == "discrete" or (np.abs(to_env) == 1).any()
     obs[3] = np.nan
-    assert not policy.sampler()(obs, noise, filled, to_env)
+    assert not sampler(policy)(obs, noise, filled, to_env)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**16))

@@ -12,10 +12,11 @@ import torch
 from ... import AdaHesScale, AdaHessian, HesScale, Hutchinson, backward, losses
 from ...compiled.cache import COMMON, HUTCHINSON, compile_here
 from ...networks import GaussianHead, mlp
+from ..normalize import RewardNorm
 from ..policy import DISCRETE, Policy
 from ..rollout import Rollout, Step
-from . import normalize as running
 from .learner import Objective, make_learner
+from .normalize import copy_finite
 
 
 class _Still:
@@ -50,20 +51,20 @@ def compile_common() -> None:
         (normal, "log_std", gym.spaces.Box(-1, 1, (2,)), actions),
         (logits, DISCRETE, gym.spaces.Discrete(2), classes),
     ):
-        policy = Policy(3, space, actor, value, kind, 0.99)
+        policy = Policy(3, space, actor, value, kind, RewardNorm(0.99))
         fast = make_learner(policy, AdaHesScale(policy.parameters(), delta=1e-8), HesScale())
         assert fast is not None
         fast.learn(rows | {"actions": taken}, torch.arange(n), 1, Objective(True, 0.0, 0.5, 0.5, 0.2, 0.2))
         Rollout(_Still(), policy, np.random.SeedSequence(0)).collect(1, lambda *_: None)
         policy.normalize_and_update(np.zeros(3))
     for first in (np.zeros(3, np.float32), np.zeros(3)):
-        running.take(first, np.empty(3))
+        copy_finite(first, np.empty(3))
 
 
 def compile_hutchinson() -> None:
     """Call the loops that only `Hutchinson` needs."""
     n = 4
-    policy = Policy(3, gym.spaces.Discrete(2), mlp([3, 4, 2]), mlp([3, 4, 1]), DISCRETE, 0.99)
+    policy = Policy(3, gym.spaces.Discrete(2), mlp([3, 4, 2]), mlp([3, 4, 1]), DISCRETE, RewardNorm(0.99))
     fast = make_learner(policy, AdaHessian(policy.parameters(), delta=1e-8), Hutchinson())
     assert fast is not None
     rows = {name: torch.randn(n) for name in ("logprob", "advantages", "returns", "values")}

@@ -1,10 +1,10 @@
 """Passes over a batch, each in one call; what the readable way does with hesscale_rl.backward and an optimizer.
 
-For actors and critics that are chains and the optimizers with a loop of their own; PPO's losses, and A2C's as PPO's
+For actors and critics that are MLPs and the optimizers with a loop of their own; PPO's losses, and A2C's as PPO's
 without a clip. The tests hold one way to the other.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ... import backend
 from ...compiled import losses, steps
 from ...compiled.cache import HUTCHINSON, ready
 from ...compiled.mlp import FastMLP, branches, fast_mlps
+from ...compiled.records import DISTRIBUTIONS, NO_CURVATURE, WITH_D2F, WITHOUT_D2F, ActorCritic, Batch, Draws
 from ...curvature.base import HesScale, HesScaleGN
 from ...curvature.hutchinson import Hutchinson
 from ...errors import InputError
@@ -22,18 +23,7 @@ from ...optim.adam import ScaledAdam
 from ...optim.sgd import ScaledSGD
 from ...system.console import complain
 from ..policy import Policy
-from .minibatch import NO_HEAD, Network, epoch
-
-
-class Objective(NamedTuple):
-    """What a pass minimises: PPO's losses, or with `clip` 0 A2C's. A clip or a norm of 0: none."""
-
-    norm_adv: bool
-    entropy_coef: float
-    value_coef: float
-    max_grad_norm: float
-    clip: float = 0.0
-    value_clip: float = 0.0
+from .minibatch import Minibatches, Objective, Table, epoch
 
 
 class Learner:
@@ -41,15 +31,14 @@ class Learner:
 
     def __init__(self, policy: Policy, optimizer: Any, curvature: Any, fast_mlps: list[FastMLP]):
         self.policy, self.optimizer = policy, optimizer
-        self.second, self.use_d2f = curvature is not None, type(curvature) is HesScale
+        self.curvature = CODES[type(curvature)]
         self.samples = curvature.samples if type(curvature) is Hutchinson else 0
         self.params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.grads = {p: torch.zeros_like(p) for p in self.params}
         self.curvatures = {p: torch.zeros_like(p) for p in self.params}
-        built = [self._network(fast_mlp) for fast_mlp in fast_mlps]
-        first = built[0]
-        none = Network(*(first[k][:0] for k in range(5)), NO_HEAD)  # type: ignore[call-arg]
-        self.mean, self.variance, self.critic = built[0], built[1] if len(built) == 3 else none, built[-1]
+        mean, *variance, critic = (fast_mlp.network(self.grads, self.curvatures) for fast_mlp in fast_mlps)
+        kind = DISTRIBUTIONS[policy.parametrization]
+        self.nets = ActorCritic(kind, bool(variance), mean, variance[0] if variance else mean, critic)
         self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
         self.lengths = np.array([p.numel() for p in self.params])
         self.addresses = [p.data_ptr() for p in self.params]
@@ -57,15 +46,8 @@ class Learner:
         self.where, self.counts = self._table()
         for p in self.params:
             p.grad = self.grads[p]
-            if self.second:
+            if curvature is not None:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
-
-    def _network(self, fast_mlp: FastMLP) -> Network:
-        tensors = list(fast_mlp.params.values())
-        kinds: list[list[Tensor]] = [tensors, [self.grads[p] for p in tensors], [self.curvatures[p] for p in tensors]]
-        head = NO_HEAD if fast_mlp.log_std is None else np.array([ts[-1].data_ptr() for ts in kinds])
-        params, grads, curvatures = map(fast_mlp.addresses, kinds)
-        return Network(params, grads, curvatures, np.array(fast_mlp.sizes), np.array(fast_mlp.codes), head)
 
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         """Addresses [7, K] and counts of steps [K] for `steps.take`; makes the optimizer's state if it is new."""
@@ -106,10 +88,6 @@ class Learner:
         if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
             raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
         groups, count = self.optimizer.param_groups, len(order)
-        rows = {name: losses.array(t) for name, t in batch.items()}
-        actions, advantages = rows["actions"], rows["advantages"]
-        old = rows.get("logprob", advantages)
-        floats, classes = (_NO_ACTIONS, actions) if self.policy.discrete else (actions, _NO_CLASSES)
         if any(group.get("momentum") for group in groups):
             raise RuntimeError("momentum was set: the compiled update has none, so take backend torch")
         newton = isinstance(self.optimizer, AdaHesScale)
@@ -117,12 +95,13 @@ class Learner:
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
         etas = np.ones((minibatches, len(groups)))
-        draws = (np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
+        draws = Draws(np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
+        table = Table(self.where, self.lengths, self.counts, self.bounds, settings)
+        parts = Minibatches(order.numpy(), cuts)
+        objective = Objective(bool(objective[0]), *map(float, objective[1:]))  # an int would be another type
         actor, critic, outputs, done = epoch(
-            self.mean, self.variance, self.critic, rows["obs"], self.policy.kind, floats, classes, old, advantages,
-            rows["returns"], rows["values"], order.numpy(), cuts, *objective, self.second, self.use_d2f, draws,
-            self.where, self.lengths, self.counts, self.bounds, settings, etas,
-        )  # fmt: skip
+            self.nets, self._batch(batch), parts, objective, self.curvature, draws, table, etas
+        )
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
         factors = etas[:done].tolist()
         self.optimizer._eta = factors[-1] if factors else []
@@ -131,9 +110,18 @@ class Learner:
         torch.autograd.graph.increment_version(self.params)
         return actor, critic, torch.from_numpy(outputs), factors
 
+    def _batch(self, batch: dict[str, Tensor]) -> Batch:
+        """The rows as the loops take them. A2C's have no old probabilities, and nobody looks at them."""
+        rows = {name: losses.array(t) for name, t in batch.items()}
+        actions, choices = (_NONE, rows["actions"]) if self.policy.discrete else (rows["actions"], _NO_CHOICES)
+        names = ("advantages", "returns", "values")
+        old = rows.get("logprob", rows["advantages"])
+        return Batch(rows["obs"], actions, choices, old, *(rows[name] for name in names))
+
 
 OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
-_NO_ACTIONS, _NO_CLASSES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
+CODES = {type(None): NO_CURVATURE, HesScaleGN: WITHOUT_D2F, HesScale: WITH_D2F, Hutchinson: WITH_D2F}
+_NONE, _NO_CHOICES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 
 def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = False) -> Learner | None:
@@ -159,8 +147,8 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = F
 
 
 def _fast_mlps(policy: Policy, optimizer: Any, curvature: Any) -> list[FastMLP] | None:
-    """The chains of the actor, one or two, and of the critic; None for what only the readable way does."""
-    if type(optimizer) not in OPTIMIZERS or type(curvature) not in (type(None), HesScale, HesScaleGN, Hutchinson):
+    """The MLPs of the actor, one or two, and of the critic; None for what only the readable way does."""
+    if type(optimizer) not in OPTIMIZERS or type(curvature) not in CODES:
         return None
     if any(group.get("momentum") for group in optimizer.param_groups):
         return None

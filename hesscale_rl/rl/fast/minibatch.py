@@ -6,44 +6,40 @@ from typing import NamedTuple
 import numpy as np
 
 from ...compiled import hutchinson, kernels, losses, steps
-from ...jit import FAST, FAST_SUMS, ZERO, at, beside, columns, put
-
-NO_HEAD = np.zeros(3, np.int64)
-
-
-class Network(NamedTuple):
-    """A chain for the loops: addresses of parameters, gradients, curvatures [L, 2]; head [3], of log_std's three."""
-
-    params: np.ndarray
-    grads: np.ndarray
-    curvatures: np.ndarray
-    sizes: np.ndarray
-    codes: np.ndarray
-    head: np.ndarray
+from ...compiled.records import CATEGORICAL, Batch, Outputs, Passes, PolicyLoss, Samples
+from ...jit import FAST, FAST_SUMS, ZERO, at, columns, put
 
 
-@FAST
-def _outputs(net, y, n):
-    """The network's outputs from y, what `kernels.forward` gave, with the head's column block if it has one."""
-    c = net.sizes[-1]
-    z = y[len(y) - n * c :].reshape(n, c)
-    return columns(z, 0, c) if net.head[0] == 0 else beside(z, at(net.head[0], 1, c)[0])
+class Objective(NamedTuple):
+    """What a pass minimises: PPO's losses, or with `clip` 0 A2C's. A clip or a norm of 0: none."""
+
+    norm_adv: bool
+    entropy_coef: float
+    value_coef: float
+    max_grad_norm: float
+    clip: float = 0.0
+    value_clip: float = 0.0
 
 
-@FAST
-def _back(net, x, y, dy, ddy, g, d, second, use_d2f):
-    """Fill the network's gradients and curvatures from those at its outputs."""
-    c = net.sizes[-1]
-    if net.head[0] != 0:
-        for k in range(2 if second else 1):
-            total = at(net.head[1 + k], 1, c)[0]
-            total[:] = ZERO
-            message = g if k == 0 else d
-            for i in range(len(message)):
-                for j in range(c):
-                    total[j] += message[i, c + j]
-    g, d = columns(g, 0, c), columns(d if second else d[:0], 0, c)
-    kernels.reverse(net.params, net.sizes, net.codes, x, y, dy, ddy, g, d, use_d2f, net.grads, net.curvatures)
+class Minibatches(NamedTuple):
+    """Minibatch k of K is the rows order[cuts[k] : cuts[k + 1]] of a batch."""
+
+    order: np.ndarray
+    cuts: np.ndarray
+
+
+class Table(NamedTuple):
+    """The optimizer's tensors and settings, by parameter [P] and by group [G]; see compiled/steps.py.
+
+    `where` [7, P]: addresses; `lengths`, `counts` [P]: of numbers, and of steps taken; `bounds` [G + 1]: group i has
+    the parameters bounds[i] : bounds[i + 1]; `settings` [G, 9].
+    """
+
+    where: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    bounds: np.ndarray
+    settings: np.ndarray
 
 
 @FAST
@@ -92,7 +88,9 @@ def clip_grad_norm(grads, lengths, limit):
 
 @FAST
 def _rows(a, order):
-    """The rows `order` of a [B, C]."""
+    """The rows `order` of a [B, C], or of an empty one."""
+    if len(a) == 0:
+        return a
     out = np.empty((len(order), a.shape[1]), a.dtype)
     for i in range(len(order)):
         row = a[order[i]]
@@ -103,7 +101,9 @@ def _rows(a, order):
 
 @FAST
 def _picked(a, order):
-    """The entries `order` of a [B]."""
+    """The entries `order` of a [B], or of an empty one."""
+    if len(a) == 0:
+        return a
     out = np.empty(len(order), a.dtype)
     for i in range(len(order)):
         out[i] = a[order[i]]
@@ -111,66 +111,89 @@ def _picked(a, order):
 
 
 @FAST
-def epoch(
-    mean, variance, critic, obs, kind, actions, classes, old, advantages, returns, old_values, order, cuts,
-    norm_adv, entropy_coef, value_coef, limit, clip, value_clip, second, use_d2f, draws,
-    where, lengths, counts, bounds, settings, etas,
-):  # fmt: skip
-    """Learn from the rows order[cuts[k] : cuts[k + 1]] of a batch, one minibatch after the other.
+def _minibatch(batch, order, norm_adv):
+    """The rows `order` of a batch, their advantages normalised if they are to be."""
+    a = _picked(batch.advantages, order)
+    return Batch(
+        _rows(batch.obs, order),
+        _rows(batch.actions, order),
+        _picked(batch.choices, order),
+        _picked(batch.old_logprob, order),
+        _normalized(a) if norm_adv else a,
+        _picked(batch.returns, order),
+        _picked(batch.old_values, order),
+    )
 
-    kind: of the policy's outputs, -1 softmax, else as in seeds. variance: the second network of the actor, or one
-    without layers. where [7, P], lengths, counts [P]: as for the step, by groups that begin and end at `bounds`;
-    settings [G, 9]: of every group, as `steps.settings` gives them. draws: None, or for Hutchinson's estimate in
-    place of the diagonal a seed and the number of draws; None is a type of its own, so that runs without it have
-    nothing of it compiled. Fills etas [K, G].
+
+@FAST
+def _forward(nets, x):
+    """The passes forward of all networks, the actor's outputs [N, C] and the critic's [N, 1]."""
+    mean, critic = kernels.forward(nets.mean.mlp, x), kernels.forward(nets.critic.mlp, x)
+    z, variance = kernels.outputs_of(nets.mean.mlp, mean), mean
+    if nets.separate:
+        variance = kernels.forward(nets.variance.mlp, x)
+        half = z.shape[1]
+        both = np.empty((len(x), 2 * half), np.float32)
+        put(z, both, 0)
+        put(kernels.outputs_of(nets.variance.mlp, variance), both, half)
+        z = both
+    return Passes(mean, variance, critic), z, kernels.outputs_of(nets.critic.mlp, critic)
+
+
+@FAST
+def _policy_loss(distribution, z, mb, loss, g, d):
+    """The policy's loss for a minibatch; fills its gradient and diagonal at the outputs z."""
+    if distribution == CATEGORICAL:
+        return losses.categorical(z, Samples(mb.choices, mb.old_logprob, mb.advantages), loss, g, d)
+    samples = Samples(mb.actions, mb.old_logprob, mb.advantages)
+    return losses.gaussian(z, distribution, samples, loss, g, d)
+
+
+@FAST
+def _back(nets, passes, outputs, d, curvature):
+    """Fill all gradients and curvatures from those at the outputs; d: the diagonal at the actor's."""
+    g, critic = outputs.g, outputs.critic_g
+    if nets.separate:
+        half = g.shape[1] // 2
+        g2, d2 = columns(g, half, 2 * half), columns(d, half, 2 * half)
+        kernels.reverse(nets.variance, passes.variance, g2, d2, curvature)
+        g, d = columns(g, 0, half), columns(d, 0, half)
+    kernels.reverse(nets.mean, passes.mean, g, d, curvature)
+    kernels.reverse(nets.critic, passes.critic, critic, outputs.critic_d, curvature)
+
+
+@FAST
+def epoch(nets, batch, minibatches, objective, curvature, draws, table, etas):
+    """Learn from the minibatches of a batch, one after the other.
+
+    curvature: what goes back beside the gradient, a code of records.py. draws: None, or for Hutchinson's estimate in
+    its place where the signs come from; None is a type of its own, so that runs without it have nothing of it
+    compiled. Fills etas [K, G].
     Returns the last minibatch's two losses, the actor's outputs before its step, and how many were learned from;
     fewer than all where a loss is not finite: then nothing more is changed.
     """
-    two = len(variance.codes) > 0
+    order, cuts = minibatches
     for k in range(len(cuts) - 1):
-        mb = order[cuts[k] : cuts[k + 1]]
-        x, factor = _rows(obs, mb), 1.0 / len(mb)
-        y, dy, ddy = kernels.forward(mean.params, mean.sizes, mean.codes, x)
-        z = _outputs(mean, y, len(mb))
-        y2, dy2, ddy2, half = y, dy, ddy, z.shape[1]  # the width of what the first network is given back
-        if two:
-            y2, dy2, ddy2 = kernels.forward(variance.params, variance.sizes, variance.codes, x)
-            both = np.empty((len(mb), 2 * half), np.float32)
-            put(z, both, 0)
-            put(_outputs(variance, y2, len(mb)), both, half)
-            z = both
-        a = _picked(advantages, mb)
-        if norm_adv:
-            a = _normalized(a)
-        g, d = np.empty_like(z), np.empty_like(z)
-        if kind < 0:
-            taken = _picked(classes, mb)
-            actor_loss = losses.categorical(z, taken, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
-        else:
-            rows = _rows(actions, mb)
-            actor_loss = losses.gaussian(z, kind, rows, _picked(old, mb), a, clip, entropy_coef, factor, g, d)
-        yc, dyc, ddyc = kernels.forward(critic.params, critic.sizes, critic.codes, x)
-        v = _outputs(critic, yc, len(mb))
-        gc, dc = np.empty_like(v), np.empty_like(v)
-        targets = _picked(returns, mb), _picked(old_values, mb)
-        critic_loss = losses.value(v, *targets, value_clip, value_coef, factor, gc, dc)
+        mb = _minibatch(batch, order[cuts[k] : cuts[k + 1]], objective.norm_adv)
+        factor = 1.0 / len(mb.obs)
+        passes, z, v = _forward(nets, mb.obs)
+        loss = PolicyLoss(objective.clip, objective.entropy_coef, factor)
+        g, d, gc, dc = np.empty_like(z), np.empty_like(z), np.empty_like(v), np.empty_like(v)
+        actor_loss = _policy_loss(nets.distribution, z, mb, loss, g, d)
+        clip, coef = objective.value_clip, objective.value_coef
+        critic_loss = losses.value(v, mb.returns, mb.old_values, clip, coef, factor, gc, dc)
         if not math.isfinite(actor_loss + critic_loss):
             return actor_loss, critic_loss, z, k
+        outputs = Outputs(z, g, gc, dc)
         if draws is None:
-            _back(mean, x, y, dy, ddy, columns(g, 0, half), columns(d, 0, half), second, use_d2f)
-            if two:
-                g2, d2 = columns(g, half, 2 * half), columns(d, half, 2 * half)
-                _back(variance, x, y2, dy2, ddy2, g2, d2, second, use_d2f)
-            _back(critic, x, yc, dyc, ddyc, gc, dc, second, use_d2f)
+            _back(nets, passes, outputs, d, curvature)
         else:
-            hutchinson.back(
-                mean, variance, critic, x, (y, dy, ddy), (y2, dy2, ddy2), (yc, dyc, ddyc), z, g, gc, dc,
-                kind, actions, classes, mb, old, a, clip, entropy_coef, factor, draws, k,
-            )  # fmt: skip
-        if limit > 0:
-            clip_grad_norm(where[1], lengths, limit)
-        for i in range(len(settings)):
-            for j in range(bounds[i], bounds[i + 1]):
-                counts[j] += 1
-            etas[k, i] = steps.step(where, lengths, counts, bounds[i], bounds[i + 1], settings[i])
+            hutchinson.back(nets, passes, outputs, mb, loss, draws, k)
+        if objective.max_grad_norm > 0:
+            clip_grad_norm(table.where[1], table.lengths, objective.max_grad_norm)
+        for i in range(len(table.settings)):
+            begin, end = table.bounds[i], table.bounds[i + 1]
+            for j in range(begin, end):
+                table.counts[j] += 1
+            etas[k, i] = steps.step(table.where, table.lengths, table.counts, begin, end, table.settings[i])
     return actor_loss, critic_loss, z, len(cuts) - 1
