@@ -56,6 +56,18 @@ def _larger(a, b):
 
 
 @FAST
+def _smaller(a, b):
+    """The smaller of two; a where it is NaN."""
+    return b if b < a else a
+
+
+@FAST
+def _most(delta, rate, newton, bound):
+    """What an entry without its rate may count as: the whole trust region; for Newton steps and reach=None no bound."""
+    return np.float32(np.inf if newton != 0 or bound == 0 or rate == 0 else 2 * delta / (rate * rate))
+
+
+@FAST
 def _eta(h, delta):
     """The factor of step-size scaling; 1 for delta 0 or no curvature."""
     if delta == 0:
@@ -80,13 +92,26 @@ def _curvature_along(m, v, w, root, eps, bounds):
 
 
 @FAST_SUMS
-def _curvature_along_gradient(g, w, root, bound):
-    """sum max(sqrt(w_hat), bound |g|) g^2; in blocks, so that float32 suffices inside one."""
+def _curvature_along_within(m, v, w, root, eps, flat, most):
+    """The same for u = m/(sqrt(v_hat) + eps), where each entry is shortened until it counts as `most`."""
+    total, n = np.float64(0), len(m)
+    for start in range(0, n, 1024):
+        part = ZERO
+        for i in range(start, min(start + 1024, n)):
+            u = m[i] / (math.sqrt(v[i]) * root + eps)
+            part += _smaller(_larger(math.sqrt(w[i]) * root, flat * abs(m[i])) * u * u, most)
+        total += np.float64(part)
+    return total
+
+
+@FAST_SUMS
+def _curvature_along_gradient(g, w, root, bound, most):
+    """sum max(sqrt(w_hat), bound |g|) g^2, each entry at most `most`; in blocks, so that float32 suffices inside one."""
     total, n = np.float64(0), len(g)
     for start in range(0, n, 1024):
         part = ZERO
         for i in range(start, min(start + 1024, n)):
-            part += _larger(math.sqrt(w[i]) * root, bound * abs(g[i])) * g[i] * g[i]
+            part += _smaller(_larger(math.sqrt(w[i]) * root, bound * abs(g[i])) * g[i] * g[i], most)
         total += np.float64(part)
     return total
 
@@ -96,6 +121,15 @@ def _apply(p, m, v, rate, root, eps, bound):
     """Take u = rate m/(max(sqrt(v) root, bound |m|) + eps) from p."""
     for i in range(len(p)):
         p[i] -= rate * m[i] / _larger(math.sqrt(v[i]) * root + eps, bound * abs(m[i]) + eps)
+
+
+@FAST
+def _apply_within(p, m, v, w, rate, root, eps, flat, most):
+    """Take u = rate m/(sqrt(v) root + eps) from p, each entry shortened to max(sqrt(w) root, flat |m|) u^2 <= most."""
+    for i in range(len(p)):
+        u = rate * m[i] / (math.sqrt(v[i]) * root + eps)
+        longest = rate * math.sqrt(most / _larger(math.sqrt(w[i]) * root, flat * abs(m[i])))
+        p[i] -= _larger(_smaller(u, longest), -longest)
 
 
 @FAST
@@ -127,17 +161,25 @@ def adaptive_loop(where, lengths, counts, begin, end, settings):
         else:
             w = at(where[6, k], 1, n)[0]
             _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
-            h += rate * rate * _curvature_along(m, v, w, root, e, (low, flat))
+            most = _most(delta, rate, newton, bound)
+            if most == np.inf:
+                h += rate * rate * _curvature_along(m, v, w, root, e, (low, flat))
+            else:
+                h += rate * rate * _curvature_along_within(m, v, w, root, e, flat, most)
     if delta == 0:
         return 1.0
     eta = _eta(h, delta)
     for k in range(begin, end):
         n = lengths[k]
         fade = 1 - beta1 ** counts[k]
-        rate = np.float32(eta * lr / fade)
-        low = np.float32(newton * bound / fade)
+        rate, most = np.float32(eta * lr / fade), _most(delta, lr / fade, newton, bound)
+        low, flat = np.float32(newton * bound / fade), np.float32(bound / fade)
         root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-        _apply(at(where[0, k], 1, n)[0], at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0], rate, root, e, low)
+        p, m, v = at(where[0, k], 1, n)[0], at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
+        if most == np.inf:
+            _apply(p, m, v, rate, root, e, low)
+        else:
+            _apply_within(p, m, v, at(where[6, k], 1, n)[0], rate, root, e, flat, most)
     return eta
 
 
@@ -145,22 +187,28 @@ def adaptive_loop(where, lengths, counts, begin, end, settings):
 def _gradient_loop(where, lengths, counts, begin, end, settings):
     """Take the step of ScaledSGD; return eta. where: as above, with only p and g, and d and w if delta is not 0."""
     lr, _, beta2, _, delta, decay, sign, _, bound = settings
-    h = 0.0
+    h, most = 0.0, _most(delta, lr, 0.0, bound)
     if delta > 0:
         for k in range(begin, end):
             n = lengths[k]
             g, w = at(where[1, k], 1, n)[0], at(where[6, k], 1, n)[0]
             _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
             root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-            h += lr * lr * _curvature_along_gradient(g, w, root, np.float32(bound))
+            h += lr * lr * _curvature_along_gradient(g, w, root, np.float32(bound), most)
     eta = _eta(h, delta)
     for k in range(begin, end):
         p, g = at(where[0, k], 1, lengths[k])[0], at(where[1, k], 1, lengths[k])[0]
         if decay != 0:
             _decay(p, lr * decay)
         rate = np.float32(sign * eta * lr)
-        for i in range(len(p)):
-            p[i] -= rate * g[i]
+        if delta == 0 or most == np.inf:
+            for i in range(len(p)):
+                p[i] -= rate * g[i]
+        else:
+            w, root = at(where[6, k], 1, lengths[k])[0], np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
+            for i in range(len(p)):
+                longest = math.sqrt(most / _larger(math.sqrt(w[i]) * root, np.float32(bound) * abs(g[i])))
+                p[i] -= rate * _larger(_smaller(g[i], longest), -longest)
     return eta
 
 

@@ -13,7 +13,9 @@ class ScaledAdam(CurvatureOptimizer):
     """Adam (Kingma and Ba 2014); with `delta`, its update u is scaled as algorithm 3 of Elsayed et al. 2024 does.
 
     The scaling needs p.hess_diag, averages its square apart from Adam's own moments, and is done for each parameter
-    group by itself; it counts a parameter's curvature as at least |m_hat|/reach (AdaHesScale has the same bound).
+    group by itself; it counts a parameter's curvature as at least |m_hat|/reach (AdaHesScale has the same bound), and
+    shortens, before all, each entry of u that alone would leave the trust region, so that one huge curvature does not
+    hold the others back (optim/scaling.py derives both). reach=None: the algorithm to the letter.
     With delta=None this is torch.optim.Adam, with `weight_decay` torch.optim.AdamW, and needs no curvature.
     `maximize`: ascend.
     """

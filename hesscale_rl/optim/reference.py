@@ -50,6 +50,7 @@ def scaled_adam(
         if s["delta"] is not None:
             h = state[f"h{i}"] = b2 * state.get(f"h{i}", torch.zeros_like(p)) + (1 - b2) * curvatures[i] ** 2
             roots.append(_bounded((h / (1 - b2**t)).sqrt(), m_hat, s))
+            updates[i] = _within_alone(updates[i], roots[i], s)
     return _apply(params, updates, roots, s)
 
 
@@ -66,6 +67,7 @@ def scaled_sgd(
         if s["delta"] is not None:
             v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(g)) + (1 - b2) * curvatures[i] ** 2
             roots.append(_bounded((v / (1 - b2**t)).sqrt(), (1 - momentum) * b, s))
+            updates[i] = _within_alone(updates[i], roots[i], s)
     return _apply(params, updates, roots, s)
 
 
@@ -117,6 +119,11 @@ def _signed(grads: list[Tensor], s: dict[str, Any]) -> list[Tensor]:
 
 def _bounded(root: Tensor, m_hat: Tensor, s: dict[str, Any]) -> Tensor:
     return root if s["reach"] is None else torch.maximum(root, m_hat.abs() / s["reach"])
+
+
+def _within_alone(u: Tensor, root: Tensor, s: dict[str, Any]) -> Tensor:
+    """Each entry of u no longer than the trust region is along its axis: root u^2 <= 2 delta."""
+    return u if s["reach"] is None else torch.minimum(u.abs(), (2 * s["delta"] / root).sqrt()) * u.sign()
 
 
 def _apply(params: list[Tensor], updates: list[Tensor], roots: list[Tensor], s: dict[str, Any]) -> float:

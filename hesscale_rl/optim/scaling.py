@@ -1,4 +1,4 @@
-"""What optimizers with a diagonal share: moving averages, the bound on Newton steps, step-size scaling.
+"""What optimizers with a diagonal share: moving averages, the bounds on steps, step-size scaling.
 
 Along one parameter the model of the loss is m x + root x^2/2: m the averaged gradient, root that of the averaged
 squared curvature. Its minimum, the Newton step x = -m/root, is no longer to be believed where it lies far away: as
@@ -11,7 +11,21 @@ to the curvature what puts the minimum on the bound (Karush, Kuhn, Tucker). That
 takes the place of root, in the update that divides by it and in h = sum root' u^2. It is in the curvature's units:
 with the loss multiplied by c, m and root are so too, and the step stays what it was. `reach` is a length in the space
 of parameters; no step at rate lr moves a parameter further than lr reach. Sophia clips its steps so, too (Liu et al.
-2023). reach=None is the literal rule of Elsayed et al. 2024.
+2023).
+
+An update that does not divide by root (Adam's, the gradient) has no such bound where curvature is huge: one parameter
+can ask for more than the whole trust region sum root u^2 <= 2 delta, and eta would shorten all others with it, for as
+long as the average of squares remembers that one curvature, which is thousands of steps for a decay of 0.999. But every
+point of the region has root u_i^2 <= 2 delta along each axis, too, whatever the others do. So u is taken to the nearest
+point of that box first, and then scaled:
+
+    |u_i| <= sqrt(2 delta/root_i).
+
+Each entry keeps its sign, so the step descends as before and stays inside the region; a parameter that alone asks for
+too much takes of the region what one that asks for just all of it would. So k of them, however huge their curvature,
+leave at least 1/sqrt(1 + k) of the others' step, if these alone would be inside.
+
+reach=None is the literal rule of Elsayed et al. 2024, without both.
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +85,10 @@ def _torch_step(group: dict[str, Any], tensors: Adaptive, steps: list[int], newt
     if curvatures and w:
         root = average_of_squares(w, curvatures, beta2, steps)
         at_least(root, m, reach, fades)
-    return scale_and_apply(group, params, u, [float(group["lr"]) / f for f in fades], root)
+    rates = [float(group["lr"]) / f for f in fades]
+    if curvatures and not newton:
+        within_alone(group, u, rates, root)
+    return scale_and_apply(group, params, u, rates, root)
 
 
 def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
@@ -93,6 +110,17 @@ def at_least(root: Tensors, m: list[Tensor], reach: float | None, fades: list[fl
         least = torch._foreach_abs(m)
         torch._foreach_mul_(least, [1 / (reach * f) for f in fades])
         torch._foreach_maximum_(root, least)
+
+
+def within_alone(group: dict[str, Any], u: Tensors, rates: list[float], root: Tensors) -> None:
+    """Shorten each entry of u in place to root (rate u)^2 <= 2 delta, unless `reach` is None."""
+    if group["reach"] is not None and all(rates):
+        longest = torch._foreach_sqrt(root)
+        torch._foreach_reciprocal_(longest)  # infinity where there is no curvature
+        torch._foreach_mul_(longest, [(2 * group["delta"]) ** 0.5 / rate for rate in rates])
+        torch._foreach_minimum_(u, longest)
+        torch._foreach_neg_(longest)
+        torch._foreach_maximum_(u, longest)
 
 
 def scale_and_apply(

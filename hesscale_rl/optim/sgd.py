@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import CurvatureOptimizer
-from .scaling import at_least, average_of_squares, scale_and_apply
+from .scaling import at_least, average_of_squares, scale_and_apply, within_alone
 from .settings import DECAY, EVERY, MAXIMIZE, REACH
 
 
@@ -15,7 +15,8 @@ class ScaledSGD(CurvatureOptimizer):
 
     `betas`: only the second is used, for the average of the squared curvature; groups have it as `beta2`, since
     schedulers that cycle momentum would take `betas` for it. The scaling counts a parameter's curvature as at least
-    (1 - momentum) |b|/reach (AdaHesScale has the same bound). `maximize`: ascend.
+    (1 - momentum) |b|/reach (AdaHesScale has the same bound), and shortens, before all, each entry of u that alone would
+    leave the trust region (optim/scaling.py derives it); reach=None: neither. `maximize`: ascend.
     """
 
     ranges = EVERY | {"beta2": DECAY, "momentum": DECAY} | REACH | MAXIMIZE
@@ -62,4 +63,7 @@ class ScaledSGD(CurvatureOptimizer):
         if curvatures:
             root = average_of_squares(moments[-1], curvatures, group["beta2"], steps)
             at_least(root, b, group["reach"], [1 / (1 - momentum)] * len(b))
-        return scale_and_apply(group, params, [t.clone() for t in b], [float(group["lr"])] * len(b), root)
+        u, rates = [t.clone() for t in b], [float(group["lr"])] * len(b)
+        if root is not None:
+            within_alone(group, u, rates, root)
+        return scale_and_apply(group, params, u, rates, root)

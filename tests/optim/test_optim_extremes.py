@@ -1,6 +1,7 @@
 """Optimizers where curvature vanishes or is huge, and on tensors that no loop may read."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -158,6 +159,29 @@ def test_no_step_moves_a_parameter_further_than_its_reach(path):
     p.grad, p.hess_diag = torch.tensor([1.0, -1e9, 1e-3, 5.0, 0.0]), torch.tensor([0.0, 1e-9, 1e-9, 10.0, 0.0])
     optimizer.step()
     torch.testing.assert_close(p.detach(), torch.tensor([-0.03, 0.03, -0.03, -0.005, 0.0]), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [hs.ScaledAdam, hs.ScaledSGD, partial(hs.ScaledSGD, momentum=0.5)])
+@pytest.mark.parametrize("huge", [1e10, 1e25])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_few_huge_curvatures_do_not_hold_the_other_parameters_back(kind, huge, count, path):
+    etas, moved = {}, {}
+    for reach in (10.0, None):
+        p = nn.Parameter(torch.zeros(50))
+        optimizer = kind([p], lr=1e-3, delta=1e-4, reach=reach)
+        for step in range(30):
+            p.grad, p.hess_diag = torch.linspace(-1, 1, 50), torch.ones(50)
+            p.hess_diag[:count] = huge if step == 0 else 1.0
+            optimizer.step()
+            etas.setdefault(reach, []).append(float(optimizer.eta[0]))
+        moved[reach] = p.detach()
+    assert min(etas[10.0]) >= 0.999 / math.sqrt(1 + count)
+    if count == 0:  # where no parameter alone leaves the region, it is the literal step
+        assert etas[10.0] == etas[None]
+        torch.testing.assert_close(moved[10.0], moved[None], rtol=1e-6, atol=0)
+    else:
+        assert max(etas[None]) < 1e-2
+        assert 0 < moved[10.0][0] < 1e-2 * -moved[10.0][-1] and 10 * moved[None][-1] > moved[10.0][-1]
 
 
 def own_memory():
