@@ -63,7 +63,7 @@ def _smaller(a, b):
 
 @FAST
 def _most(delta, rate, newton, bound):
-    """What an entry without its rate may count as: the whole trust region; for Newton steps and reach=None no bound."""
+    """What an entry without its rate may count as: the whole region; for Newton steps and reach=None no bound."""
     return np.float32(np.inf if newton != 0 or bound == 0 or rate == 0 else 2 * delta / (rate * rate))
 
 
@@ -106,7 +106,7 @@ def _curvature_along_within(m, v, w, root, eps, flat, most):
 
 @FAST_SUMS
 def _curvature_along_gradient(g, w, root, bound, most):
-    """sum max(sqrt(w_hat), bound |g|) g^2, each entry at most `most`; in blocks, so that float32 suffices inside one."""
+    """sum max(sqrt(w_hat), bound |g|) g^2, each entry at most `most`; in blocks, for the sake of float32."""
     total, n = np.float64(0), len(g)
     for start in range(0, n, 1024):
         part = ZERO
@@ -125,7 +125,7 @@ def _apply(p, m, v, rate, root, eps, bound):
 
 @FAST
 def _apply_within(p, m, v, w, rate, root, eps, flat, most):
-    """Take u = rate m/(sqrt(v) root + eps) from p, each entry shortened to max(sqrt(w) root, flat |m|) u^2 <= most."""
+    """Take u = rate m/(sqrt(v) root + eps) from p; each entry without its rate counts as `most` at most."""
     for i in range(len(p)):
         u = rate * m[i] / (math.sqrt(v[i]) * root + eps)
         longest = rate * math.sqrt(most / _larger(math.sqrt(w[i]) * root, flat * abs(m[i])))

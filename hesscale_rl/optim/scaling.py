@@ -13,11 +13,11 @@ with the loss multiplied by c, m and root are so too, and the step stays what it
 of parameters; no step at rate lr moves a parameter further than lr reach. Sophia clips its steps so, too (Liu et al.
 2023).
 
-An update that does not divide by root (Adam's, the gradient) has no such bound where curvature is huge: one parameter
-can ask for more than the whole trust region sum root u^2 <= 2 delta, and eta would shorten all others with it, for as
-long as the average of squares remembers that one curvature, which is thousands of steps for a decay of 0.999. But every
-point of the region has root u_i^2 <= 2 delta along each axis, too, whatever the others do. So u is taken to the nearest
-point of that box first, and then scaled:
+An update that does not divide by root (Adam's, the gradient) has no such bound where curvature is huge: one
+parameter can ask for more than the whole trust region sum root u^2 <= 2 delta, and eta would shorten all others with
+it, for as long as the average of squares remembers that one curvature: thousands of steps for a decay of 0.999. But
+every point of the region has root u_i^2 <= 2 delta along each axis, too, whatever the others do. So u is taken to the
+nearest point of that box first, and then scaled:
 
     |u_i| <= sqrt(2 delta/root_i).
 

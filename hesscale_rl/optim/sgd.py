@@ -15,8 +15,8 @@ class ScaledSGD(CurvatureOptimizer):
 
     `betas`: only the second is used, for the average of the squared curvature; groups have it as `beta2`, since
     schedulers that cycle momentum would take `betas` for it. The scaling counts a parameter's curvature as at least
-    (1 - momentum) |b|/reach (AdaHesScale has the same bound), and shortens, before all, each entry of u that alone would
-    leave the trust region (optim/scaling.py derives it); reach=None: neither. `maximize`: ascend.
+    (1 - momentum) |b|/reach (AdaHesScale has the same bound), and shortens, before all, each entry of u that alone
+    would leave the trust region (optim/scaling.py derives it); reach=None: neither. `maximize`: ascend.
     """
 
     ranges = EVERY | {"beta2": DECAY, "momentum": DECAY} | REACH | MAXIMIZE
