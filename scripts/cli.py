@@ -16,6 +16,7 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
        hesscale-rl export RUN [--onnx]    write the policy for use without this library
        hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
        hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
+       hesscale-rl report RUNS [--serve]  a page for a sweep or a run; --serve follows it while it goes
        hesscale-rl results RUNS           a table of returns with intervals
        hesscale-rl compare RUNS           which optimizer is better, and how sure that is
        hesscale-rl effective-steps RUNS   what step-size scaling leaves of the step size
@@ -34,6 +35,7 @@ COMMANDS = {
     "export": "hesscale_rl.scripts.export",
     "sweep": "hesscale_rl.scripts.sweep",
     "plot": "hesscale_rl.scripts.plot",
+    "report": "hesscale_rl.scripts.report",
     "results": "hesscale_rl.scripts.analysis.returns_table",
     "compare": "hesscale_rl.scripts.analysis.compare",
     "effective-steps": "hesscale_rl.scripts.analysis.effective_steps",

@@ -79,13 +79,18 @@ def settings_note(lines: list[Line]) -> str:
 
 def look(line: Line, lines: list[Line]) -> dict[str, Any]:
     """Return how to draw a line, with several of one optimizer among `lines` from light to dark."""
-    base = line.method[0].removeprefix("scaled-")
-    colour, marker = LOOKS.get(base, ("#000000", "Xphd*<>"[sum(base.encode()) % 7]))
     kin = list(dict.fromkeys(label(other, lines) for other in lines if other.method[0] == line.method[0]))
-    shade = 0.7 - 1.4 * (kin.index(label(line, lines)) + 0.5) / len(kin)
+    return look_of(line.method[0], kin.index(label(line, lines)), len(kin))
+
+
+def look_of(optimizer: str, nth: int = 0, of: int = 1) -> dict[str, Any]:
+    """Return how to draw a line of an optimizer, the `nth` of so many."""
+    base = optimizer.removeprefix("scaled-")
+    colour, marker = LOOKS.get(base, ("#000000", "Xphd*<>"[sum(base.encode()) % 7]))
+    shade = 0.7 - 1.4 * (nth + 0.5) / of
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     rgb = rgb + (1 - rgb) * shade if shade > 0 else rgb * (1 + shade)
-    hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white"} if base != line.method[0] else {}
+    hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white"} if base != optimizer else {}
     return {"color": tuple(rgb), "marker": marker, "markersize": 4.5, "linewidth": 1.3, **hollow}
 
 
@@ -240,7 +245,12 @@ def check_output(name: str) -> None:
         import matplotlib  # noqa: F401
         import scipy  # noqa: F401
     except ImportError:
-        raise InputError("a figure needs matplotlib and scipy, pip install -e '.[plot]'") from None
+        raise InputError("a figure needs matplotlib and scipy, pip install 'hesscale-rl[plot]'") from None
+    check_writable(name)
+
+
+def check_writable(name: str) -> None:
+    """Raise InputError if a file of this name could not be written."""
     folder = next(path for path in Path(name).absolute().parents if path.exists())
     try:
         tempfile.TemporaryFile(dir=folder).close()

@@ -1,0 +1,1 @@
+"""A page for sweeps and runs: what it says, its figures, its one file, and the server that follows a sweep."""
