@@ -255,10 +255,11 @@ def natural_step(policy: Policy, obs: Tensor, loss: hs.losses.PolicyGradient, ar
 
     whole = Systems([0] * len(named), 1)  # one system, of all parameters
     x = conjugate_gradients(product, descent, whole, tolerance=1e-5, iterations=args.cg_iterations)
-    bend = float(whole.dot(x, product(x)))
-    if not math.isfinite(bend):
+    curvature = float(whole.dot(x, product(x)))
+    if not math.isfinite(curvature):
         raise Diverged("the natural gradient is not finite")
-    length = math.sqrt(2 * args.target_kl / bend) if bend > 0 else 0.0  # without a gradient there is nowhere to go
+    # Without a gradient there is nowhere to go.
+    length = math.sqrt(2 * args.target_kl / curvature) if curvature > 0 else 0.0
     return [length * t for t in x]
 
 

@@ -93,12 +93,13 @@ def hessian_product(
         return lambda v: product(v)[0]
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
-        slopes = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True, materialize_grads=True)
+        every = list(leaves.values())
+        gradients = torch.autograd.grad(value(leaves), every, create_graph=True, materialize_grads=True)
     # A gradient that depends on no parameter (a linear network's) has no graph, and a Hessian of zeros.
-    curved = [g for g in slopes if g.requires_grad]
+    curved = [g for g in gradients if g.requires_grad]
 
     def times(v: Params) -> Params:
-        along = [direction for direction, g in zip(v.values(), slopes, strict=True) if g.requires_grad]
+        along = [direction for direction, g in zip(v.values(), gradients, strict=True) if g.requires_grad]
         if not curved:
             return {name: torch.zeros_like(p) for name, p in leaves.items()}
         columns = torch.autograd.grad(curved, list(leaves.values()), along, retain_graph=True, materialize_grads=True)

@@ -61,7 +61,7 @@ class Products:
             back = grad(self.z, every, self.u, create_graph=True, allow_unused=True)
             self.back = {name: b for name, b in zip(self.leaves, back, strict=True) if b is not None}
             self.outputs = self.z.detach().requires_grad_()
-            [self.slope] = grad(loss.value(self.outputs), self.outputs, create_graph=True)
+            [self.gradient] = grad(loss.value(self.outputs), self.outputs, create_graph=True)
         # A Hessian that is a Fisher matrix has no negative eigenvalue, and its products need no matrix.
         as_it_is = variant == "ggn" or loss.score_gives_hessian
         self.at_outputs = None if as_it_is else _at_outputs(loss, self.z.detach(), variant)
@@ -88,16 +88,16 @@ class Products:
             return zeros
         how: dict[str, Any] = {"retain_graph": True, "is_grads_batched": batched}
         [jv] = grad([self.back[name] for name in used], self.u, [v[name] for name in used], **how)
-        found = grad(self.z, [self.leaves[name] for name in used], self._bend(jv, how), **how)
+        found = grad(self.z, [self.leaves[name] for name in used], self._hessian_times(jv, how), **how)
         return zeros | dict(zip(used, found, strict=True))
 
-    def _bend(self, jv: Tensor, how: dict[str, Any]) -> Tensor:
+    def _hessian_times(self, jv: Tensor, how: dict[str, Any]) -> Tensor:
         """H times vectors over the outputs, [N, C] or [K, N, C]."""
         if self.at_outputs is not None:
             return torch.einsum("ncd,...nd->...nc", self.at_outputs, jv)
-        if not self.slope.requires_grad:  # a linear loss
+        if not self.gradient.requires_grad:  # a linear loss
             return torch.zeros_like(jv)
-        return grad(self.slope, self.outputs, jv, **how)[0]
+        return grad(self.gradient, self.outputs, jv, **how)[0]
 
 
 def _at_outputs(loss: Any, z: Tensor, variant: str) -> Tensor:

@@ -72,10 +72,10 @@ class Loss:
 
     def hessian(self, outputs: Tensor) -> Tensor:
         """Return the Hessian with respect to each sample's outputs, [N, C, C], by autodiff of the definition."""
-        slope = grad(lambda z: self.value(z))
+        gradient = grad(lambda z: self.value(z))
         basis = eye(outputs.shape[1], outputs)
         # Reverse over reverse: forward mode makes torch 2.13 warn of its own deprecated code.
-        product = vjp(slope, outputs)[1]
+        product = vjp(gradient, outputs)[1]
         columns = vmap(lambda e: product(e.expand_as(outputs))[0])(basis)  # [C, N, C]
         return columns.movedim(0, 2)
 
@@ -150,9 +150,9 @@ class Autodiff(Loss):
 
     def _rows(self, outputs: Tensor) -> Tensor:
         """The Hessian over all samples and outputs, [N C, N, C]."""
-        slope = grad(self.value)
+        gradient = grad(self.value)
         basis = eye(outputs.numel(), outputs).view(-1, *outputs.shape)
-        product = vjp(slope, outputs)[1]
+        product = vjp(gradient, outputs)[1]
         rows = vmap(lambda e: product(e)[0], chunk_size=256)(basis)
         if not is_traced(rows):
             n = len(outputs)

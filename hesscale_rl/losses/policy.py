@@ -1,8 +1,8 @@
 """The policy losses: policy gradient and PPO's clipped ratio, for normal and softmax policies.
 
-A distribution gives log pi(a) and its first and second derivatives s1, s2 with respect to the outputs (`bends`: the
-second ones as a whole, by vectors b and signs, sum sign bb'); both losses follow by the chain rule: -A s1 and -A s2
-for -A log pi, -A r s1 and -A r (s1^2 + s2) for -A r with r = pi/pi_old.
+A distribution gives log pi(a) and its first and second derivatives s1, s2 with respect to each output, and by
+`hessian_factors` its whole Hessian: vectors b and signs, sum sign bb'. Both losses follow by the chain rule: -A s1
+and -A s2 for -A log pi, -A r s1 and -A r (s1^2 + s2) for -A r with r = pi/pi_old.
 Source: Elsayed et al. 2024, appendices B and C, here for losses that are minimised.
 A: advantage, r: probability ratio, q: softmax probabilities, e: one-hot action, z = (action - mean)/sigma.
 """
@@ -62,7 +62,7 @@ class _Gaussian:
             s1, s2 = 0.5 * (z2 - 1) / p, (0.5 - z2) / (p * p)
         return logp, torch.cat([z * inverse, s1], 1), torch.cat([-inverse * inverse, s2], 1)
 
-    def bends(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def hessian_factors(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         mean, p = outputs.chunk(2, 1)
         inverse = torch.exp(-self._log_std(p))
         z = (actions - mean) * inverse
@@ -113,7 +113,7 @@ class _Categorical:
         q, column = logq.exp(), actions[:, None]
         return pick("actions", actions, logq)[:, 0], torch.scatter_add(-q, 1, column, torch.ones_like(q)), q * q - q
 
-    def bends(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def hessian_factors(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         s = softmax_factors(outputs)
         return s, -torch.ones_like(s[:, :1, 0])
 
@@ -150,7 +150,7 @@ class _PolicyLoss(Loss):
         """Return the losses [N] without the entropy, from log pi(a) [N]: the definition."""
         raise NotImplementedError
 
-    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective for the advantages `a` and its first two derivatives in log pi(a), [N] each."""
         raise NotImplementedError
 
@@ -169,7 +169,7 @@ class _PolicyLoss(Loss):
     def terms(self, outputs: Tensor, factor: float) -> Terms:
         """The chain rule through log pi(a): f' s1 and f'' s1^2 + f' s2."""
         logp, s1, s2 = self.distribution.log_prob(outputs, self.actions)
-        values, df, d2f = self.slopes(logp, self.advantages * factor)
+        values, df, d2f = self.derivatives(logp, self.advantages * factor)
         value = values.sum()
         g, d = df[:, None] * s1, d2f[:, None] * (s1 * s1) + df[:, None] * s2
         if self.entropy_coef:
@@ -184,13 +184,13 @@ class _PolicyLoss(Loss):
             return super().factors(outputs)
         self.check(outputs)
         logp, s1, _ = self.distribution.log_prob(outputs, self.actions)
-        _, df, d2f = self.slopes(logp, self.advantages * self.factor(len(outputs)))
-        s, sign = self.distribution.bends(outputs, self.actions)  # [V, N, C], [V, 1]
+        _, df, d2f = self.derivatives(logp, self.advantages * self.factor(len(outputs)))
+        s, sign = self.distribution.hessian_factors(outputs, self.actions)  # [V, N, C], [V, 1]
         own = (s1 * d2f.abs().sqrt()[:, None])[None]
         return torch.cat([s * df.abs().sqrt()[:, None], own]), torch.cat([sign * df.sign(), d2f.sign()[None]])
 
     def score(self, outputs: Tensor) -> Tensor:
-        """The slope of -log pi at an action that the policy draws, whatever advantages, ratio and entropy are."""
+        """The gradient of -log pi at an action that the policy draws, whatever advantages, ratio and entropy are."""
         self.check(outputs)
         return self.distribution.score(outputs) * self.factor(len(outputs)) ** 0.5
 
@@ -207,13 +207,13 @@ class _PolicyLoss(Loss):
         logq = outputs.log_softmax(1)
         q = logq.exp()
         # The loss sees only q_a of the action a: f(log q_a), so d log q_a = 1 - q and d2 log q_a = -(q - q^2).
-        _, df, d2f = self.slopes(logq.gather(1, self.actions[:, None])[:, 0], self.advantages)
+        _, df, d2f = self.derivatives(logq.gather(1, self.actions[:, None])[:, 0], self.advantages)
         own = d2f[:, None] * (1 - q).square() - df[:, None] * (q - q * q)
         column = self.actions[:, None]
         d = torch.zeros_like(q).scatter(1, column, own.gather(1, column))
         # Entropy -sum q log q: first derivative -(log q + 1), second -1/q, in q.
-        bend = -q * (1 - q).square() - (q - q * q) * (1 - 2 * q) * (logq + 1)
-        return (d - self.entropy_coef * bend) * self.factor(outputs.shape[0])
+        h2 = -q * (1 - q).square() - (q - q * q) * (1 - 2 * q) * (logq + 1)
+        return (d - self.entropy_coef * h2) * self.factor(outputs.shape[0])
 
 
 class _PolicyGradient(_PolicyLoss):
@@ -222,7 +222,7 @@ class _PolicyGradient(_PolicyLoss):
     def objective(self, logp: Tensor) -> Tensor:
         return -self.advantages * logp
 
-    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return -a * logp, -a, torch.zeros_like(logp)
 
 
@@ -251,13 +251,13 @@ class _PPO(_PolicyLoss):
         clipped = r.clamp(1 - self.clip, 1 + self.clip)
         return torch.maximum(-self.advantages * r, -self.advantages * clipped)
 
-    def slopes(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, logp: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r = (logp - self.old_logprob).exp()
         # The clipped branch is constant; it is the larger one where r has gone too far along the advantage's sign.
         clipped = torch.where(a >= 0, r > 1 + self.clip, r < 1 - self.clip)
-        slope = torch.where(clipped, 0.0, -a * r)  # r' = r'' = r with respect to log pi
+        df = torch.where(clipped, 0.0, -a * r)  # r' = r'' = r with respect to log pi
         held = torch.where(clipped, r.clamp(1 - self.clip, 1 + self.clip), r)
-        return -a * held, slope, slope
+        return -a * held, df, df
 
 
 class GaussianPolicyGradient(_PolicyGradient):
