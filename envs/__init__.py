@@ -1,6 +1,6 @@
 """Environments by name: `make` gives one ready for an agent, or says in one line why it cannot.
 
-Torch and MuJoCo are imported where they are used: the programs of the UR5 (envs/ur) do without.
+Torch and MuJoCo are imported where they are used: the programs of the arms (envs/ur) do without.
 """
 
 import contextlib

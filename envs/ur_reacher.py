@@ -1,4 +1,4 @@
-"""UR-Reacher: move the hand of a UR5 in a plane to a point, with the speeds of two joints, 25 times a second.
+"""UR-Reacher: move the hand of a UR arm in a plane to a point, with the speeds of two joints, 25 times a second.
 
 Mahmood et al. 2018 (SenseAct's UR-Reacher-2) and Elsayed et al. 2024, figure 7. `ur/presets.py` has the settings,
 `ur/drivers.py` the arms: the environment is the same over a model, over MuJoCo and over a robot.
@@ -12,9 +12,10 @@ import numpy as np
 
 from hesscale_rl.errors import InputError
 
+from .ur.arms import DEFAULT, JOINTS, START, Arm, find_arm
 from .ur.drivers import NO_DELAY, USUAL, Driver, InProcess, KinematicDriver, State
 from .ur.kinematics import tcp
-from .ur.presets import ACTUATED, HALF_TURN, PRESETS, Q_REF, Preset
+from .ur.presets import ACTUATED, HALF_TURN, PRESETS, Preset
 from .ur.safety import OVERRIDES, RobotFault
 
 PLANE = (1, 2)  # y and z of SenseAct's frame: the task does not look at x
@@ -31,7 +32,8 @@ class URReacher(gym.Env):
     preset: stock or v2. driver: kinematic, mujoco, or a Driver of your own. delays: whether the arm senses and
     follows a few control cycles late, drawn for each episode. guarded: whether commands are kept from leaving the
     preset's bounds; an override is told in `info`. legacy_obs: SenseAct's last action, which is random after a reset
-    and not clipped, for comparison with its results.
+    and not clipped, for comparison with its results. arm: a name of ARMS (ur/arms.py); positions and bounds are the
+    preset's, moved to where that arm reaches.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
@@ -44,12 +46,17 @@ class URReacher(gym.Env):
         guarded: bool = True,
         legacy_obs: bool = False,
         render_mode: str | None = None,
+        arm: str = DEFAULT.name,
     ):
         if preset not in PRESETS:
             raise InputError(f"preset {preset!r}: must be one of {', '.join(PRESETS)}")
-        self.preset, self.task, self.legacy_obs, self.render_mode = preset, PRESETS[preset], legacy_obs, render_mode
+        self.arm: Arm = find_arm(arm)
+        self.preset, self.task = preset, PRESETS[preset].on(self.arm)
+        self.legacy_obs, self.render_mode = legacy_obs, render_mode
         self.driver = _driver(driver, self.task, delays, guarded) if isinstance(driver, str) else driver
         bounds = self.driver.bounds
+        if not np.array_equal(bounds.links, self.arm.links):
+            raise InputError(f"arm {arm!r}: the driver's is another one")
         turn = 2 * math.pi / self.task.speed_max
         far = math.inf if legacy_obs else 1.0
         high = np.array([2 * math.pi] * 2 + [turn] * 2 + [2.0] * 2 + [far] * 2)
@@ -67,7 +74,7 @@ class URReacher(gym.Env):
         self._last = np.zeros(2)
         if self.legacy_obs:
             self._last = self.np_random.uniform(-1.0, 1.0, 2)
-        state = self.driver.movej(Q_REF)
+        state = self.driver.movej(START)
         if isinstance(self.driver, InProcess):
             self.driver.draw(self.np_random)
             state = self.driver.read()
@@ -78,14 +85,14 @@ class URReacher(gym.Env):
         """Move for 0.04 s."""
         action = np.array(action, dtype=np.float64)
         if action.shape != (2,):
-            self.driver.speedj(np.zeros(6))
+            self.driver.speedj(np.zeros(JOINTS))
             raise RobotFault(f"an action must be two numbers, not an array of shape {action.shape}")
         lift, elbow = action.tolist()
         if not (math.isfinite(lift) and math.isfinite(elbow)):  # before clipping: an infinite one would be full speed
-            self.driver.speedj(np.zeros(6))
+            self.driver.speedj(np.zeros(JOINTS))
             raise RobotFault(f"an action must be finite, not {action.tolist()}")
         clipped = np.minimum(np.maximum(action, -1.0), 1.0)
-        command = np.zeros(6)
+        command = np.zeros(JOINTS)
         command[_JOINTS] = clipped * self.task.speed_max
         self._last = action if self.legacy_obs else clipped
         # After a reset, an update or a slow policy, a step begins with its command and has its whole length.
@@ -107,7 +114,7 @@ class URReacher(gym.Env):
         return obs, reward, False, False, info
 
     def _observe(self, state: State) -> tuple[np.ndarray, float]:
-        at, speed = tcp(state.q), self.task.speed_max
+        at, speed = tcp(self.arm.links, state.q), self.task.speed_max
         y, z = HALF_TURN[1] * at[1] - self._target[0], HALF_TURN[2] * at[2] - self._target[1]
         (a, b), (u, v) = ACTUATED, self._last
         q, qd = state.q, state.qd
@@ -122,10 +129,10 @@ class URReacher(gym.Env):
         """Joint angles are drawn until the hand is in the target box: not uniform in space, as in SenseAct."""
         low, high = np.array(self.task.target_low) + 0.001, np.array(self.task.target_high) - 0.001
         joints = np.radians([self.task.joint_low, self.task.joint_high])
-        q = Q_REF.copy()
+        q = START.copy()
         while True:
             q[_JOINTS] = self.np_random.uniform(*joints)
-            at = tcp(q) * HALF_TURN
+            at = tcp(self.arm.links, q) * HALF_TURN
             if (low < at).all() and (at < high).all():
                 return at[_PLANE]
 
@@ -136,9 +143,9 @@ class URReacher(gym.Env):
         if self._scene is None:
             from .ur.dynamics import Scene
 
-            self._scene = Scene()
+            self._scene = Scene(self.arm)
         q = self.driver.read().q
-        x = tcp(q)[0]
+        x = tcp(self.arm.links, q)[0]
         return self._scene.draw(q, np.array([x, *(self._target * HALF_TURN[_PLANE])]))
 
     def close(self) -> None:
@@ -169,5 +176,5 @@ def _driver(name: str, task: Preset, delays: bool, guarded: bool) -> Driver:
     if name == "mujoco":
         from .ur.dynamics import MujocoDriver
 
-        return MujocoDriver(bounds, late)
+        return MujocoDriver(bounds, late, arm=task.arm)
     raise InputError(f"driver {name!r}: must be kinematic or mujoco, or a Driver")

@@ -21,8 +21,8 @@ usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGEN
        hesscale-rl compare RUNS           which optimizer is better, and how sure that is
        hesscale-rl effective-steps RUNS   what step-size scaling leaves of the step size
        hesscale-rl pack SWEEP FILE        what the figures need of a sweep, small enough to publish
-       hesscale-rl ur sim                 a simulated UR5 controller, for the next two and for any UR client
-       hesscale-rl ur run|train|replay    a policy on a UR5: a dry run, unless --robot-ip names a real one
+       hesscale-rl ur sim                 a simulated UR controller, for the next two and for any UR client
+       hesscale-rl ur run|train|replay    a policy on a UR arm: a dry run, unless --robot-ip names a real one
        hesscale-rl check ENV              whether an environment of yours keeps to what it declares
        hesscale-rl doctor                 what this installation can do
        hesscale-rl --version

@@ -1,1 +1,1 @@
-"""The UR5: kinematics, motion, safety, and what drives it: a model, a physics engine, a controller."""
+"""A UR arm: kinematics, motion, safety, and what drives it: a model, a physics engine, a controller."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .arm import Move
+from .arms import JOINTS
 from .connection import CALL, FRESH, Connection, Packet
 from .log import Record
+from .motion import Move
 from .preflight import NORMAL, PROTECTIVE, REDUCED, ROBOT_RUNNING, WATCHDOG, check_ready, end_program, preflight
 from .reference import PATIENCE, Reference
 from .safety import FREE, RobotFault, admit, check_command, clearance
@@ -40,7 +41,7 @@ class Link(Connection):
         super().__init__(settings)
         self.state, self.command, self.given_up = state, command, given_up
         self.record, self.unlogged = _record(settings), ""  # why the last cycle is not in the log
-        self.sent = np.zeros((settings.in_flight, 6))
+        self.sent = np.zeros((settings.in_flight, JOINTS))
         self.reference = Reference(settings.bounds, settings.in_flight)
         self.following, self.past = False, 0  # whether the robot's speed thread is on; commands up to here are past
         self.silent = False  # whether the policy has said nothing for too long while the arm moved
@@ -60,12 +61,12 @@ class Link(Connection):
     def unseen(self) -> None:
         """Not knowing where the arm is, we do not keep it moving."""
         if self.following:
-            self.calls.begin(self._speeds(np.zeros(6)))
+            self.calls.begin(self._speeds(np.zeros(JOINTS)))
 
     def idle(self) -> Packet:
         """Let one control cycle pass in which nothing is checked or commanded."""
         packet = self.next()
-        self._tell(packet, FREE, np.zeros(6))
+        self._tell(packet, FREE, np.zeros(JOINTS))
         return packet
 
     def _look(self) -> Packet:
@@ -74,14 +75,14 @@ class Link(Connection):
         try:
             self._check(packet)
         finally:
-            self._account(packet, FREE, np.zeros(6), self.sent[-1])
+            self._account(packet, FREE, np.zeros(JOINTS), self.sent[-1])
         return packet
 
     def cycle(self) -> Packet:
         """Let one control cycle pass: read, check, command what the policy wants and the guard allows."""
         self._hear()
         packet = self.next()
-        wanted, did, executed = np.zeros(6), FREE, np.zeros(6)
+        wanted, did, executed = np.zeros(JOINTS), FREE, np.zeros(JOINTS)
         try:
             self._check(packet)
             wanted = self._wanted(packet.stamp)
@@ -114,11 +115,11 @@ class Link(Connection):
             if sequence % 2 == 0 and sequence == int(self.command["sequence"]):
                 break
         else:
-            return np.zeros(6)
+            return np.zeros(JOINTS)
         if sequence <= self.past or self.given_up():
-            return np.zeros(6)
+            return np.zeros(JOINTS)
         self.silent = stamp - given > self.settings.timeout + self.bounds.period / 2 and bool(wanted.any())
-        return np.zeros(6) if self.silent else check_command(wanted)
+        return np.zeros(JOINTS) if self.silent else check_command(wanted)
 
     def _fastest(self) -> float:
         """The greatest joint speed allowed now, rad/s; what is no positive number stops the arm."""
@@ -133,7 +134,7 @@ class Link(Connection):
         return lambda: self.control.speedJ(speeds, acceleration, period)
 
     def _kick(self) -> Callable[[], bool]:
-        self._sends(np.zeros(6))
+        self._sends(np.zeros(JOINTS))
         return lambda: self.control.kickWatchdog()
 
     def _sends(self, qd: np.ndarray) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 
 from hesscale_rl.jit import EXACT
 
-from .arm import Arm, approach
-from .presets import Q_REF
+from .arms import JOINTS, START
+from .motion import Joints, approach
 from .safety import FREE, Bounds, admit, check_command, plausible
 
 
@@ -85,30 +85,30 @@ STILL = 1e-3  # rad/s
 class InProcess:
     """An arm in this process: every control cycle is sensed, guarded and followed one by one.
 
-    `arm` steps the joints. It is told of nothing but speeds: `movej` puts it there, and its clock goes on by the
-    time that the way would have taken.
+    `joints` are told of nothing but speeds: `movej` puts them there, and the clock goes on by the time that the way
+    would have taken.
     """
 
     move_speed, move_acceleration = 0.8, 1.4
 
-    def __init__(self, bounds: Bounds, arm: Arm, delays: Delays = USUAL):
-        if problem := plausible(bounds, arm.q):
+    def __init__(self, bounds: Bounds, joints: Joints, delays: Delays = USUAL):
+        if problem := plausible(bounds, joints.q):
             raise ValueError(problem)
-        if arm.period != bounds.period:
-            raise ValueError(f"the arm's cycles of {arm.period} s are not the bounds' of {bounds.period} s")
-        self.bounds, self.arm, self.ranges = bounds, arm, delays
+        if joints.period != bounds.period:
+            raise ValueError(f"the arm's cycles of {joints.period} s are not the bounds' of {bounds.period} s")
+        self.bounds, self.joints, self.ranges = bounds, joints, delays
         self.sensing, self.actuation = delays.sensing[1], delays.actuation[1]
         self.cycle = 0
-        self._rest(arm.q)
+        self._rest(joints.q)
 
     def _rest(self, q: np.ndarray) -> None:
         """Stand at q; what was under way is forgotten."""
-        self.arm.place(q)
-        self.wanted = np.zeros(6)
+        self.joints.place(q)
+        self.wanted = np.zeros(JOINTS)
         # history [S + 1, 4, 6]: q, qd and their references, newest last; sent [S + A, 6]: commands, newest last.
-        self.history = np.tile(np.stack([q, np.zeros(6), q, np.zeros(6)]), (self.sensing + 1, 1, 1))
-        self.sent = np.zeros((self.sensing + self.actuation, 6))
-        self.override, self.executed = FREE, np.zeros(6)
+        self.history = np.tile(np.stack([q, np.zeros(JOINTS), q, np.zeros(JOINTS)]), (self.sensing + 1, 1, 1))
+        self.sent = np.zeros((self.sensing + self.actuation, JOINTS))
+        self.override, self.executed = FREE, np.zeros(JOINTS)
 
     def draw(self, random: np.random.Generator) -> None:
         """Draw the delays for an episode, and begin its time at 0; the arm must stand."""
@@ -118,7 +118,7 @@ class InProcess:
             int(random.integers(low_a, high_a + 1)),
         )
         self.cycle = self.sensing
-        self._rest(self.arm.q.copy())
+        self._rest(self.joints.q.copy())
 
     def read(self) -> State:
         """Return the newest state."""
@@ -141,20 +141,20 @@ class InProcess:
 
     def _run(self, cycles: int) -> None:
         for _ in range(cycles):
-            sensed, arm = self.history[0], self.arm
+            sensed, joints = self.history[0], self.joints
             command, did = admit(sensed[0], sensed[2], sensed[3], self.sent, self.wanted, self.bounds)
-            arm.speedj(self.sent[-self.actuation] if self.actuation else command, self.bounds.acceleration)
+            joints.speedj(self.sent[-self.actuation] if self.actuation else command, self.bounds.acceleration)
             self.sent[:-1] = self.sent[1:]
             self.sent[-1:] = command
-            arm.step()
+            joints.step()
             self.history[:-1] = self.history[1:]
             last = self.history[-1]
-            last[0], last[1], last[2], last[3] = arm.q, arm.qd, arm.q_target, arm.qd_target
+            last[0], last[1], last[2], last[3] = joints.q, joints.qd, joints.q_target, joints.qd_target
             self.override, self.executed = max(self.override, did), command
 
     def stop(self) -> State:
         """Come to a stand."""
-        self.wanted = np.zeros(6)
+        self.wanted = np.zeros(JOINTS)
         while self.sent.any() or self.history[:, 3].any() or np.abs(self.history[0, 1]).max() > STILL:
             self._run(1)
             self.cycle += 1
@@ -163,7 +163,7 @@ class InProcess:
     def movej(self, q: np.ndarray) -> State:
         """Stand at q [6], as much later as the way takes."""
         self.stop()
-        way = float(np.abs(q - self.arm.q).max())
+        way = float(np.abs(q - self.joints.q).max())
         ramp = self.move_speed / self.move_acceleration
         seconds = (
             way / self.move_speed + ramp
@@ -183,25 +183,25 @@ class InProcess:
     def save_state(self) -> dict[str, Any]:
         """Return all that decides the next states."""
         names = ("cycle", "sensing", "actuation", "wanted", "history", "sent", "override", "executed")
-        return {name: getattr(self, name) for name in names} | {"arm": self.arm.save_state()}
+        return {name: getattr(self, name) for name in names} | {"arm": self.joints.save_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `save_state` returned."""
         for name, value in state.items():
             if name != "arm":
                 setattr(self, name, value)
-        self.arm.load_state(state["arm"])
+        self.joints.load_state(state["arm"])
 
 
 class KinematicDriver(InProcess):
     """Joints that follow their reference exactly: all cycles of a step in one compiled call."""
 
-    def __init__(self, bounds: Bounds, delays: Delays = USUAL, q: np.ndarray = Q_REF):
-        super().__init__(bounds, Arm(q, bounds.period), delays)
+    def __init__(self, bounds: Bounds, delays: Delays = USUAL, q: np.ndarray = START):
+        super().__init__(bounds, Joints(q, bounds.period), delays)
 
     def _run(self, cycles: int) -> None:
-        arm = self.arm
-        did = _cycles(cycles, arm.q_target, arm.qd_target, self.history, self.sent, self.wanted, self.executed,
+        joints = self.joints
+        did = _cycles(cycles, joints.q_target, joints.qd_target, self.history, self.sent, self.wanted, self.executed,
                       self.actuation, self.bounds)  # fmt: skip
         self.override = max(self.override, did)
 
@@ -209,7 +209,7 @@ class KinematicDriver(InProcess):
 @EXACT
 def _cycles(cycles, q, qd, history, sent, wanted, executed, actuation, bounds):
     """`InProcess._run` for an arm without a body; everything is changed in place."""
-    override, count, before = 0, len(sent), np.empty(6)
+    override, count, before = 0, len(sent), np.empty(len(q))
     for _ in range(cycles):
         sensed = history[0]
         command, did = admit(sensed[0], sensed[2], sensed[3], sent, wanted, bounds)
@@ -224,7 +224,7 @@ def _cycles(cycles, q, qd, history, sent, wanted, executed, actuation, bounds):
         executed[:] = command
         before[:] = qd
         approach(qd, goal, bounds.acceleration, bounds.period)
-        for i in range(6):
+        for i in range(len(q)):
             q[i] += (before[i] + qd[i]) * (bounds.period / 2)
         for k in range(len(history) - 1):
             history[k] = history[k + 1]

@@ -1,6 +1,6 @@
 """The arm in MuJoCo: links with mass and inertia, motors with limited torque, and a picture of it all.
 
-The model is built from the DH table and UR's published masses; capsules stand for the links' shapes.
+The model is built from the arm's table (arms.py); capsules stand for the links' shapes.
 """
 
 import math
@@ -9,39 +9,35 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from .arm import Arm
+from .arms import DEFAULT, JOINTS, START, TWISTS, Arm
 from .drivers import USUAL, Delays, InProcess
-from .kinematics import ALPHA, MAX_TORQUE, A, D
-from .presets import Q_REF
+from .motion import Joints
 from .safety import Bounds
 
-# Mass [kg], centre of mass [m] and principal inertias [kg m^2] of each link, in its DH frame. UR's article "DH
-# parameters for calculations of kinematics and dynamics"; the inertias are those of cylinders.
-MASS = (3.7, 8.393, 2.33, 1.219, 1.219, 0.1879)
-CENTRE = (
-    (0.0, -0.02561, 0.00193), (0.2125, 0.0, 0.11336), (0.15, 0.0, 0.0265),
-    (0.0, -0.0018, 0.01634), (0.0, 0.0018, 0.01634), (0.0, 0.0, -0.001159),
-)  # fmt: skip
-INERTIA = (
-    (0.014972, 0.010406, 0.014972), (0.015107, 0.133886, 0.133886), (0.004095, 0.031217, 0.031217),
-    (0.002014, 0.002194, 0.002014), (0.001831, 0.002194, 0.001831), (8.06e-5, 8.06e-5, 1.32e-4),
-)  # fmt: skip
 ARMATURE = 0.1  # kg m^2: not published; what mujoco_menagerie takes for the UR5e
-# The links' shapes: capsules from, to and radius [m] in the DH frame of their link.
-SHAPES = (
-    ((0, -0.04, 0), (0, 0, 0), 0.06), ((0, 0, 0), (0, 0, 0.136), 0.055),
-    ((0, 0, 0.136), (0.425, 0, 0.136), 0.05), ((0, 0, 0.0165), (0, 0, 0.136), 0.045),
-    ((0, 0, 0.0165), (0.39225, 0, 0.0165), 0.042),
-    ((0, -0.09, 0), (0, 0, 0), 0.038), ((0, 0.07, 0), (0, 0, 0), 0.038), ((0, 0, -0.04), (0, 0, -0.03), 0.035),
-)  # fmt: skip
-LINK_OF_SHAPE = (0, 0, 1, 1, 2, 3, 4, 5)
 GREY, BLUE, RED = (0.75, 0.77, 0.8, 1), (0.25, 0.5, 0.75, 1), (0.9, 0.2, 0.15, 0.8)
 TIMESTEP = 0.004  # s, or a control cycle where that is shorter
 STIFFNESS, DAMPING = 400.0, 40.0  # of the joints' servo, per unit of inertia: 1/s^2, 1/s
 
 
-def build(timestep: float = TIMESTEP) -> mujoco.MjModel:
+def shapes(arm: Arm) -> list[tuple[int, tuple, tuple, float]]:
+    """Return what stands for the links, capsules: each one's link, its ends in that link's DH frame, and its radius.
+
+    Lengths and offsets are the arm's; how thick a link is and how far a wrist goes is as its footprint.
+    """
+    g, shoulder, elbow = arm.girth, arm.shoulder, arm.elbow
+    upper, fore = -arm.lengths[0], -arm.lengths[1]
+    return [
+        (0, (0, -0.04 * g, 0), (0, 0, 0), 0.06 * g), (0, (0, 0, 0), (0, 0, shoulder), 0.055 * g),
+        (1, (0, 0, shoulder), (upper, 0, shoulder), 0.05 * g), (1, (0, 0, elbow), (0, 0, shoulder), 0.045 * g),
+        (2, (0, 0, elbow), (fore, 0, elbow), 0.042 * g), (3, (0, -0.09 * g, 0), (0, 0, 0), 0.038 * g),
+        (4, (0, 0.07 * g, 0), (0, 0, 0), 0.038 * g), (5, (0, 0, -0.04 * g), (0, 0, -0.03 * g), 0.035 * g),
+    ]  # fmt: skip
+
+
+def build(arm: Arm = DEFAULT, timestep: float = TIMESTEP) -> mujoco.MjModel:
     """Return the model: the arm on a table, and a ball without a body of its own to mark a target."""
+    scale = arm.reach / DEFAULT.reach
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
     spec.option.timestep = timestep
@@ -55,28 +51,30 @@ def build(timestep: float = TIMESTEP) -> mujoco.MjModel:
     world = spec.worldbody
     world.add_light(pos=[1.5, -1, 3], dir=[-0.4, 0.3, -0.9])
     # Seen along x: the task's plane is y and z.
-    world.add_camera(name="side", pos=[2.3, 0.0, 0.55], xyaxes=[0, 1, 0, 0, 0, 1], fovy=42)
-    world.add_geom(name="table", type=box, pos=[0, 0, -0.03], size=[0.5, 0.7, 0.03], rgba=[0.55, 0.45, 0.35, 1])
-    column = dict(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.075, 0.02, 0], pos=[0, 0, 0.02])
+    world.add_camera(name="side", pos=[2.3 * scale, 0.0, 0.55 * scale], xyaxes=[0, 1, 0, 0, 0, 1], fovy=42)
+    world.add_geom(name="table", type=box, pos=[0, 0, -0.03], size=[0.5 * scale, 0.7 * scale, 0.03],
+                   rgba=[0.55, 0.45, 0.35, 1])  # fmt: skip
+    column = dict(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.075 * arm.girth, 0.02, 0], pos=[0, 0, 0.02])
     world.add_geom(name="base", rgba=GREY, **column)
     target = world.add_body(name="target", mocap=True)
     target.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.03, 0, 0], rgba=RED, contype=0, conaffinity=0)
     body, place, turn = world, np.zeros(3), np.array([1.0, 0, 0, 0])
-    for i in range(6):
+    for i in range(JOINTS):
         body = body.add_body(name=f"link{i + 1}", pos=place, quat=turn)
         body.add_joint(name=f"joint{i + 1}", axis=[0, 0, 1], armature=ARMATURE)
-        place, turn = np.array([A[i], 0, D[i]]), np.array([math.cos(ALPHA[i] / 2), math.sin(ALPHA[i] / 2), 0, 0])
+        place = np.array([arm.a[i], 0, arm.d[i]])
+        turn = np.array([math.cos(TWISTS[i] / 2), math.sin(TWISTS[i] / 2), 0, 0])
         body.explicitinertial = True
-        body.mass, body.inertia, body.iquat = MASS[i], INERTIA[i], turn
-        body.ipos = place + _turned(turn, CENTRE[i])
-        for link, (start, end, radius) in zip(LINK_OF_SHAPE, SHAPES, strict=True):
+        body.mass, body.ipos = arm.mass[i], place + _turned(turn, arm.centre[i])
+        body.inertia, body.iquat = _principal(arm.inertia[i], turn)
+        for link, start, end, radius in shapes(arm):
             if link == i:
                 ends = np.concatenate([place + _turned(turn, start), place + _turned(turn, end)])
                 colour = BLUE if i in (1, 2) else GREY
                 body.add_geom(type=capsule, fromto=ends, size=[radius, 0, 0], rgba=colour)
         spec.add_actuator(
             name=f"motor{i + 1}", target=f"joint{i + 1}", trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            gainprm=[1.0] + [0.0] * 9, ctrlrange=[-MAX_TORQUE[i], MAX_TORQUE[i]], ctrllimited=True,
+            gainprm=[1.0] + [0.0] * 9, ctrlrange=[-arm.torque[i], arm.torque[i]], ctrllimited=True,
         )  # fmt: skip
     body.add_site(name="tcp", pos=place, quat=turn)
     # Neighbours' capsules overlap at the joints; MuJoCo leaves out parent and child, not these.
@@ -91,6 +89,20 @@ def build(timestep: float = TIMESTEP) -> mujoco.MjModel:
     return spec.compile()
 
 
+def _principal(inertia: tuple[float, ...], turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the principal moments [3] of a tensor (`Arm.inertia`) in a frame that is turned, and their frame."""
+    xx, yy, zz, *products = inertia
+    if not any(products):
+        return np.array([xx, yy, zz]), turn
+    xy, xz, yz = products
+    moments, axes = np.linalg.eigh([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    axes[:, 2] *= np.linalg.det(axes)  # a rotation, not a reflection
+    own, out = np.empty(4), np.empty(4)
+    mujoco.mju_mat2Quat(own, axes.ravel())
+    mujoco.mju_mulQuat(out, turn, own)
+    return moments, out
+
+
 def _turned(quat: np.ndarray, vector: Any) -> np.ndarray:
     out = np.empty(3)
     mujoco.mju_rotVecQuat(out, np.array(vector, dtype=np.float64), quat)
@@ -98,17 +110,17 @@ def _turned(quat: np.ndarray, vector: Any) -> np.ndarray:
 
 
 class MujocoBody:
-    """Six joints that motors drive along a reference, by computed torque as far as the motors' torque goes.
+    """Joints that motors drive along a reference, by computed torque as far as the motors' torque goes.
 
     q, qd, torque [6]: views of the simulation.
     """
 
-    def __init__(self, period: float) -> None:
-        self.model = build(min(period, TIMESTEP))
+    def __init__(self, period: float, arm: Arm = DEFAULT) -> None:
+        self.model = build(arm, min(period, TIMESTEP))
         self.data = mujoco.MjData(self.model)
         self.q, self.qd, self.torque = self.data.qpos, self.data.qvel, self.data.qfrc_actuator
         self._ctrl = self.data.ctrl
-        self._force, self._acceleration = np.empty(6), np.empty(6)
+        self._force, self._acceleration = np.empty(JOINTS), np.empty(JOINTS)
         # How long before the end of a control cycle each small step ends.
         self._left = [k * self.model.opt.timestep for k in reversed(range(round(period / self.model.opt.timestep)))]
 
@@ -153,15 +165,17 @@ class MujocoBody:
 class MujocoDriver(InProcess):
     """Joints with inertia, gravity and motors of limited torque."""
 
-    def __init__(self, bounds: Bounds, delays: Delays = USUAL, q: np.ndarray = Q_REF):
-        super().__init__(bounds, Arm(q, bounds.period, MujocoBody(bounds.period)), delays)
+    def __init__(self, bounds: Bounds, delays: Delays = USUAL, q: np.ndarray = START, arm: Arm = DEFAULT):
+        if not np.array_equal(bounds.links, arm.links):
+            raise ValueError(f"these bounds are of another arm than the {arm.name}")
+        super().__init__(bounds, Joints(q, bounds.period, MujocoBody(bounds.period, arm)), delays)
 
 
 class Scene:
     """Pictures of the arm at any joint angles, whatever moves it."""
 
-    def __init__(self, width: int = 640, height: int = 480):
-        self.model = build()
+    def __init__(self, arm: Arm = DEFAULT, width: int = 640, height: int = 480):
+        self.model = build(arm)
         self.data = mujoco.MjData(self.model)
         self.renderer = mujoco.Renderer(self.model, height, width)
 

@@ -1,6 +1,7 @@
-"""Where the joints put the links of a UR5: its DH table, and positions in the frame of its base, in metres.
+"""Where the joints put the links of an arm: positions in the frame of its base, in metres.
 
-The base frame is the one on the robot's pendant: z up, the cable at negative y.
+The base frame is the one on the robot's pendant: z up, the cable at negative y. `links` is the arm's DH table, as
+`Arm.links` has it (arms.py).
 """
 
 import math
@@ -9,53 +10,45 @@ import numpy as np
 
 from hesscale_rl.jit import EXACT
 
-# Link lengths a, offsets d [m] and twists alpha [rad] of the joints base, shoulder lift, elbow, wrist 1 to 3
-# (UR's article "DH parameters for calculations of kinematics and dynamics").
-A = (0.0, -0.42500, -0.39225, 0.0, 0.0, 0.0)
-D = (0.089159, 0.0, 0.0, 0.10915, 0.09465, 0.0823)
-ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
-# The twists are quarters of a turn: their cosines and sines are whole numbers, without the rounding of math.cos.
-_COS, _SIN = (0.0, 1.0, 1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 1.0, -1.0, 0.0)
+from .arms import JOINTS
 
-SHOULDER, ELBOW, WRIST_1, WRIST_2, WRIST_3, TCP = range(6)  # the rows of `points`
-MAX_SPEED = math.pi  # rad/s, of every joint
-MAX_TORQUE = (150.0, 150.0, 150.0, 28.0, 28.0, 28.0)  # N m
+SHOULDER, ELBOW, WRIST_1, WRIST_2, WRIST_3, TCP = range(JOINTS)  # the rows of `points`
 
 
 @EXACT
-def frames(q):
+def frames(links, q):
     """Return the pose [6, 3, 4] of each joint's DH frame for the joint angles q [6]: rotation, then origin."""
-    out = np.empty((6, 3, 4))
+    out = np.empty((len(q), 3, 4))
     r = np.eye(3)
     p = np.zeros(3)
-    for i in range(6):
+    for i in range(len(q)):
         c, s = math.cos(q[i]), math.sin(q[i])
-        ca, sa = _COS[i], _SIN[i]
+        a, d, ca, sa = links[0, i], links[1, i], links[2, i], links[3, i]
         for k in range(3):
             x, y, z = r[k, 0], r[k, 1], r[k, 2]
             along = c * x + s * y  # the new x axis
             across = c * y - s * x
-            p[k] += A[i] * along + D[i] * z
+            p[k] += a * along + d * z
             r[k, 0], r[k, 1], r[k, 2] = along, ca * across + sa * z, ca * z - sa * across
             out[i, k, 0], out[i, k, 1], out[i, k, 2], out[i, k, 3] = r[k, 0], r[k, 1], r[k, 2], p[k]
     return out
 
 
 @EXACT
-def points(q):
+def points(links, q):
     """Return the origins [6, 3] of the joints' frames; the last is the tool's centre point (TCP)."""
-    return frames(q)[:, :, 3].copy()
+    return frames(links, q)[:, :, 3].copy()
 
 
 @EXACT
-def tcp(q):
+def tcp(links, q):
     """Return the position [3] of the tool's centre point."""
-    return frames(q)[5, :, 3].copy()
+    return frames(links, q)[TCP, :, 3].copy()
 
 
-def pose(q: np.ndarray) -> np.ndarray:
+def pose(links: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the tool's pose [6] as a UR controller gives it: position, then axis times angle."""
-    last = frames(q)[5]
+    last = frames(links, q)[TCP]
     return np.concatenate([last[:, 3], rotation_vector(last[:, :3])])
 
 

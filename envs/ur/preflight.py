@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import kinematics
-from .arm import PERIODS
+from .arms import PERIODS
 from .safety import RobotFault, plausible
 from .shared import ProtectiveStop, Silent, Stopped
 
@@ -31,14 +31,14 @@ def check_ready(receive: Any) -> None:
 
 def preflight(link: "Link") -> dict[str, Any]:
     """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
-    settings, bounds, receive = link.settings, link.bounds, link.receive
+    settings, bounds, receive, arm = link.settings, link.bounds, link.receive, link.settings.arm
     version, model = link.ask(link.dashboard.polyscopeVersion), link.ask(link.dashboard.getRobotModel).upper()
     major = int("".join(c if c.isdigit() else " " for c in version).split()[0])
     period = PERIODS["e" if major >= 5 else "cb3"]
     if period != bounds.period:
         raise RobotFault(f"this controller ({version}) has cycles of {period} s, the bounds of {bounds.period} s")
-    if model not in ("UR5", "UR5CB"):
-        raise RobotFault(f"this is a {model}; kinematics and bounds here are those of a UR5")
+    if model not in arm.models:
+        raise RobotFault(f"this is a {model}; kinematics and bounds here are those of a {arm.name} (--arm)")
     if major >= 5 and not link.ask(link.dashboard.isInRemoteControl):
         raise RobotFault("the robot is not in remote control: switch it over on the pendant")
     slider = receive.getTargetSpeedFraction() * receive.getSpeedScaling()
@@ -48,7 +48,7 @@ def preflight(link: "Link") -> dict[str, Any]:
     if abs(payload - settings.payload) > 0.05:
         raise RobotFault(f"the pendant has a payload of {payload:g} kg, not {settings.payload:g} kg")
     packet = link.next()
-    said, ours = np.array(receive.getActualTCPPose()), kinematics.tcp(packet.q)
+    said, ours = np.array(receive.getActualTCPPose()), kinematics.tcp(bounds.links, packet.q)
     away = float(np.linalg.norm(said[:3] - ours))
     if away > settings.pose_tolerance:
         raise RobotFault(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arm import Move
+from .arms import JOINTS
+from .motion import Move
 from .safety import Bounds
 
 # rad/s that a reference may be beside its model. The model is exact (1e-9 rad/s on the simulated controller); this is
@@ -40,8 +41,8 @@ class Reference:
 
     def __init__(self, bounds: Bounds, in_flight: int):
         self.bounds = bounds
-        self.told = np.zeros((in_flight + 1 + LATE, 6))  # rad/s, newest last
-        self.place = np.full(6, math.nan)  # rad, of the joints that were told nothing but to stand
+        self.told = np.zeros((in_flight + 1 + LATE, JOINTS))  # rad/s, newest last
+        self.place = np.full(JOINTS, math.nan)  # rad, of the joints that were told nothing but to stand
         self.on_way: Telling | None = None
         self.strange = 0  # cycles in a row
         self._before: tuple[float, np.ndarray] | None = None  # stamp and target_qd

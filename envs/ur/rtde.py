@@ -1,4 +1,4 @@
-"""A real UR5, or whatever speaks its protocol: the driver, and the process behind it where control_loop.py talks."""
+"""A real arm, or whatever speaks its protocol: the driver, and the process behind it where control_loop.py talks."""
 
 import contextlib
 import multiprocessing as mp
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .arms import JOINTS
 from .clock import clock
 from .control_loop import Link
 from .drivers import State, Status
@@ -151,7 +152,7 @@ class UrRtdeDriver:
         try:
             wanted = check_command(qd)
         except RobotFault:
-            self._give(np.zeros(6))
+            self._give(np.zeros(JOINTS))
             raise
         self._give(wanted)
 
@@ -296,5 +297,5 @@ def _report(connection: Connection, fault: RobotFault) -> None:
 
 def _compile_guard(bounds: Bounds) -> None:
     """Have the guard compiled before the first cycle that needs it."""
-    zero = np.zeros(6)
-    admit(zero, zero, zero, np.zeros((1, 6)), zero, bounds)
+    zero = np.zeros(JOINTS)
+    admit(zero, zero, zero, np.zeros((1, JOINTS)), zero, bounds)

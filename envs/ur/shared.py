@@ -4,20 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arms import DEFAULT, JOINTS, Arm
 from .safety import Bounds, RobotFault
 
 # `sequence` is odd while the rest is being written. stands: whether the process, at its end, has read that it stands.
 STATE = np.dtype(
     [("sequence", "<i8"), ("stamp", "<f8"), ("status", "<i8"), ("stands", "<i8"), ("overrides", "<i8", 4)]
-    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "executed")]
+    + [(name, "<f8", JOINTS) for name in ("q", "qd", "q_target", "qd_target", "executed")]
 )
 # given: at which of the robot's stamps; awaited: the stamp that the policy waits for, for lock step (clock.py).
 COMMAND = np.dtype(
-    [("sequence", "<i8"), ("given", "<f8"), ("awaited", "<f8"), ("speed", "<f8"), ("wanted", "<f8", 6)]
+    [("sequence", "<i8"), ("given", "<f8"), ("awaited", "<f8"), ("speed", "<f8"), ("wanted", "<f8", JOINTS)]
 )
 CYCLE = np.dtype(
     [("stamp", "<f8"), ("given", "<f8"), ("did", "<i4"), ("safety_mode", "<i4")]
-    + [(name, "<f8", 6) for name in ("q", "qd", "q_target", "qd_target", "wanted", "executed")]
+    + [(name, "<f8", JOINTS) for name in ("q", "qd", "q_target", "qd_target", "wanted", "executed")]
 )  # one record of the log
 
 
@@ -28,6 +29,7 @@ class Settings:
     host: str
     bounds: Bounds
     timeout: float = 0.2  # s of robot time without a command, after which the arm stops
+    arm: Arm = DEFAULT
     in_flight: int = 3  # cycles from a state's stamp to the first movement that answers it, less one
     move_speed: float = 0.6  # rad/s
     move_acceleration: float = 1.0  # rad/s^2

@@ -50,13 +50,14 @@ def is_simulated(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def controller(robot_ip: str | None, series: str) -> Iterator[Controller]:
+def controller(robot_ip: str | None, arm: str) -> Iterator[Controller]:
     """Give the controller at an address, or without one a simulated one of our own, which is ended again.
 
-    Nobody else's is taken that was not named, simulated or not. InputError if there is none.
+    arm: the name of the simulated one's. Nobody else's controller is taken that was not named, simulated or not.
+    InputError if there is none.
     """
     if robot_ip is None:
-        with _own(series) as host:
+        with _own(arm) as host:
             yield Controller(host, True, "a simulated controller, started for this run alone")
         return
     if not listens(robot_ip, RTDE):
@@ -67,7 +68,7 @@ def controller(robot_ip: str | None, series: str) -> Iterator[Controller]:
 
 
 @contextlib.contextmanager
-def _own(series: str) -> Iterator[str]:
+def _own(arm: str) -> Iterator[str]:
     """Start a simulated controller at a free address of this machine, and give the address."""
     chance = random.SystemRandom()
     serial, said = str(chance.randrange(10**9, 10**10)), ""  # the number tells ours from any other
@@ -79,8 +80,8 @@ def _own(series: str) -> Iterator[str]:
             "hesscale_rl.scripts.ur.simulator",
             "--host",
             host,
-            "--series",
-            series,
+            "--arm",
+            arm,
             "--serial",
             serial,
         ]

@@ -1,4 +1,4 @@
-"""A policy on a UR5: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the agent]
+"""A policy on a UR arm: hesscale-rl ur run RUN, or hesscale-rl ur train [flags of the agent]
 
 Without --robot-ip it is a dry run, with the same program and settings, on a simulated controller of its own; one
 that runs already (hesscale-rl ur sim) is named with --robot-ip, as a real one is. A real arm moves only after the
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl import agents
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
-from hesscale_rl.runs.command_line import Parser
+from hesscale_rl.runs.command_line import Parser, read_kwargs
 from hesscale_rl.scripts.evaluate import agent_of, need_video, run_flags
 from hesscale_rl.system.console import complain, guard, say
 
@@ -37,7 +38,6 @@ TRAINING = {"num_steps": 2000, "num_minibatches": 40, "checkpoint_interval": 200
 @contextlib.contextmanager
 def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     """Give the environment over the robot, checked and agreed to; the arm is stopped on the way out."""
-    from hesscale_rl.envs.ur.arm import PERIODS
     from hesscale_rl.envs.ur.presets import PRESETS
     from hesscale_rl.envs.ur.rtde import UrRtdeDriver
     from hesscale_rl.envs.ur.safety import RobotFault
@@ -46,13 +46,17 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     from hesscale_rl.scripts.ur.controllers import controller, dashboard
     from hesscale_rl.scripts.ur.supervision import Operated, confirm, end_at_once
 
-    task = PRESETS[args.task]
+    task = PRESETS[args.task].on(find_arm(args.arm))
+    most = task.arm.payload
+    if not 0 <= args.payload <= most:
+        raise InputError(f"--payload {args.payload:g}: must be between 0 and {most:g} kg, which a {args.arm} carries")
     end_at_once()
-    with controller(args.robot_ip, args.series) as (host, simulated, what):
+    with controller(args.robot_ip, args.arm) as (host, simulated, what):
         settings = Settings(
             host,
-            task.bounds(PERIODS[args.series]),
+            task.bounds(),
             task.timeout,
+            task.arm,
             payload=args.payload,
             log=str(args.log / "cycles.bin"),
         )
@@ -66,9 +70,10 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
             _write_config(args, driver, host, simulated)
             robot = "{model} {version}, serial number {serial}".format(**driver.robot)
             say(f"robot {robot} at {host}: {what}")
+            env = URReacher(args.task, driver=driver, arm=args.arm)
             arm = Operated(
-                URReacher(args.task, driver=driver), driver, args.log / "steps.jsonl", args.slow_episodes,
-                args.slow_speed, rollout, args.auto_unlock, args.max_minutes,
+                env, driver, args.log / "steps.jsonl", args.slow_episodes, args.slow_speed, rollout, args.auto_unlock,
+                args.max_minutes,
             )  # fmt: skip
             with contextlib.closing(arm):
                 yield arm
@@ -93,7 +98,7 @@ def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: b
     from hesscale_rl.envs.ur.safety import RobotFault
     from hesscale_rl.runs.directory import commit, write_json
 
-    bounds = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in driver.bounds._asdict().items()}
+    bounds = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in driver.bounds._asdict().items() if k != "links"}
     own = {k: v for k, v in vars(args).items() if k != "act"}
     about = {
         "robot": driver.robot,
@@ -133,8 +138,9 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
     torch.set_num_threads(1)
     policy, env, config, saved = load(args.run, None, args.env_module, args.trust_env_module)
     if config.env_id not in ("URReacher-v0", "URReacherStock-v0", "URReacherMuJoCo-v0"):
-        raise InputError(f"{args.run}: learned {config.env_id}; a UR5 plays URReacher-v0 and its variants")
-    args.task = env.unwrapped.preset  # type: ignore[attr-defined]
+        raise InputError(f"{args.run}: learned {config.env_id}; an arm plays URReacher-v0 and its variants")
+    learned: Any = env.unwrapped
+    args.task, args.arm = learned.preset, _arm_of(args.arm, learned.arm.name)
     episode(policy, env, 0)  # all that is compiled on first use is, before an arm moves
     random, returns = np.random.default_rng(args.seed) if args.sampled else None, []
     with operated(args, 0) as arm:
@@ -148,6 +154,13 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
     return DONE
 
 
+def _arm_of(asked: str | None, learned: str) -> str:
+    """The arm that a policy is of; InputError if another one is asked for."""
+    if asked not in (None, learned):
+        raise InputError(f"--arm {asked}: the policy is of a {learned}; leave --arm out, or train one for a {asked}")
+    return learned
+
+
 def train(args: argparse.Namespace, others: list[str]) -> int:
     """Train an agent on the arm, which stands at its start while the agent learns."""
     import gymnasium as gym
@@ -159,6 +172,8 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
     if "--resume" not in others:
         usual = [f"--{n.replace('_', '-')}={value}" for n, value in TRAINING.items() if hasattr(agent.Args, n)]
         flags = ["--env-id", ENV_IDS[args.task], *usual, *others]
+        if args.arm and not any(flag.partition("=")[0] == "--env-kwargs" for flag in others):
+            flags += ["--env-kwargs", f"arm={args.arm}"]
     own = parse(agent.Args, agent.PRESETS, flags, "hesscale-rl ur train")
     if own.num_envs != 1:
         raise InputError(f"--num-envs {own.num_envs}: there is one arm")
@@ -166,6 +181,7 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
         raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(ENV_IDS.values())}")
     agent.check(own)
     args.task = next(task for task, name in ENV_IDS.items() if name == own.env_id)
+    args.arm = _arm_of(args.arm, find_arm(str(read_kwargs(own.env_kwargs).get("arm", DEFAULT.name))).name)
     from hesscale_rl.compiled.cache import ready
 
     ready()
@@ -187,8 +203,8 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
         os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
     import numpy as np
 
-    from hesscale_rl.envs.ur.arm import approach
     from hesscale_rl.envs.ur.log import read_records
+    from hesscale_rl.envs.ur.motion import approach
     from hesscale_rl.envs.ur.safety import OVERRIDES
     from hesscale_rl.envs.ur.shared import CYCLE
 
@@ -237,10 +253,12 @@ def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: floa
     from hesscale_rl.scripts.evaluate import write_video
 
     resets = [event for event in map(json.loads, lines) if event["kind"] == "reset"]
-    scene, frames = Scene(), []
+    about = json.loads((args.log / "config.json").read_text())["arguments"]
+    arm = find_arm(about.get("arm", DEFAULT.name))  # a log of before there was a choice has none
+    scene, frames = Scene(arm), []
     for row in cycles[:: max(1, round(0.04 / period))]:
         seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
-        target = np.array([tcp(row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
+        target = np.array([tcp(arm.links, row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
         frames.append(scene.draw(row["q"], target))
     write_video(args.log / "replay.mp4", frames, 25)
     say(f"video {args.log / 'replay.mp4'}  ({len(frames)} frames)")
@@ -252,7 +270,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands = parser.add_subparsers(required=True, metavar="sim|run|train|replay")
     robot = Parser(add_help=False)
     robot.add_argument("--robot-ip", help="of a controller; without it, a simulated one is started")
-    robot.add_argument("--series", choices=("cb3", "e"), default="cb3", help="of the controller (%(default)s)")
+    robot.add_argument("--arm", choices=ARMS, help=f"which ({DEFAULT.name}, or the one that the run has learned on)")
     robot.add_argument("--slow-episodes", type=int, default=3, help="first ones, at reduced speed (%(default)s)")
     robot.add_argument("--slow-speed", type=float, default=0.3, help="that speed, rad/s (%(default)s)")
     robot.add_argument("--payload", type=float, default=0.0, help="kg, as set on the pendant (%(default)s)")
@@ -290,7 +308,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             ("slow_speed", 0 < args.slow_speed <= math.pi, "a speed above 0 and up to pi, rad/s"),
             ("slow_episodes", args.slow_episodes >= 0, "zero or more"),
             ("max_minutes", args.max_minutes > 0, "a positive number"),
-            ("payload", 0 <= args.payload <= 5, "between 0 and 5 kg"),
         ):
             if not ok:
                 raise InputError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be {allowed}")

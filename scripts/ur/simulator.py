@@ -1,4 +1,4 @@
-"""A simulated UR5 on this machine's own network, for clients made for the real one: hesscale-rl ur sim
+"""A simulated UR arm on this machine's own network, for clients made for the real one: hesscale-rl ur sim
 
 It speaks RTDE (port 30004), the dashboard's language (29999), and takes scripts and sends its state on 30003. One
 robot lives at one address; 127.0.0.2 and so on are free for more. Distances are in metres, angles in radians.
@@ -14,11 +14,11 @@ import sys
 import threading
 from pathlib import Path
 
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, JOINTS, RANGE, SERIES, START, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 from hesscale_rl.runs.command_line import Parser
 from hesscale_rl.system.console import complain, guard, say
 
-MOST = 5.0  # kg that a UR5 carries
 POSE = ("X", "Y", "Z", "RX", "RY", "RZ")
 
 
@@ -32,14 +32,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="allow a --host that other machines can reach, without a password",
     )
     parser.add_argument(
-        "--series", choices=("cb3", "e"), default="cb3", help="cb3 runs at 125 Hz, e at 500 [%(default)s]"
+        "--arm",
+        choices=ARMS,
+        default=DEFAULT.name,
+        help="which; an e-Series runs at 500 Hz, others at 125 [%(default)s]",
     )
-    parser.add_argument("--model", default="UR5", help="what the dashboard calls the robot [%(default)s]")
+    parser.add_argument("--model", help="what the dashboard calls the robot [the arm's name]")
     parser.add_argument("--serial", type=int, default=2018350001, help="its serial number [%(default)s]")
-    parser.add_argument("--q", type=float, nargs=6, metavar="Q", help="joints at the start [the task's]")
+    parser.add_argument("--q", type=float, nargs=JOINTS, metavar="Q", help="joints at the start [the task's]")
     parser.add_argument("--payload", type=float, default=0.0, metavar="KG")
     parser.add_argument(
-        "--tcp", type=float, nargs=6, default=(0.0,) * 6, metavar=POSE, help="tool's offset from the flange"
+        "--tcp",
+        type=float,
+        nargs=len(POSE),
+        default=(0.0,) * len(POSE),
+        metavar=POSE,
+        help="tool's offset from the flange",
     )
     parser.add_argument(
         "--dh-offset", type=float, default=0.0, metavar="MM", help="the forearm is longer than the model says"
@@ -90,21 +98,20 @@ def tell(line: str) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     """Be a robot until a signal ends it."""
-    host = address(args)
-    if not 0 <= args.payload <= MOST:
-        raise InputError(f"--payload {args.payload:g}: must be between 0 and {MOST:g} kg")
+    host, arm = address(args), find_arm(args.arm)
+    if not 0 <= args.payload <= arm.payload:
+        raise InputError(f"--payload {args.payload:g}: must be between 0 and {arm.payload:g} kg")
     import numpy as np
 
-    from hesscale_rl.envs.ur.arm import PERIODS, Arm
     from hesscale_rl.envs.ur.clock import RobotClock
     from hesscale_rl.envs.ur.log import Record
-    from hesscale_rl.envs.ur.presets import Q_REF
+    from hesscale_rl.envs.ur.motion import Joints
     from hesscale_rl.envs.ur.simulator.faults import Fault, scheduled
     from hesscale_rl.envs.ur.simulator.record import RECORD
-    from hesscale_rl.envs.ur.simulator.robot import RANGE, Robot
+    from hesscale_rl.envs.ur.simulator.robot import Robot
     from hesscale_rl.envs.ur.simulator.server import DASHBOARD, REALTIME, RTDE, Server
 
-    q, period = np.array(Q_REF if args.q is None else args.q), PERIODS[args.series]
+    q = np.array(START if args.q is None else args.q)
     if args.control_port is not None and not 0 < args.control_port < 65536:
         raise InputError(f"--control-port {args.control_port}: must be between 1 and 65535")
     faults = [scheduled(text) for text in args.fault]
@@ -112,12 +119,12 @@ def serve(args: argparse.Namespace) -> int:
         Fault(f"packet {args.packet_size}")
     if not np.isfinite([*q, *args.tcp, args.payload, args.dh_offset]).all() or np.abs(q).max() > RANGE:
         raise InputError("--q, --tcp, --payload and --dh-offset take numbers, --q within two pi")
-    Robot(Arm(q)).step()  # compiled now, so that no cycle of the real one waits
+    Robot(Joints(q)).step()  # compiled now, so that no cycle of the real one waits
     body = None
     if args.physics:
         from hesscale_rl.envs.ur.dynamics import MujocoBody
 
-        body = MujocoBody(period)
+        body = MujocoBody(arm.period, arm)
     try:
         if args.log:
             args.log.unlink(missing_ok=True)  # a record is added to what is there
@@ -129,8 +136,8 @@ def serve(args: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"--lock-step {args.lock_step}: {error.strerror}") from None
     robot = Robot(
-        Arm(q, period, body),
-        series=args.series,
+        Joints(q, arm.period, body),
+        arm,
         model=args.model,
         serial=str(args.serial),
         shift=args.dh_offset / 1000,
@@ -159,9 +166,9 @@ def serve(args: argparse.Namespace) -> int:
             server.end()
 
         threading.Thread(target=watch, daemon=True).start()
-    name = {"cb3": "CB3", "e": "e-Series"}[args.series]
+    version = ".".join(map(str, robot.version[:3]))
     tell(
-        f"{args.model} {name} {'.'.join(map(str, robot.version[:3]))} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
+        f"{robot.model} {SERIES[arm.series]} {version} at {host}: RTDE {RTDE}, dashboard {DASHBOARD}, "
         f"script and stream {REALTIME}; Ctrl-C ends it"
     )
     with contextlib.suppress(OSError, AttributeError):

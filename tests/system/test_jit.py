@@ -9,13 +9,15 @@ from hesscale_rl.jit import FOLDERS, PACKAGE, RECORDS, UsersFolder
 CLEARANCE = """
 import numpy as np
 from hesscale_rl.envs.ur.safety import Bounds, clearance
+from hesscale_rl.envs.ur.arms import DEFAULT
 wide = np.full(6, 7.0), np.full(3, 9.0)
-print(clearance(np.array([1.6, -2.4, 1.5, -0.7, 1.6, 1.0]), Bounds(-wide[0], wide[0], -wide[1], wide[1], 1.0, 2.0)))
+bounds = Bounds(DEFAULT.links, -wide[0], wide[0], -wide[1], wide[1], 1.0, 2.0)
+print(clearance(np.array([1.6, -2.4, 1.5, -0.7, 1.6, 1.0]), bounds))
 """
 
 
 def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_machine_code(tmp_path):
-    # `clearance` is compiled from safety.py; the link lengths that it inlines stand in kinematics.py.
+    # `clearance` is compiled from safety.py; what it calls for the links' places stands in kinematics.py.
     copy = tmp_path / "hesscale_rl"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -28,8 +30,10 @@ def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_mach
         return float(done.stdout)
 
     before = clearance()
-    table = copy / "envs" / "ur" / "kinematics.py"
-    table.write_text(table.read_text().replace("D = (0.089159,", "D = (0.099159,"))
+    places = copy / "envs" / "ur" / "kinematics.py"
+    origins = "frames(links, q)[:, :, 3]"
+    assert origins in places.read_text()
+    places.write_text(places.read_text().replace(origins, f"({origins} + 0.01)"))
     assert abs(clearance() - before - 0.01) < 1e-12  # the whole arm stands a centimetre higher above the table
     assert [*(copy / "envs" / "ur" / "__pycache__").glob("safety.clearance*.nbi")]  # it was kept, and found stale
 

@@ -103,14 +103,14 @@ def test_a_real_robot_needs_an_answer(monkeypatch, capsys, tmp_path, learned, ro
 
 
 def test_without_an_address_the_controller_is_one_of_our_own_whatever_runs_already(robot):
-    with controllers.controller(None, "cb3") as (host, simulated, what):
+    with controllers.controller(None, "UR5") as (host, simulated, what):
         assert simulated and host != robot.host and "started for this run" in what
         assert controllers.is_simulated(host)
     assert not controllers.listens(host, controllers.RTDE)
 
 
 def test_a_foreign_controller_is_taken_where_it_is_named_and_said_to_be_one(robot):
-    with controllers.controller(robot.host, "cb3") as (host, simulated, what):
+    with controllers.controller(robot.host, "UR5") as (host, simulated, what):
         assert host == robot.host and simulated and "not ours" in what
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hesscale_rl.envs.ur.arm import PERIODS, Arm
+from hesscale_rl.envs.ur.arms import ARMS
+from hesscale_rl.envs.ur.arms import START as Q_REF
 from hesscale_rl.envs.ur.kinematics import pose
-from hesscale_rl.envs.ur.presets import Q_REF
+from hesscale_rl.envs.ur.motion import Joints
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.faults import Fault, scheduled
 from hesscale_rl.envs.ur.simulator.realtime import Realtime, packet_size
@@ -39,8 +40,9 @@ WORDS = {"d": "DOUBLE", "i": "INT32", "I": "UINT32", "Q": "UINT64", "3d": "VECTO
 WORDS |= {"6i": "VECTOR6INT32"}
 
 
-def robot(series="cb3"):
-    return Robot(Arm(Q_REF, PERIODS[series]), series)
+def robot(name="UR5"):
+    arm = ARMS[name]
+    return Robot(Joints(Q_REF, arm.period), arm)
 
 
 def outputs(names, frequency=125.0):
@@ -53,7 +55,7 @@ def test_versions():
     assert client.feed(b"\x00\x05V\x00\x02") == b"\x00\x04V\x01"
     assert client.feed(b"\x00\x05V\x00\x01") == b"\x00\x04V\x00"
     assert client.feed(b"\x00\x03v") == b"\x00\x13v" + bytes.fromhex("00000003 0000000f 00000008 00019f63")
-    assert Rtde(robot("e"), {}).feed(b"\x00\x03v")[3:7] == b"\x00\x00\x00\x05"
+    assert Rtde(robot("UR5e"), {}).feed(b"\x00\x03v")[3:7] == b"\x00\x00\x00\x05"
 
 
 def test_outputs_byte_by_byte():
@@ -70,10 +72,10 @@ def test_outputs_byte_by_byte():
     assert client.cycle() == b""
 
 
-@pytest.mark.parametrize("series", ["cb3", "e"])
-def test_everything_that_ur_rtde_asks_for(series):
-    bot = robot(series)
-    bot.arm.speedj(np.full(6, 0.5), 100.0)
+@pytest.mark.parametrize("arm", ARMS)
+def test_everything_that_ur_rtde_asks_for(arm):
+    bot, links = robot(arm), ARMS[arm].links
+    bot.joints.speedj(np.full(6, 0.5), 100.0)
     client = Rtde(bot, {})
     answer = client.feed(outputs(",".join(ASKED)))
     assert answer[4:].decode().split(",") == [WORDS[form] for form in ASKED.values()]
@@ -86,12 +88,12 @@ def test_everything_that_ur_rtde_asks_for(series):
         values[name] = struct.unpack_from(">" + form, data, at)
         at += struct.calcsize(">" + form)
     assert at == len(data) == struct.unpack_from(">H", data)[0]
-    assert values["timestamp"] == (20 * PERIODS[series],)
-    np.testing.assert_array_equal(values["actual_q"], bot.arm.q)
+    assert values["timestamp"] == (20 * ARMS[arm].period,)
+    np.testing.assert_array_equal(values["actual_q"], bot.joints.q)
     np.testing.assert_array_equal(values["actual_qd"], np.full(6, 0.5))
-    np.testing.assert_allclose(values["actual_TCP_pose"], pose(bot.arm.q))
-    ahead = bot.arm.q + bot.arm.qd * 1e-6
-    speed = (pose(ahead)[:3] - pose(bot.arm.q)[:3]) / 1e-6
+    np.testing.assert_allclose(values["actual_TCP_pose"], pose(links, bot.joints.q))
+    ahead = bot.joints.q + bot.joints.qd * 1e-6
+    speed = (pose(links, ahead)[:3] - pose(links, bot.joints.q)[:3]) / 1e-6
     np.testing.assert_allclose(values["actual_TCP_speed"][:3], speed, atol=1e-5)
     assert values["joint_mode"] == (253,) * 6 and values["safety_mode"] == (1,)
     assert values["robot_status_bits"] == (1,) and values["runtime_state"] == (1,)
@@ -103,7 +105,7 @@ def test_unknown_outputs_and_frequencies():
     assert client.feed(outputs("timestamp,nonsense")) == b"\x00\x14O\x00DOUBLE,NOT_FOUND"
     assert client.feed(b"\x00\x03S") == b"\x00\x04S\x00" and client.cycle() == b""
     assert client.feed(outputs("ft_raw_wrench")) == b"\x00\x0dO\x00NOT_FOUND"
-    assert Rtde(robot("e"), {}).feed(outputs("ft_raw_wrench")) == b"\x00\x0cO\x01VECTOR6D"
+    assert Rtde(robot("UR5e"), {}).feed(outputs("ft_raw_wrench")) == b"\x00\x0cO\x01VECTOR6D"
     for frequency in (0.0, 126.0, float("nan")):
         assert client.feed(outputs("timestamp", frequency))[3] == 0
     assert client.feed(outputs("timestamp", 50.0))[3] == 1  # every second cycle: 125 / 50, rounded down
@@ -164,15 +166,15 @@ OFFSETS |= {"safety_mode": 812, "speed_scaling": 940, "program_state": 1052}
 @pytest.mark.parametrize("size", [1060, 1108, 1116, 1140, 1220])
 def test_the_stream_packet(size):
     bot = robot()
-    bot.arm.speedj(np.full(6, 0.5), 100.0)
+    bot.joints.speedj(np.full(6, 0.5), 100.0)
     for _ in range(3):
         bot.step()
     data = Realtime(bot, size).cycle()
     assert len(data) == size and struct.unpack_from(">i", data) == (size,)
     at = {name: struct.unpack_from(">6d", data.ljust(1300, b"\0"), offset) for name, offset in OFFSETS.items()}
-    assert at["time"][0] == 0.024 and at["q_target"] == at["q_actual"] == tuple(bot.arm.q)
+    assert at["time"][0] == 0.024 and at["q_target"] == at["q_actual"] == tuple(bot.joints.q)
     assert at["qd_actual"] == (0.5,) * 6
-    np.testing.assert_allclose(at["tool"], pose(bot.arm.q))
+    np.testing.assert_allclose(at["tool"], pose(bot.arm.links, bot.joints.q))
     assert at["robot_mode"] == (7, 253, 253, 253, 253, 253) and at["safety_mode"][0] == 1
     assert at["speed_scaling"][0] == 1 and at["program_state"][0] == 1
 
@@ -296,5 +298,5 @@ def test_no_bytes_upset_the_robot(messages, doubles, commands):
         bot.take({"input_int_register_0": command})
         for _ in range(3):
             bot.step()
-    assert np.isfinite(bot.arm.q).all() and np.isfinite(bot.arm.qd).all()
+    assert np.isfinite(bot.joints.q).all() and np.isfinite(bot.joints.qd).all()
     assert bot.cycle == len(messages) + 3 * len(commands)

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from hesscale_rl.envs.ur.arm import PERIODS, Arm
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT
+from hesscale_rl.envs.ur.arms import START as Q_REF
 from hesscale_rl.envs.ur.kinematics import frames, pose
 from hesscale_rl.envs.ur.log import Record
-from hesscale_rl.envs.ur.presets import Q_REF
+from hesscale_rl.envs.ur.motion import Joints
 from hesscale_rl.envs.ur.simulator import robot
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.poses import compose, jacobian, solve
@@ -21,9 +22,9 @@ from hesscale_rl.envs.ur.simulator.variables import OUTPUTS
 class Client:
     """What ur_rtde does with the registers, one cycle after the other."""
 
-    def __init__(self, series="cb3", offset=0, **settings):
+    def __init__(self, arm=DEFAULT, offset=0, **settings):
         self.said = []
-        self.robot = Robot(Arm(Q_REF, PERIODS[series]), series, say=self.said.append, **settings)
+        self.robot = Robot(Joints(Q_REF, arm.period), arm, say=self.said.append, **settings)
         self.offset = offset
         self.upload()
 
@@ -67,21 +68,21 @@ class Client:
 
     @property
     def qd(self):
-        return self.robot.arm.qd[1]
+        return self.robot.joints.qd[1]
 
 
-@pytest.mark.parametrize("series", ["cb3", "e"])
-def test_a_speed_is_on_the_joints_two_cycles_after_the_command(series):
-    client = Client(series)
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_a_speed_is_on_the_joints_two_cycles_after_the_command(arm):
+    client = Client(arm)
     client.speedj(0.5)
     client.cycles(1)
     assert client.qd == 0
     client.cycles(1)
-    assert client.qd == pytest.approx(2.0 * client.robot.arm.period)
+    assert client.qd == pytest.approx(2.0 * client.robot.joints.period)
     client.seconds(0.3)
     client.speedj(-0.5)
     client.cycles(2)
-    assert client.qd == pytest.approx(0.5 - 2.0 * client.robot.arm.period)
+    assert client.qd == pytest.approx(0.5 - 2.0 * client.robot.joints.period)
 
 
 def test_the_last_speed_is_held_for_ever_unless_a_watchdog_bites():
@@ -150,10 +151,10 @@ def test_speed_stop_ends_the_thread_and_the_motion():
     assert client.blocking(15, 2.0) * 0.008 == pytest.approx(0.15, abs=0.02)
     assert client.qd == 0
     client.blocking(1, *Q_REF, 0.5, 1.0)
-    np.testing.assert_allclose(client.robot.arm.q, Q_REF, atol=1e-12)
+    np.testing.assert_allclose(client.robot.joints.q, Q_REF, atol=1e-12)
     client.command(11, *(Q_REF + [0, 0.01, 0, 0, 0, 0]), 0, 0, 0.008, 0.1, 300)
     client.seconds(1)
-    np.testing.assert_allclose(client.robot.arm.q[1], Q_REF[1] + 0.01, atol=1e-6)
+    np.testing.assert_allclose(client.robot.joints.q[1], Q_REF[1] + 0.01, atol=1e-6)
     client.blocking(16, 5.0)
     client.blocking(34, 5.0)
 
@@ -162,7 +163,7 @@ def test_movej_and_its_asynchronous_twin():
     client = Client(offset=24)
     goal = Q_REF + [0, 0.2, 0, 0, 0, 0]
     assert client.blocking(1, *goal, 0.5, 1.0) * 0.008 == pytest.approx(0.9, abs=0.03)
-    np.testing.assert_array_equal(client.robot.arm.q, goal)
+    np.testing.assert_array_equal(client.robot.joints.q, goal)
     word = client.robot.integers[26]
     assert client.blocking(1, *Q_REF, 0.5, 1.0, integer=1) == 1
     client.cycles(2)
@@ -172,21 +173,22 @@ def test_movej_and_its_asynchronous_twin():
     client.seconds(1)
     over = client.robot.integers[26]
     assert over & 0xFFFF == 0 and over >> 24 == begun >> 24 and over >> 16 & 127 == (begun >> 16 & 127) + 1
-    np.testing.assert_array_equal(client.robot.arm.q, Q_REF)
+    np.testing.assert_array_equal(client.robot.joints.q, Q_REF)
     client.blocking(1, *goal, 0.5, 1.0, integer=1)
     client.seconds(0.3)
     client.blocking(1, *Q_REF, 0.5, 1.0)  # takes the place of the one under way, without a jump
-    np.testing.assert_array_equal(client.robot.arm.q, Q_REF)
+    np.testing.assert_array_equal(client.robot.joints.q, Q_REF)
 
 
 def test_questions():
-    client = Client("e")
+    client = Client(ARMS["UR5e"])
     robot_ = client.robot
     client.blocking(29, 0.01, 0, 0.1, 0, 0, 0.5)
     client.blocking(40)
     assert robot_.doubles[:6] == [0.01, 0, 0.1, 0, 0, 0.5]
     client.blocking(43)
-    np.testing.assert_allclose(robot_.doubles[:6], compose(pose(Q_REF), robot_.tool), atol=1e-12)
+    flange = pose(robot_.arm.links, Q_REF)
+    np.testing.assert_allclose(robot_.doubles[:6], compose(flange, robot_.tool), atol=1e-12)
     here = robot_.doubles[:6]
     client.blocking(30, *here, *(Q_REF + 0.1), 1e-10, 1e-10)
     np.testing.assert_allclose(robot_.doubles[:6], Q_REF, atol=1e-8)
@@ -209,12 +211,14 @@ def test_questions():
     assert robot_.doubles[0] == 0.002
 
 
-def test_the_jacobian_and_the_inverse():
-    small = 1e-6
-    there = pose(Q_REF + small)
-    j = jacobian(frames(Q_REF), pose(Q_REF)[:3])
-    np.testing.assert_allclose((there - pose(Q_REF))[:3], j[:3] @ np.full(6, small), atol=1e-11)
-    assert solve(np.array([3.0, 0, 0, 0, 0, 0]), Q_REF, np.zeros(6)) is None
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_the_jacobian_and_the_inverse(arm):
+    small, here = 1e-6, pose(arm.links, Q_REF)
+    there = pose(arm.links, Q_REF + small)
+    j = jacobian(frames(arm.links, Q_REF), here[:3])
+    np.testing.assert_allclose((there - here)[:3], j[:3] @ np.full(6, small), atol=1e-11)
+    np.testing.assert_allclose(solve(arm.links, there, Q_REF - 0.02, np.zeros(6)), Q_REF + small, atol=1e-8)
+    assert solve(arm.links, np.array([3.0, 0, 0, 0, 0, 0]), Q_REF, np.zeros(6)) is None
 
 
 def test_stop_script_and_what_is_not_simulated():
@@ -223,7 +227,7 @@ def test_stop_script_and_what_is_not_simulated():
     client.cycles(1)
     assert not client.running
     client.upload()
-    client.command(3, *pose(Q_REF), 0.1, 0.1)
+    client.command(3, *pose(DEFAULT.links, Q_REF), 0.1, 0.1)
     client.cycles(1)
     assert not client.running and "not simulated" in client.said[-1]
 
@@ -234,7 +238,7 @@ def test_what_is_no_number_ends_the_program(bad):
     client.speedj(bad)
     client.cycles(2)
     assert not client.running and client.robot.safety_mode == robot.NORMAL
-    assert np.isfinite(client.robot.arm.q).all()
+    assert np.isfinite(client.robot.joints.q).all()
 
 
 def test_more_than_the_joints_can_do_is_a_protective_stop():
@@ -245,12 +249,12 @@ def test_more_than_the_joints_can_do_is_a_protective_stop():
     client = Client()
     client.command(11, *(Q_REF + [0, 0.3, 0, 0, 0, 0]), 0, 0, 0.008, 0.1, 300)
     client.cycles(2)
-    assert client.robot.safety_mode == robot.PROTECTIVE_STOP and (client.robot.arm.q == Q_REF).all()
+    assert client.robot.safety_mode == robot.PROTECTIVE_STOP and (client.robot.joints.q == Q_REF).all()
     client = Client()
     client.speedj([3, 0, 0, 0, 0, 0], 10)
     client.seconds(2.5)
     assert client.robot.safety_mode == robot.PROTECTIVE_STOP
-    assert 2 * math.pi < client.robot.arm.q[0] < 2 * math.pi + 0.3 and not client.robot.arm.qd.any()
+    assert 2 * math.pi < client.robot.joints.q[0] < 2 * math.pi + 0.3 and not client.robot.joints.qd.any()
 
 
 def test_a_protective_stop_and_its_five_seconds():
@@ -340,8 +344,8 @@ def test_the_record_survives_a_cut(tmp_path):
     rows = read_log(path)  # while it is still open
     np.testing.assert_allclose(rows["stamp"], np.arange(1, 11) * 0.008)
     assert rows["program_running"].all() and (rows["safety_mode"] == 1).all()
-    np.testing.assert_array_equal(rows["q"][-1], client.robot.arm.q)
-    np.testing.assert_array_equal(rows["qd_target"][-1], client.robot.arm.qd_target)
+    np.testing.assert_array_equal(rows["q"][-1], client.robot.joints.q)
+    np.testing.assert_array_equal(rows["qd_target"][-1], client.robot.joints.qd_target)
     record.close()
     path.write_bytes(path.read_bytes()[:-1])
     assert len(read_log(path)) == 9 and RECORD.itemsize == 205

@@ -4,14 +4,16 @@ import pytest
 from test_ur_kinematics import Q_REF
 
 from hesscale_rl.envs.ur import kinematics
-from hesscale_rl.envs.ur.arm import Arm
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT
 from hesscale_rl.envs.ur.drivers import NO_DELAY, Delays, InProcess, KinematicDriver
-from hesscale_rl.envs.ur.dynamics import MASS, MujocoBody, MujocoDriver, build
+from hesscale_rl.envs.ur.dynamics import MujocoBody, MujocoDriver, build
+from hesscale_rl.envs.ur.motion import Joints
 from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.safety import FREE, OVERRIDES, RobotFault, clearance
 
 V2 = PRESETS["v2"].bounds()
 FIXED = Delays((1, 1), (2, 2))
+each_arm = pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
 
 
 def speeds(lift, elbow):
@@ -28,7 +30,7 @@ def play(driver, seed, steps=300):
 
 @pytest.mark.parametrize("delays", [NO_DELAY, FIXED, Delays((3, 3), (0, 0)), Delays((0, 0), (4, 4))])
 def test_the_compiled_cycles_are_the_literal_ones(delays):
-    fast, literal = KinematicDriver(V2, delays), InProcess(V2, Arm(Q_REF), delays)
+    fast, literal = KinematicDriver(V2, delays), InProcess(V2, Joints(Q_REF), delays)
     for one, other in zip(play(fast, 0), play(literal, 0), strict=True):
         for name in ("stamp", "q", "qd", "q_target", "qd_target", "executed", "override"):
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-12)
@@ -93,19 +95,20 @@ def test_a_start_outside_is_refused():
     with pytest.raises(ValueError, match=r"joint 2 is at -3\.000 rad, outside"):
         KinematicDriver(V2, q=Q_REF - [0, 0.6, 0, 0, 0, 0])
     with pytest.raises(ValueError, match="cycles"):
-        InProcess(V2, Arm(Q_REF, 0.002))
+        InProcess(V2, Joints(Q_REF, 0.002))
 
 
 # --- MuJoCo
 
 
-def test_mujoco_has_the_same_kinematics():
-    model, random = build(), np.random.default_rng(0)
+@each_arm
+def test_mujoco_has_the_same_kinematics(arm):
+    model, random = build(arm), np.random.default_rng(0)
     data = mujoco.MjData(model)
-    for _ in range(100):
+    for _ in range(30):
         data.qpos[:] = random.uniform(-6, 6, 6)
         mujoco.mj_kinematics(model, data)
-        frame = kinematics.frames(data.qpos.copy())[5]
+        frame = kinematics.frames(arm.links, data.qpos.copy())[-1]
         np.testing.assert_allclose(data.site_xpos[0], frame[:, 3], atol=1e-9)
         np.testing.assert_allclose(data.site_xmat[0].reshape(3, 3), frame[:, :3], atol=1e-9)
 
@@ -114,13 +117,12 @@ def test_mujoco_weighs_what_a_ur5_weighs():
     body = MujocoBody(0.008)
     body.place(Q_REF)
     np.testing.assert_allclose(body.data.qfrc_bias, [0, 17.0, -11.2, -1.5, 0, 0], atol=0.05)
-    np.testing.assert_allclose(body.model.body_mass[-6:], MASS)
+    np.testing.assert_allclose(body.model.body_mass[-6:], DEFAULT.mass)
 
 
-@pytest.mark.parametrize("period", [0.008, 0.002])
-def test_mujoco_follows_its_reference(period):
-    bounds = PRESETS["v2"].bounds(period)
-    states = play(MujocoDriver(bounds), 0, 200)
+@each_arm
+def test_mujoco_follows_its_reference(arm):
+    states = play(MujocoDriver(PRESETS["v2"].on(arm).bounds(), arm=arm), 0, 100)
     assert max(np.abs(s.q - s.q_target).max() for s in states) < 0.004  # at 2 rad/s^2 throughout
     assert max(np.abs(s.qd).max() for s in states) > 0.5
 
@@ -132,14 +134,16 @@ def test_mujoco_torque_is_limited():
     assert (np.abs(body.torque) <= [150, 150, 150, 28, 28, 28]).all() and (np.abs(body.torque) >= 28).any()
 
 
-def test_capsules_touch_only_outside_the_bounds():
-    body, random, inside, touched = MujocoBody(0.008), np.random.default_rng(0), 0, 0
+@each_arm
+def test_capsules_touch_only_outside_the_bounds(arm):
+    body, bounds = MujocoBody(arm.period, arm), PRESETS["v2"].on(arm).bounds()
+    random, inside, touched = np.random.default_rng(0), 0, 0
     for _ in range(3000):
         q = Q_REF.copy()
         q[1:3] = random.uniform(np.radians([-200, -170]), np.radians([20, 170]))
         body.q[:] = q
         mujoco.mj_forward(body.model, body.data)
-        if clearance(q, V2) > 0:
+        if clearance(q, bounds) > 0:
             inside += 1
             assert not body.touching
         touched += body.touching

@@ -18,6 +18,7 @@ pytest.importorskip("rtde_control")
 import ur_client
 from ursim import PATIENCE, Ursim
 
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT
 from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault, clearance
@@ -37,7 +38,7 @@ HERE = {
     "shape": (4, "RobotFault: an action must be two numbers", 0, BRAKE),
     "driver SIGKILL": (4, "Silent: the process that talks to the robot has died", WATCHDOG, HARD),
     "driver SIGSTOP": (4, "Silent: the process that talks to the robot hangs", WATCHDOG, HARD),
-    "freeze 20": (4, "Silent: no news from the robot for 0.26 s", WATCHDOG, HARD),
+    "freeze 20": (4, "Silent: no news from the robot for 0.2", WATCHDOG, HARD),
     "drop": (4, "Silent", WATCHDOG, HARD),  # at the latest: the driver also asks the dashboard for a stop
     "pstop": (4, "ProtectiveStop", 0, HARD),
     "safeguard": (4, "Stopped", 0, HARD),
@@ -69,25 +70,37 @@ def fault(said):
     return float(next(line.split()[1] for line in said if line.startswith("fault")))
 
 
-def judge(robot, since, reaction, deceleration):
+def judge(robot, since, reaction, deceleration, bounds=BOUNDS):
     log = robot.log()
-    log = log[log["stamp"] >= since - BOUNDS.period / 2]
+    log = log[log["stamp"] >= since - bounds.period / 2]
     moving = np.abs(log["qd"]).max(1) > STILL
     lasted = log["stamp"][moving].max() - since
     speed = np.abs(log["qd"])[log["stamp"] <= since + reaction + CYCLES].max()
     assert speed > 0.3 and lasted <= reaction + speed / deceleration + CYCLES
-    assert min(clearance(q, BOUNDS) for q in log["q"]) > 0
+    assert min(clearance(q, bounds) for q in log["q"]) > 0
 
 
-@pytest.mark.parametrize("what", HERE)
-def test_what_goes_wrong_stops_the_arm(what, robot, capfd):
+def suffers(robot, what, capfd, arm=DEFAULT):
     code, word, reaction, deceleration = HERE[what]
-    assert ur_client.play(robot.host, robot.clock, 1, 20, what) == code
+    assert ur_client.play(robot.host, robot.clock, 1, 20, what, arm) == code
     said = capfd.readouterr().out.splitlines()
     assert any(line.startswith(word) for line in said), said
     assert not multiprocessing.active_children(), "a process is left behind"
     robot.wait(1.0)
-    judge(robot, fault(said), reaction, deceleration)
+    judge(robot, fault(said), reaction, deceleration, PRESETS["v2"].on(arm).bounds())
+
+
+@pytest.mark.parametrize("what", HERE)
+def test_what_goes_wrong_stops_the_arm(what, robot, capfd):
+    suffers(robot, what, capfd)
+
+
+@pytest.mark.parametrize("name", ["UR3e", "UR10e"])
+def test_what_goes_wrong_stops_another_arm(name, tmp_path, capfd):
+    robot = Ursim(tmp_path, "--arm", name, stepped=True).ready()
+    for what in ("nan", "driver SIGKILL", "freeze 20", "pstop"):
+        suffers(robot.calm(), what, capfd, ARMS[name])
+    robot.end()
 
 
 @pytest.mark.parametrize("what", ELSEWHERE)
@@ -162,8 +175,8 @@ def test_a_robot_that_is_not_as_it_must_be_is_not_moved(line, word, robot):
     ("flags", "word"),
     [
         (("--tcp", "0", "0", "0.1", "0", "0", "0"), "a TCP is set on the pendant"),
-        (("--model", "UR10"), "this is a UR10"),
-        (("--series", "e"), "cycles of 0.002 s"),
+        (("--arm", "UR10"), "this is a UR10"),
+        (("--arm", "UR5e"), "cycles of 0.002 s"),
         (("--q", "1.587", "-0.1", "1.5", "-0.718", "1.637", "1.009"), "stands where it must not"),
     ],
 )

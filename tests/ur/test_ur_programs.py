@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_ur_controller import Client
 
-from hesscale_rl.envs.ur.arm import Arm
-from hesscale_rl.envs.ur.presets import Q_REF
+from hesscale_rl.envs.ur.arms import START as Q_REF
+from hesscale_rl.envs.ur.motion import Joints
 from hesscale_rl.envs.ur.simulator import realtime
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.realtime import Realtime
@@ -15,25 +15,25 @@ from hesscale_rl.envs.ur.simulator.variables import OUTPUTS
 
 
 def test_lines_of_text_move_the_arm_and_braking_follows_the_last():
-    bot = Robot(Arm(Q_REF))
+    bot = Robot(Joints(Q_REF))
     port = Realtime(bot, 1060)
     for _ in range(50):
         port.feed(b"speedj([0, 0.3, 0, 0, 0, 0], 1.4, 0.008)\n")
         bot.step()
-    assert bot.arm.qd[1] == pytest.approx(0.3)
+    assert bot.joints.qd[1] == pytest.approx(0.3)
     bot.step()
-    assert bot.arm.qd[1] == pytest.approx(0.3)  # a line that is late by a cycle is not missed
+    assert bot.joints.qd[1] == pytest.approx(0.3)  # a line that is late by a cycle is not missed
     bot.step()
     bot.step()
-    assert bot.arm.qd[1] == 0 and bot.program is None
+    assert bot.joints.qd[1] == 0 and bot.program is None
     port.feed(f"movej({(Q_REF + 0.1).tolist()}, a=1.4, v=1.05, t=1.0, r=0)\n".encode())
     for _ in range(127):
         bot.step()
     assert bot.program is None
-    np.testing.assert_allclose(bot.arm.q, Q_REF + 0.1)
+    np.testing.assert_allclose(bot.joints.q, Q_REF + 0.1)
     port.feed(f"servoj({Q_REF.tolist()}, t=0.5, lookahead_time=0.2, gain=300)\nstopj(a=2.0)\n".encode())
     bot.step()
-    assert bot.arm.qd[1] == 0
+    assert bot.joints.qd[1] == 0
     bot.step()
     assert bot.program is None
 
@@ -84,7 +84,7 @@ def test_a_program_of_simulated_statements_runs():
     while client.running:
         client.cycles(1)
     assert client.robot.integers[0] == 7 and client.robot.stamp - began > 0.8
-    np.testing.assert_allclose(client.robot.arm.q[1], Q_REF[1] + 0.1)
+    np.testing.assert_allclose(client.robot.joints.q[1], Q_REF[1] + 0.1)
 
 
 def test_of_a_program_that_is_not_simulated_only_outputs_are_written():
@@ -94,7 +94,7 @@ def test_of_a_program_that_is_not_simulated_only_outputs_are_written():
     client.seconds(1)
     assert not client.running and client.robot.integers[0] == 7
     assert "mine: 'while True:' is not simulated" in client.said[-1]
-    np.testing.assert_array_equal(client.robot.arm.q, Q_REF)
+    np.testing.assert_array_equal(client.robot.joints.q, Q_REF)
 
 
 @pytest.mark.parametrize("beginning", [b"def mine():\n", b"# "])

@@ -8,6 +8,7 @@ from test_ur_kinematics import Q_REF
 
 from hesscale_rl import envs
 from hesscale_rl.envs import state
+from hesscale_rl.envs.ur.arms import DEFAULT
 from hesscale_rl.envs.ur.drivers import NO_DELAY, KinematicDriver
 from hesscale_rl.envs.ur.kinematics import tcp
 from hesscale_rl.envs.ur.presets import HALF_TURN, PRESETS
@@ -23,7 +24,7 @@ def solve(target, low, high):
     from scipy.optimize import least_squares
 
     def error(joints):
-        return (tcp(np.array([*Q_REF[:1], *joints, *Q_REF[3:]])) * HALF_TURN)[1:] - target
+        return (tcp(DEFAULT.links, np.array([*Q_REF[:1], *joints, *Q_REF[3:]])) * HALF_TURN)[1:] - target
 
     found = []
     for start in ((-2.4, 1.5), (-1.0, 1.0), (-1.0, -1.0), (-2.0, 0.5), (-1.5, -1.5)):
@@ -90,7 +91,8 @@ def test_a_random_policy_returns_what_is_published(name, mean):
 def test_targets_are_drawn_as_published():
     env = URReacher("stock")
     env.reset(seed=0)
-    away = np.linalg.norm([env._draw_target() - (tcp(Q_REF) * HALF_TURN)[1:] for _ in range(4000)], axis=1)
+    start = (tcp(DEFAULT.links, Q_REF) * HALF_TURN)[1:]
+    away = np.linalg.norm([env._draw_target() - start for _ in range(4000)], axis=1)
     assert away.mean() == pytest.approx(0.245, abs=0.005)
     np.testing.assert_allclose(np.percentile(away, [10, 90]), [0.12, 0.36], atol=0.01)
 
@@ -99,7 +101,7 @@ def test_targets_are_drawn_as_published():
 def test_the_reward_is_the_published_one(distance, reward):
     env = URReacher(delays=False)
     env.reset(seed=0)
-    env._target = (tcp(Q_REF) * HALF_TURN)[1:] + [distance, 0]
+    env._target = (tcp(DEFAULT.links, Q_REF) * HALF_TURN)[1:] + [distance, 0]
     assert env.step(np.zeros(2))[1] == pytest.approx(reward, abs=0.006)
 
 
@@ -109,7 +111,7 @@ def test_observations(preset):
     obs, info = env.reset(seed=0)
     np.testing.assert_allclose(obs[:2], Q_REF[1:3])
     np.testing.assert_array_equal(obs[[2, 3, 6, 7]], 0)
-    np.testing.assert_allclose(obs[4:6], (tcp(Q_REF) * HALF_TURN)[1:] - env._target)
+    np.testing.assert_allclose(obs[4:6], (tcp(DEFAULT.links, Q_REF) * HALF_TURN)[1:] - env._target)
     assert info["override"] == ""
     for _ in range(5):
         obs, *_, info = env.step(np.array([0.5, -0.25]))

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from hesscale_rl.envs.ur.arm import Arm, Move
+from hesscale_rl.envs.ur.arms import START as Q_REF
 from hesscale_rl.envs.ur.calls import Calls
 from hesscale_rl.envs.ur.connection import CALL, Connection, Packet
-from hesscale_rl.envs.ur.presets import PRESETS, Q_REF
+from hesscale_rl.envs.ur.motion import Joints, Move
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.reference import PATIENCE, PLACE, Reference
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur.shared import Settings
@@ -22,18 +23,18 @@ class Robot:
     """An arm that follows what it is told some cycles late, and a witness that is told the same."""
 
     def __init__(self):
-        self.arm, self.reference, self.cycles = Arm(Q_REF, PERIOD), Reference(BOUNDS, IN_FLIGHT), 0
+        self.joints, self.reference, self.cycles = Joints(Q_REF, PERIOD), Reference(BOUNDS, IN_FLIGHT), 0
         self.sent = [np.zeros(6)] * 20
 
     def step(self, late=None):
         """Let a cycle pass; `late`: follow what was sent so many cycles ago, not another program."""
         if late is not None:
-            self.arm.speedj(self.sent[-1 - late], ACCELERATION)
-        self.arm.step()
+            self.joints.speedj(self.sent[-1 - late], ACCELERATION)
+        self.joints.step()
         self.cycles += 1
 
     def look(self):
-        arm = self.arm
+        arm = self.joints
         return self.reference.look(self.cycles * PERIOD, arm.q, arm.q_target.copy(), arm.qd_target.copy())
 
     def send(self, qd):
@@ -53,19 +54,19 @@ def test_a_robot_that_follows_late_and_is_seen_now_and_then_is_not_strange(seed)
             robot.step(late)
         assert not robot.look()
         robot.send(qd)
-    assert np.abs(robot.arm.qd).max() > 0.05
+    assert np.abs(robot.joints.qd).max() > 0.05
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_robot_on_its_way_and_one_that_brakes_on_it_is_not_strange(seed):
     random, robot = np.random.default_rng(seed), Robot()
     end = Q_REF + np.array([0, *random.uniform(-0.5, 0.5, 2), 0, 0, 0])
-    robot.arm.movej(end, 0.6, 1.0)
+    robot.joints.movej(end, 0.6, 1.0)
     robot.reference.go(Move(Q_REF, end, 0.6, 1.0), 1.0)
     for cycle in range(400):
         if cycle == 30:
             robot.reference.go(Move(Q_REF, end, 0.6, 1.0), 4.0)
-            robot.arm.stopj(4.0)
+            robot.joints.stopj(4.0)
         robot.step()
         assert not robot.look()
 
@@ -88,7 +89,7 @@ def test_another_program_is_noticed_within_three_cycles(program, told):
     robot.look()
     end = Q_REF + np.array([0, 0.3, -0.3, 0, 0, 0])
     if told == "way":
-        robot.arm.movej(end, 0.6, 1.0)
+        robot.joints.movej(end, 0.6, 1.0)
         robot.reference.go(Move(Q_REF, end, 0.6, 1.0), 1.0)
     for _ in range(55):
         robot.step(1 if told == "speeds" else None)
@@ -96,14 +97,14 @@ def test_another_program_is_noticed_within_three_cycles(program, told):
         if told == "speeds":
             robot.send(np.array([0, 0.5, -0.5, 0, 0, 0]))
     if told != "stand":
-        robot.arm.stopj(20.0)  # the program that ran ends
-    FOREIGN[program](robot.arm)
+        robot.joints.stopj(20.0)  # the program that ran ends
+    FOREIGN[program](robot.joints)
     noticed = []
     for _ in range(PATIENCE):
         robot.step()
         noticed.append(bool(robot.look()))
     assert noticed[-1], noticed
-    assert np.abs(robot.arm.q - Q_REF)[[0, 3, 4, 5]].max() < 0.001
+    assert np.abs(robot.joints.q - Q_REF)[[0, 3, 4, 5]].max() < 0.001
 
 
 @pytest.mark.parametrize("joint", [0, 3, 4, 5])

@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ur_kinematics import Q_REF
 
-from hesscale_rl.envs.ur.arm import Arm, approach
+from hesscale_rl.envs.ur.arms import ARMS
 from hesscale_rl.envs.ur.drivers import Delays, InProcess, KinematicDriver
+from hesscale_rl.envs.ur.motion import Joints, approach
 from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.safety import (
     FREE,
@@ -21,7 +22,8 @@ from hesscale_rl.envs.ur.safety import (
 )
 
 NOTHING = np.zeros((0, 6))
-TASK = st.sampled_from([task.bounds() for task in PRESETS.values()])
+SOME = ("UR5", "UR3e", "UR10e")
+TASK = st.sampled_from([task.on(ARMS[name]).bounds() for name in SOME for task in PRESETS.values()])
 
 
 def speeds(lift, elbow):
@@ -39,7 +41,7 @@ def stopped(q, qd, bounds):
     return way
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=48, derandomize=True)
 @given(TASK, st.integers(0, 2**31), st.integers(0, 3), st.integers(0, 4), st.sampled_from([1, 5, 100]))
 def test_no_command_leads_out_of_the_bounds(bounds, seed, sensing, actuation, every):
     """Nor does losing the one who commands: whatever is held for `hold` can still be stopped inside."""
@@ -49,9 +51,9 @@ def test_no_command_leads_out_of_the_bounds(bounds, seed, sensing, actuation, ev
         if cycle % every == 0:
             driver.speedj(speeds(*random.choice([-3, -1, 1, 3], 2)))
         driver.wait(cycle * bounds.period)
-        assert clearance(driver.arm.q_target, bounds) > 0
+        assert clearance(driver.joints.q_target, bounds) > 0
         if cycle % 7 == 0:
-            q, qd = driver.arm.q_target.copy(), driver.arm.qd_target.copy()
+            q, qd = driver.joints.q_target.copy(), driver.joints.qd_target.copy()
             # The arm has not followed the last `actuation` commands; the first cycle of the newest has passed.
             flying = driver.sent[sensing:]
             for k in range(actuation + int(bounds.hold / bounds.period) - 1):
@@ -125,7 +127,7 @@ def test_an_arm_outside_is_led_back(what):
         while clearance(q, bounds) > -0.02:
             q[1] += 0.01
     assert -0.04 < clearance(q, bounds) < 0
-    driver = InProcess(bounds, Arm(Q_REF), Delays((1, 1), (2, 2)))
+    driver = InProcess(bounds, Joints(Q_REF), Delays((1, 1), (2, 2)))
     driver._rest(q)
     driver.speedj(speeds(1, -1))
     states = [driver.wait(0.04 * k) for k in range(1, 100)]
@@ -170,7 +172,7 @@ def test_bounds_that_cannot_be_are_named():
     good = PRESETS["v2"].bounds()
     assert plausible(good, Q_REF) == ""
     assert "joint bounds are empty" in plausible(good._replace(joint_low=good.joint_high), Q_REF)
-    assert "beyond a UR5" in plausible(good._replace(speed=4.0), Q_REF)
-    assert "beyond a UR5" in plausible(good._replace(acceleration=0.0), Q_REF)
+    assert "beyond this arm" in plausible(good._replace(speed=4.0), Q_REF)
+    assert "beyond this arm" in plausible(good._replace(acceleration=0.0), Q_REF)
     assert "the tool is at" in plausible(good._replace(tcp_low=np.array([-1, -1, 0.9])), Q_REF)
     assert "too near" in plausible(good._replace(column=1.0), Q_REF)

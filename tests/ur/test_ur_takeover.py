@@ -16,9 +16,10 @@ pytest.importorskip("rtde_control")
 import ur_client
 from ursim import PATIENCE, Ursim
 
+from hesscale_rl.envs.ur.arms import START as Q_REF
 from hesscale_rl.envs.ur.drivers import KinematicDriver
 from hesscale_rl.envs.ur.log import Record, read_records
-from hesscale_rl.envs.ur.presets import PRESETS, Q_REF
+from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.envs.ur.shared import CYCLE, Settings, TakenOver

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ursim import Ursim
 
-from hesscale_rl.envs.ur.arm import PERIODS
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT
 from hesscale_rl.envs.ur.kinematics import pose
 
 rtde_control = pytest.importorskip("rtde_control")
@@ -19,30 +19,31 @@ rtde_io = pytest.importorskip("rtde_io")
 dashboard_client = pytest.importorskip("dashboard_client")
 
 FLAGS = rtde_control.RTDEControlInterface
+SIMULATED = ("UR5", "UR10e")  # once at 125 Hz, once at 500
 UPPER = FLAGS.FLAG_UPLOAD_SCRIPT | FLAGS.FLAG_UPPER_RANGE_REGISTERS | FLAGS.FLAG_NO_EXT_FT
 
 
 @pytest.fixture(scope="module")
 def robots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ursim")
-    found = {series: Ursim(folder, "--series", series) for series in PERIODS}
-    yield {series: robot.ready() for series, robot in found.items()}
-    assert found["cb3"].end(signal.SIGTERM) == 0 and found["e"].end(signal.SIGINT) == 130
+    found = {name: Ursim(folder, "--arm", name) for name in SIMULATED}
+    yield {name: robot.ready() for name, robot in found.items()}
+    assert found["UR5"].end(signal.SIGTERM) == 0 and found["UR10e"].end(signal.SIGINT) == 130
     assert not any("Traceback" in robot.events for robot in found.values())
 
 
-@pytest.fixture(params=PERIODS)
+@pytest.fixture(params=SIMULATED)
 def sim(request, robots):
     """A robot that is at peace: once at 125 Hz, once at 500."""
     robot = robots[request.param].calm()
-    robot.series, robot.period = request.param, PERIODS[request.param]
+    robot.arm = ARMS[request.param]
     return robot
 
 
 @pytest.fixture
 def cb3(robots):
-    robot = robots["cb3"].calm()
-    robot.period = PERIODS["cb3"]
+    robot = robots["UR5"].calm()
+    robot.arm = DEFAULT
     return robot
 
 
@@ -77,15 +78,15 @@ def speeds(sim, control, speed, seconds):
     """Send speedJ once in a while, as a driver does, for so long in robot time."""
     end = sim.state()["stamp"] + seconds
     while sim.state()["stamp"] < end:
-        assert control.speedJ([0, speed, 0, 0, 0, 0], 2.0, sim.period)
-        time.sleep(sim.period)
+        assert control.speedJ([0, speed, 0, 0, 0, 0], 2.0, sim.arm.period)
+        time.sleep(sim.arm.period)
 
 
 def test_receive(sim, receive):
     state = sim.until(lambda s: s["stamp"] > 0.1)
     assert receive.isConnected() and receive.getTimestamp() > 0
     np.testing.assert_array_equal(receive.getActualQ(), state["q"])
-    np.testing.assert_allclose(receive.getActualTCPPose(), pose(np.array(state["q"])), atol=1e-12)
+    np.testing.assert_allclose(receive.getActualTCPPose(), pose(sim.arm.links, np.array(state["q"])), atol=1e-12)
     assert receive.getRobotMode() == 7 and receive.getSafetyMode() == 1 and receive.getSpeedScaling() == 1
     assert receive.getJointMode() == [253] * 6 and not receive.isProtectiveStopped()
     few = rtde_receive.RTDEReceiveInterface(sim.host, -1.0, ["timestamp", "actual_q"])
@@ -102,9 +103,9 @@ def test_control(sim, receive, control):
     rows = sim.log()[-3000:]
     moving = rows["stamp"][(rows["stamp"] > start["stamp"]) & rows["qd"].any(1)]
     # Up and down again at 1 rad/s^2, and speed in all cycles but the first and the last.
-    assert np.ptp(moving) + 2 * sim.period == pytest.approx(2 * math.sqrt(0.2), abs=1.01 * sim.period)
+    assert np.ptp(moving) + 2 * sim.arm.period == pytest.approx(2 * math.sqrt(0.2), abs=1.01 * sim.arm.period)
     np.testing.assert_allclose(sim.state()["q"], goal, atol=1e-12)
-    assert control.getForwardKinematics() == pytest.approx(pose(goal).tolist(), abs=1e-9)
+    assert control.getForwardKinematics() == pytest.approx(pose(sim.arm.links, goal).tolist(), abs=1e-9)
     assert control.isJointsWithinSafetyLimits(goal.tolist())
     speeds(sim, control, 0.3, 0.4)
     assert sim.state()["qd"][1] == pytest.approx(0.3)
@@ -118,8 +119,8 @@ def test_control(sim, receive, control):
     assert not any(sim.state()["qd"]) and sim.state()["program_running"]
     here = sim.state()["q"]
     for n in range(30):
-        assert control.servoJ([*here[:1], here[1] + n * 0.001, *here[2:]], 0, 0, sim.period, 0.1, 300)
-        time.sleep(sim.period)
+        assert control.servoJ([*here[:1], here[1] + n * 0.001, *here[2:]], 0, 0, sim.arm.period, 0.1, 300)
+        time.sleep(sim.arm.period)
     sim.until(lambda s: s["q"][1] > here[1] + 0.028)
     assert control.servoStop(4.0)
     assert control.setPayload(1.2, [0, 0, 0.1])
@@ -132,13 +133,13 @@ def test_control(sim, receive, control):
 
 def test_from_the_call_to_the_motion(sim, control):
     before = sim.wait(0.1)["stamp"]
-    control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.period)
+    control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.arm.period)
     after = sim.state()["stamp"]
     sim.until(lambda s: s["qd"][1] > 0.09)
     control.speedStop(2.0)
     rows = sim.log()
     first = rows["stamp"][(rows["stamp"] > before) & rows["qd"].any(1)][0]
-    assert before + 1.9 * sim.period < first < after + 2.1 * sim.period
+    assert before + 1.9 * sim.arm.period < first < after + 2.1 * sim.arm.period
 
 
 @pytest.mark.real_time
@@ -147,7 +148,7 @@ def test_the_watchdog(sim, control):
     end = sim.state()["stamp"] + 0.5
     while True:
         before = sim.state()["stamp"]
-        control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.period)
+        control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.arm.period)
         after = sim.state()["stamp"]
         if before > end:
             break
@@ -158,9 +159,9 @@ def test_the_watchdog(sim, control):
     late = rows[rows["stamp"] >= before]
     assert late["program_running"][0]  # kicked, it was alive
     stopped = late["stamp"][~late["program_running"]][0]
-    assert before + 0.5 < stopped < after + 0.5 + 2.1 * sim.period
-    assert not late["qd"][late["stamp"] > stopped + 2 * sim.period].any()
-    assert not control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.period)
+    assert before + 0.5 < stopped < after + 0.5 + 2.1 * sim.arm.period
+    assert not late["qd"][late["stamp"] > stopped + 2 * sim.arm.period].any()
+    assert not control.speedJ([0, 0.1, 0, 0, 0, 0], 2.0, sim.arm.period)
 
 
 def test_two_threads_end_the_program(sim, control):
@@ -171,7 +172,7 @@ def test_two_threads_end_the_program(sim, control):
     upload(sim, control)
     speeds(sim, control, 0.1, 0.1)
     here = sim.state()["q"]
-    assert control.servoJ(here, 0, 0, sim.period, 0.1, 300)
+    assert control.servoJ(here, 0, 0, sim.arm.period, 0.1, 300)
     assert sim.wait(0.1)["program_running"]
     sim.tell("threads on")
 
@@ -248,8 +249,8 @@ def test_inputs_have_one_writer(cb3, control):
 def test_the_dashboard(sim):
     client = dashboard_client.DashboardClient(sim.host)
     client.connect()
-    assert client.polyscopeVersion().startswith({"cb3": "3.15.8", "e": "5.12.2"}[sim.series])
-    assert client.getRobotModel() == "UR5" and "RUNNING" in client.robotmode() and not client.running()
+    assert client.polyscopeVersion().startswith({"cb3": "3.15.8", "e": "5.12.2"}[sim.arm.series])
+    assert client.getRobotModel() == sim.arm.name and "RUNNING" in client.robotmode() and not client.running()
     client.stop()
     client.closeSafetyPopup()
     with pytest.raises(RuntimeError):
@@ -269,7 +270,7 @@ def test_packages_that_are_late(cb3, receive):
     cb3.tell("latency 0 0")
     cb3.tell("shift 3")
     cb3.wait(0.3)
-    off = np.array(receive.getActualTCPPose()) - pose(np.array(receive.getActualQ()))
+    off = np.array(receive.getActualTCPPose()) - pose(cb3.arm.links, np.array(receive.getActualQ()))
     assert np.linalg.norm(off[:3]) == pytest.approx(0.003)
     cb3.tell("shift 0")
 

@@ -20,7 +20,7 @@ PORTS = (29999, 30003, 30004)
 def robots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ursim")
     faults = ("--fault", "pstop@0.5", "--fault", "estop@0.7", "--dh-offset", "2", "--physics")
-    found = {"cb3": Ursim(folder), "faulty": Ursim(folder, "--series", "e", *faults)}
+    found = {"cb3": Ursim(folder), "faulty": Ursim(folder, "--arm", "UR5e", *faults)}
     yield {name: robot.ready() for name, robot in found.items()}
     for robot in found.values():
         robot.end(signal.SIGTERM)
@@ -122,9 +122,9 @@ def test_faults_at_set_times_and_the_log_after_a_kill(robots):
 
 
 def test_the_first_line_says_where_it_is(robots):
-    for sim, name in ((robots["cb3"], "CB3 3.15.8"), (robots["faulty"], "e-Series 5.12.2")):
+    for sim, name in ((robots["cb3"], "UR5 CB3 3.15.8"), (robots["faulty"], "UR5e e-Series 5.12.2")):
         ports = "RTDE 30004, dashboard 29999, script and stream 30003"
-        assert sim.events.startswith(f"ursim: UR5 {name} at {sim.host}: {ports}; Ctrl-C ends it\n")
+        assert sim.events.startswith(f"ursim: {name} at {sim.host}: {ports}; Ctrl-C ends it\n")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 from ursim import CONTROL_PORT
 
+from hesscale_rl.envs.ur.arms import DEFAULT
 from hesscale_rl.envs.ur.presets import PRESETS
 from hesscale_rl.envs.ur.rtde import UrRtdeDriver
 from hesscale_rl.envs.ur.safety import RobotFault
@@ -50,19 +51,20 @@ def tell(host, line):
         desk.recv(100)
 
 
-def play(host, clock, seed, when=0, what=""):
+def play(host, clock, seed, when=0, what="", arm=DEFAULT):
     """Play until the end; return an exit code."""
-    random, task = np.random.default_rng(seed), PRESETS["v2"]
+    random, task = np.random.default_rng(seed), PRESETS["v2"].on(arm)
     try:
-        driver = UrRtdeDriver(Settings(host, task.bounds(), task.timeout, clock=clock))
+        driver = UrRtdeDriver(Settings(host, task.bounds(), task.timeout, arm, clock=clock))
     except RobotFault as fault:
         print(f"{type(fault).__name__}: {fault}", flush=True)
         return 5
     print(f"driver {driver.process.pid}", flush=True)
     try:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            arm = stack.enter_context(closing(Operated(URReacher(driver=driver), driver, Path(folder) / "log")))
-            env, step = gym.wrappers.TimeLimit(arm, 100), 0
+            reacher = URReacher(driver=driver, arm=arm.name)
+            operated = stack.enter_context(closing(Operated(reacher, driver, Path(folder) / "log")))
+            env, step = gym.wrappers.TimeLimit(operated, 100), 0
             while True:
                 env.reset(seed=step)
                 print("go", flush=True)

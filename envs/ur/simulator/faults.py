@@ -92,13 +92,13 @@ def scheduled(text: str) -> tuple[float, Fault]:
 
 def state(server: "Server") -> dict[str, object]:
     """Return what a test wants to know of the robot, as it is and not as clients are told."""
-    robot, arm = server.robot, server.robot.arm
+    robot, joints = server.robot, server.robot.joints
     return {
         "stamp": robot.stamp,
-        "q": arm.q.tolist(),
-        "qd": arm.qd.tolist(),
-        "q_target": arm.q_target.tolist(),
-        "qd_target": arm.qd_target.tolist(),
+        "q": joints.q.tolist(),
+        "qd": joints.qd.tolist(),
+        "q_target": joints.q_target.tolist(),
+        "qd_target": joints.qd_target.tolist(),
         "robot_mode": robot.robot_mode,
         "safety_mode": robot.safety_mode,
         "runtime_state": robot.runtime_state,

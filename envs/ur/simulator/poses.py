@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 
-from hesscale_rl.envs.ur.kinematics import frames, rotation_vector
+from hesscale_rl.envs.ur.kinematics import TCP, frames, rotation_vector
+
+POSE = 6  # numbers of a pose
 
 
 def matrix(vector: np.ndarray) -> np.ndarray:
@@ -28,25 +30,25 @@ def jacobian(chain: np.ndarray, point: np.ndarray) -> np.ndarray:
 
     chain: what `kinematics.frames` gives. Joint i turns about the z axis of the frame before it.
     """
-    axes = np.vstack([[0.0, 0.0, 1.0], chain[:5, :, 2]])
-    origins = np.vstack([np.zeros(3), chain[:5, :, 3]])
+    axes = np.vstack([[0.0, 0.0, 1.0], chain[:-1, :, 2]])
+    origins = np.vstack([np.zeros(3), chain[:-1, :, 3]])
     return np.concatenate([np.cross(axes, point - origins), axes], axis=1).T
 
 
-def solve(pose: np.ndarray, near: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
+def solve(links: np.ndarray, pose: np.ndarray, near: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
     """Return the joints [6] that bring a tool with this offset [6] to a pose [6], or None.
 
     Newton's method from `near`, damped where the arm is close to singular: it finds the solution on this side.
     """
     q, wanted = np.array(near, dtype=np.float64), matrix(pose[3:])
     for _ in range(100):
-        chain = frames(q)
-        turn = chain[5, :, :3]
-        point = chain[5, :, 3] + turn @ offset[:3]
+        chain = frames(links, q)
+        turn = chain[TCP, :, :3]
+        point = chain[TCP, :, 3] + turn @ offset[:3]
         error = np.concatenate([pose[:3] - point, rotation_vector(wanted @ (turn @ matrix(offset[3:])).T)])
         length = float(np.abs(error).max())
         if length < 1e-10:
             return q
         j = jacobian(chain, point)
-        q += np.clip(j.T @ np.linalg.solve(j @ j.T + 1e-3 * length**2 * np.eye(6), error), -0.3, 0.3)
+        q += np.clip(j.T @ np.linalg.solve(j @ j.T + 1e-3 * length**2 * np.eye(POSE), error), -0.3, 0.3)
     return None

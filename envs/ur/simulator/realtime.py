@@ -6,6 +6,7 @@ After UR's "Remote control via TCP/IP", Client_Interface, tables of the real-tim
 import re
 import struct
 
+from hesscale_rl.envs.ur.arms import JOINTS
 from hesscale_rl.envs.ur.simulator.robot import Robot
 from hesscale_rl.envs.ur.simulator.script import Control
 from hesscale_rl.envs.ur.simulator.session import ProtocolError, Session
@@ -36,15 +37,15 @@ def packet_size(version: tuple[int, ...]) -> int:
 
 def packet(robot: Robot, size: int) -> bytes:
     """Return the state as a packet of this size: int32 size, then doubles."""
-    arm, zeros = robot.arm, (0.0,) * 6
+    joints, zeros = robot.joints, (0.0,) * JOINTS
     values = [
         robot.stamp,
-        *(arm.q_target, arm.qd_target, arm.qdd_target, zeros, arm.torque),  # zeros: currents
-        *(arm.q, arm.qd, zeros, zeros),
+        *(joints.q_target, joints.qd_target, joints.qdd_target, zeros, joints.torque),  # zeros: currents
+        *(joints.q, joints.qd, zeros, zeros),
         *(robot.pose(), robot.speed(), zeros, robot.pose(target=True), robot.speed(target=True)),
-        *(0.0, (TEMPERATURE,) * 6, 0.0, 0.0, robot.robot_mode, (JOINT_RUNNING,) * 6, robot.safety_mode),
+        *(0.0, (TEMPERATURE,) * JOINTS, 0.0, 0.0, robot.robot_mode, (JOINT_RUNNING,) * JOINTS, robot.safety_mode),
         *(zeros, (0.0, 0.0, -9.81), zeros, 1.0, 0.0, 0.0, 0.0, VOLTAGE, VOLTAGE, CURRENT),
-        *((VOLTAGE,) * 6, robot.digital_outputs, robot.runtime_state),
+        *((VOLTAGE,) * JOINTS, robot.digital_outputs, robot.runtime_state),
         *(robot.elbow(), robot.safety_mode, (0.0,) * 3, robot.payload, robot.cog, robot.inertia),
     ]
     count = (size - 4) // 8  # each version appends to the one before

@@ -4,15 +4,16 @@ import os
 
 import numpy as np
 
+from hesscale_rl.envs.ur.arms import JOINTS
 from hesscale_rl.envs.ur.log import read_records
 
 RECORD = np.dtype(
     [
         ("stamp", "<f8"),  # s
-        ("q", "<f8", 6),  # rad
-        ("qd", "<f8", 6),  # rad/s
-        ("q_target", "<f8", 6),
-        ("qd_target", "<f8", 6),
+        ("q", "<f8", JOINTS),  # rad
+        ("qd", "<f8", JOINTS),  # rad/s
+        ("q_target", "<f8", JOINTS),
+        ("qd_target", "<f8", JOINTS),
         ("safety_mode", "<i4"),
         ("program_running", "?"),
     ]

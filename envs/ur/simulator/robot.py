@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hesscale_rl.envs.ur.arm import Arm
-from hesscale_rl.envs.ur.kinematics import ELBOW, MAX_SPEED, frames, rotation_vector
+from hesscale_rl.envs.ur.arms import DEFAULT, JOINTS, RANGE, Arm
+from hesscale_rl.envs.ur.kinematics import ELBOW, TCP, frames, rotation_vector
 from hesscale_rl.envs.ur.log import Record
-from hesscale_rl.envs.ur.simulator.poses import jacobian, matrix
+from hesscale_rl.envs.ur.motion import Joints
+from hesscale_rl.envs.ur.simulator.poses import POSE, jacobian, matrix
 
 VERSIONS = {"cb3": (3, 15, 8, 106339), "e": (5, 12, 2, 1101534)}  # the second number of e decides packet sizes
 POWER_OFF, IDLE, RUNNING = 3, 5, 7  # robot modes
@@ -21,7 +22,7 @@ _SAFETY_BITS |= {SYSTEM_STOP: 1 << 5 | 1 << 7, ROBOT_STOP: 1 << 6 | 1 << 7}
 
 UNLOCK_AFTER = 5.0  # s of a protective stop before it may be unlocked
 HARD = 20.0  # rad/s^2: of safety stops and of programs that end while the arm moves; UR publishes no figure
-RANGE = 2 * math.pi  # rad, of every joint
+FOREARM = 2  # of the links
 STILL, STEADY = 1e-3, 0.5  # rad/s, and s below that until the arm counts as standing
 
 
@@ -45,32 +46,34 @@ class ScriptError(Exception):
 
 
 class Robot:
-    """A UR5 and its controller, without the network. `step` is one control cycle, at the end of `stamp` seconds.
+    """An arm and its controller, without the network. `step` is one control cycle, at the end of `stamp` seconds.
 
+    model: what the dashboard calls it, if not by the arm's name.
     shift: the forearm is longer than the DH table says, by these metres, in all poses that are reported.
     say: told of programs and stops, one line each. thread_rule: a program that moves the arm from two threads ends.
     """
 
     def __init__(
         self,
-        arm: Arm,
-        series: str = "cb3",
-        model: str = "UR5",
+        joints: Joints,
+        arm: Arm = DEFAULT,
+        model: str | None = None,
         serial: str = "2018350001",
         shift: float = 0.0,
         thread_rule: bool = True,
         say: Callable[[str], None] = lambda line: None,
         record: Record | None = None,
     ):
-        self.arm, self.version, self.model, self.serial = arm, VERSIONS[series], model, serial
+        self.joints, self.arm, self.version = joints, arm, VERSIONS[arm.series]
+        self.model, self.serial = model or arm.name, serial
         self.shift, self.thread_rule, self._say, self._record = shift, thread_rule, say, record
-        self.frequency = round(1 / arm.period)
+        self.frequency = round(1 / joints.period)
         self.cycle = 0
         self.robot_mode, self.safety_mode, self.runtime_state = RUNNING, NORMAL, STOPPED
         self.program: Program | None = None
         self._stopped_at, self._still_since = 0.0, -STEADY
         self.slider, self.remote = 1.0, True  # remote: programs from outside may run
-        self.payload, self.cog, self.inertia, self.tool = 0.0, np.zeros(3), np.zeros(6), np.zeros(6)
+        self.payload, self.cog, self.inertia, self.tool = 0.0, np.zeros(3), np.zeros(6), np.zeros(POSE)
         self.digital_outputs, self.analog_outputs = 0, [0.004, 0.004]  # bits; A or V
         self.inputs: dict[str, Any] = {}  # by RTDE name, what clients have written
         self.written: dict[str, float] = {}  # and when, in stamps
@@ -98,19 +101,20 @@ class Robot:
                     self.stop()
             except ScriptError as error:
                 self.stop(str(error))
-        self.arm.step()
+        self.joints.step()
         self._known.clear()
-        if np.abs(self.arm.qd).max() > STILL:
+        if np.abs(self.joints.qd).max() > STILL:
             self._still_since = self.stamp
-        target, speed = self.arm.q_target, self.arm.qd_target
-        if np.abs(speed).max() > MAX_SPEED + 1e-9:
+        target, speed = self.joints.q_target, self.joints.qd_target
+        if self._too_fast(speed):
             self.halt(PROTECTIVE_STOP, "a joint is too fast")
         elif ((np.abs(target) > RANGE) & (target * speed > 0)).any():
             self.halt(PROTECTIVE_STOP, "a joint leaves its range")
         if self._record is not None:
-            arm = self.arm
+            joints = self.joints
             running = self.program is not None
-            self._record.add(self.stamp, arm.q, arm.qd, arm.q_target, arm.qd_target, self.safety_mode, running)
+            reference = joints.q_target, joints.qd_target
+            self._record.add(self.stamp, joints.q, joints.qd, *reference, self.safety_mode, running)
 
     # -- programs
 
@@ -121,7 +125,7 @@ class Robot:
             self._say(f"{name or 'program'} not started: the robot is {why}")
             return False
         self._end()
-        self.arm.stopj(HARD)  # unless the new program goes on with the motion in its first cycle
+        self.joints.stopj(HARD)  # unless the new program goes on with the motion in its first cycle
         self.program, self.runtime_state = program, PLAYING
         if name:
             self._say(f"{name} runs")
@@ -141,7 +145,7 @@ class Robot:
         if self.program is not None:
             self._end()
             self.runtime_state = STOPPED
-            self.arm.stopj(HARD)
+            self.joints.stopj(HARD)
             if why:
                 self._say(f"program stopped: {why}")
 
@@ -172,33 +176,37 @@ class Robot:
     def speedj(self, qd: Sequence[float], acceleration: float) -> None:
         """Go to these speeds [rad/s, rad/s^2]; too much of it is a protective stop."""
         goal = self._checked("speedj", qd, acceleration)
-        if np.abs(goal).max() > MAX_SPEED + 1e-9:
+        if self._too_fast(goal):
             return self.halt(PROTECTIVE_STOP, f"speedj asks for {np.abs(goal).max():.3g} rad/s")
-        self.arm.speedj(goal * self.slider, acceleration)
+        self.joints.speedj(goal * self.slider, acceleration)
 
     def stopj(self, acceleration: float) -> None:
         """Come to a stand."""
         self._checked("stopj", [0.0], acceleration)
-        self.arm.stopj(acceleration)
+        self.joints.stopj(acceleration)
 
     def movej(self, q: Sequence[float], speed: float, acceleration: float, duration: float = 0.0) -> None:
         """Go to q [rad] in a straight line of joint space."""
-        goal = self._checked("movej", [*q, duration], acceleration)[:6]
-        if not 0 < speed <= MAX_SPEED + 1e-9:
+        goal = self._checked("movej", [*q, duration], acceleration)[:JOINTS]
+        if not speed > 0 or self._too_fast(speed):
             raise ScriptError(f"movej: a speed of {speed:g} rad/s")
         if np.abs(goal).max() > RANGE:
             return self.halt(PROTECTIVE_STOP, "movej asks for a joint out of its range")
-        if duration > 0 and np.abs(goal - self.arm.q_target).max() > MAX_SPEED * duration:
+        if duration > 0 and (np.abs(goal - self.joints.q_target) > self.arm.max_speed * duration).any():
             return self.halt(PROTECTIVE_STOP, "movej has too little time")
-        self.arm.movej(goal, speed * self.slider, acceleration, duration / self.slider)
+        self.joints.movej(goal, speed * self.slider, acceleration, duration / self.slider)
 
     def servoj(self, q: Sequence[float], lookahead: float) -> None:
         """Follow q [rad]; a jump that the joints cannot follow is a protective stop."""
         goal = self._checked("servoj", q, lookahead)
         # Three time constants in `lookahead`: the slope at which the reference sets out.
-        if np.abs(goal - self.arm.q_target).max() > (MAX_SPEED + 1e-9) * max(lookahead, self.arm.period) / 3:
+        if self._too_fast((goal - self.joints.q_target) / (max(lookahead, self.joints.period) / 3)):
             return self.halt(PROTECTIVE_STOP, "servoj asks for a jump")
-        self.arm.servoj(goal, lookahead)
+        self.joints.servoj(goal, lookahead)
+
+    def _too_fast(self, speed: np.ndarray | float) -> bool:
+        """Whether a joint cannot do this, rad/s."""
+        return bool((np.abs(speed) > self.arm.max_speed + 1e-9).any())
 
     @staticmethod
     def _checked(name: str, values: Sequence[float], positive: float) -> np.ndarray:
@@ -222,7 +230,7 @@ class Robot:
         if mode in (SYSTEM_STOP, ROBOT_STOP):
             self.robot_mode = POWER_OFF
         self.safety_mode, self._stopped_at = mode, self.stamp
-        self.arm.stopj(HARD)
+        self.joints.stopj(HARD)
         self._say(f"{safety_name(mode)}: {why}")
 
     def unlock(self) -> bool:
@@ -271,13 +279,13 @@ class Robot:
 
     def elbow(self) -> np.ndarray:
         """Return the elbow's position and speed [6]."""
-        chain, qd = self._chain(False), self.arm.qd
+        chain, qd = self._chain(False), self.joints.qd
         point = chain[ELBOW, :, 3]
         return np.concatenate([point, jacobian(chain, point)[:3, :2] @ qd[:2]])
 
     def forward(self, q: np.ndarray) -> np.ndarray:
         """Return the tool's pose [6] at q."""
-        return self._pose_of(frames(np.asarray(q, dtype=np.float64)))
+        return self._pose_of(frames(self.arm.links, np.asarray(q, dtype=np.float64)))
 
     def _once(self, what: str, target: bool) -> np.ndarray:
         """Each is worked out at most once in a cycle, and only if a client wants it."""
@@ -287,20 +295,20 @@ class Robot:
             if what == "pose":
                 self._known[key] = self._pose_of(chain)
             else:
-                qd = self.arm.qd_target if target else self.arm.qd
+                qd = self.joints.qd_target if target else self.joints.qd
                 self._known[key] = jacobian(chain, self.pose(target)[:3]) @ qd
         return self._known[key]
 
     def _chain(self, target: bool) -> np.ndarray:
         key = f"frames {target}"
         if key not in self._known:
-            self._known[key] = frames(self.arm.q_target if target else self.arm.q)
+            self._known[key] = frames(self.arm.links, self.joints.q_target if target else self.joints.q)
         return self._known[key]
 
     def _pose_of(self, chain: np.ndarray) -> np.ndarray:
-        turn = chain[5, :, :3]
+        turn = chain[TCP, :, :3]
         # The forearm lies along the negative x axis of its frame.
-        point = chain[5, :, 3] - self.shift * chain[2, :, 0] + turn @ self.tool[:3]
+        point = chain[TCP, :, 3] - self.shift * chain[FOREARM, :, 0] + turn @ self.tool[:3]
         return np.concatenate([point, rotation_vector(turn @ matrix(self.tool[3:]))])
 
     def lengthen(self, millimetres: float) -> None:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from hesscale_rl.envs.ur.simulator.poses import compose, solve
-from hesscale_rl.envs.ur.simulator.robot import PROTECTIVE_STOP, RANGE, Robot, ScriptError
+from hesscale_rl.envs.ur.arms import JOINTS, RANGE
+from hesscale_rl.envs.ur.simulator.poses import POSE, compose, solve
+from hesscale_rl.envs.ur.simulator.robot import PROTECTIVE_STOP, Robot, ScriptError
 
 Routine = Iterator[None]
 
@@ -80,7 +81,7 @@ class Script:
                 yield from self._wait(time)
             else:
                 yield
-                while np.abs(self.robot.arm.qd_target - np.asarray(qd) * self.robot.slider).max() > 1e-9:
+                while np.abs(self.robot.joints.qd_target - np.asarray(qd) * self.robot.slider).max() > 1e-9:
                     yield
 
     def servoj(self, q: list[float], time: float, lookahead: float) -> Routine:
@@ -92,10 +93,10 @@ class Script:
     def movej(self, q: list[float], speed: float, acceleration: float, duration: float = 0.0) -> Routine:
         """Go to q and stop there; a motion that is still under way is brought to an end before."""
         with self._control():
-            if self.robot.arm.moving:
+            if self.robot.joints.moving:
                 yield from self._stand(acceleration)
             self.robot.movej(q, speed, acceleration, duration)
-            while self.robot.arm.moving:
+            while self.robot.joints.moving:
                 yield
 
     def stopj(self, acceleration: float) -> Routine:
@@ -105,7 +106,7 @@ class Script:
 
     def _stand(self, acceleration: float) -> Routine:
         self.robot.stopj(acceleration)
-        while self.robot.arm.moving:
+        while self.robot.joints.moving:
             yield
 
     def _wait(self, time: float) -> Routine:
@@ -128,7 +129,7 @@ class Motion(Script):
     def main(self) -> Routine:
         """Run the command."""
         yield from self._command(self, *self._arguments)
-        if self.robot.arm.moving:
+        if self.robot.joints.moving:
             yield
 
 
@@ -148,8 +149,8 @@ class Control(Script):
         super().__init__(robot)
         self._offset = offset
         self._count = self._operation = 0
-        self._speed: tuple[list[float], float, float] = ([0.0] * 6, 1.0, 0.0)
-        self._servo: tuple[list[float], float, float] = ([0.0] * 6, 0.0, 0.1)
+        self._speed: tuple[list[float], float, float] = ([0.0] * JOINTS, 1.0, 0.0)
+        self._servo: tuple[list[float], float, float] = ([0.0] * JOINTS, 0.0, 0.1)
 
     def main(self) -> Routine:
         """Take one command per cycle."""
@@ -178,15 +179,15 @@ class Control(Script):
         if command == 1:
             self._end_move()
             if self._integer(1):
-                self.start("move", self._reporting(self.movej(a[:6], a[6], a[7])))
+                self.start("move", self._reporting(self.movej(a[:JOINTS], a[6], a[7])))
             else:
-                yield from self.movej(a[:6], a[6], a[7])
+                yield from self.movej(a[:JOINTS], a[6], a[7])
         elif command == 9:
-            self._speed = a[:6], a[6], a[7]
+            self._speed = a[:JOINTS], a[6], a[7]
             if "speed" not in self._routines:
                 self.start("speed", self._speed_thread())
         elif command == 11:
-            self._servo = a[:6], a[8], a[9]
+            self._servo = a[:JOINTS], a[8], a[9]
             if "servo" not in self._routines:
                 self.start("servo", self._servo_thread())
         elif command in (15, 16):
@@ -269,17 +270,18 @@ class Control(Script):
 
     def tool(self, a: list[float]) -> None:
         """Take the tool's offset from the flange."""
-        self.robot.tool = np.array(a[:6])
+        self.robot.tool = np.array(a[:POSE])
 
     def step_time(self, a: list[float]) -> None:
         """Give the control period, which the older series' script has no command for."""
         if self.robot.version >= (5, 4):
-            self.put_doubles([self.robot.arm.period])
+            self.put_doubles([self.robot.joints.period])
 
     def inverse(self, a: list[float]) -> None:
         """Give joints that reach a pose, and whether there are any."""
         explicit = self._integer(0) in (30, 61)
-        q = solve(np.array(a[:6]), np.array(a[6:12]) if explicit else self.robot.arm.q, self.robot.tool)
+        robot, near = self.robot, np.array(a[POSE:][:JOINTS])
+        q = solve(robot.arm.links, np.array(a[:POSE]), near if explicit else robot.joints.q, robot.tool)
         asks = self._integer(0) in (36, 60, 61)
         if not asks and q is None:
             raise ScriptError("get_inverse_kin: no solution")
@@ -297,12 +299,12 @@ ANSWERS: dict[int, tuple[int, Callable[[Control, list[float]], None]]] = {
     29: (6, Control.tool),
     30: (14, Control.inverse),
     36: (6, Control.inverse),
-    37: (6, lambda s, a: s.put_truth(max(map(abs, a[:6])) <= RANGE)),
-    38: (0, lambda s, a: s.put_doubles(s.robot.arm.torque)),
-    39: (12, lambda s, a: s.put_doubles(compose(np.array(a[:6]), np.array(a[6:12])))),
+    37: (6, lambda s, a: s.put_truth(max(map(abs, a[:JOINTS])) <= RANGE)),
+    38: (0, lambda s, a: s.put_doubles(s.robot.joints.torque)),
+    39: (12, lambda s, a: s.put_doubles(compose(np.array(a[:POSE]), np.array(a[POSE:])))),
     40: (0, lambda s, a: s.put_doubles(s.robot.tool)),
     43: (0, lambda s, a: s.put_doubles(s.robot.pose())),
-    44: (6, lambda s, a: s.put_doubles(s.robot.forward(np.array(a[:6])))),
+    44: (6, lambda s, a: s.put_doubles(s.robot.forward(np.array(a[:JOINTS])))),
     46: (6, Control.inverse),
     47: (0, lambda s, a: s.put_truth(s.robot.steady)),
     59: (3, Control.nothing),  # set_gravity

@@ -173,7 +173,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until `end`."""
-        period = self.robot.arm.period
+        period = self.robot.joints.period
         due = time.monotonic() + period
         while not self._over:
             self._serve(due)

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from hesscale_rl.envs.ur.arms import JOINTS
 from hesscale_rl.envs.ur.simulator.robot import Robot
 from hesscale_rl.envs.ur.simulator.script import Motion, Routine, Script
 
-# Motions' parameters in their order, with defaults; the first is a list of six.
+# Motions' parameters in their order, with defaults; the first is a list, of one number for each joint.
 _PARAMETERS: dict[str, dict[str, float | None]] = {
     "speedj": {"a": None, "t": 0.0},
     "movej": {"a": 1.4, "v": 1.05, "t": 0.0, "r": 0.0},
@@ -44,7 +45,8 @@ def motion(line: str) -> tuple[Callable[..., Routine], list[Any]] | None:
             values[key.strip() or list(values)[place]] = float(value)
     except (ValueError, IndexError):
         return None
-    if len(target) != (0 if name == "stopj" else 6) or None in values.values() or values.keys() - _PARAMETERS[name]:
+    whole = len(target) == (0 if name == "stopj" else JOINTS)
+    if not whole or None in values.values() or values.keys() - _PARAMETERS[name]:
         return None
     move, order = _MOVES[name]
     return move, [*([target] if target else []), *(values[key] for key in order)]

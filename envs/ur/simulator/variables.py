@@ -6,6 +6,7 @@ After UR's "Real-Time Data Exchange (RTDE) guide", tables of controller outputs 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hesscale_rl.envs.ur.arms import JOINTS
 from hesscale_rl.envs.ur.simulator.robot import Robot
 
 FORMATS = {  # by type name, how struct packs it (big-endian)
@@ -21,7 +22,7 @@ FORMATS = {  # by type name, how struct packs it (big-endian)
 }
 TEMPERATURE, VOLTAGE, CURRENT = 30.0, 48.0, 0.5  # degrees C, V, A: of a robot that stands in a cool room
 JOINT_RUNNING = 253
-_ZEROS = (0.0,) * 6
+_ZEROS = (0.0,) * JOINTS  # also of the six numbers of a pose
 
 Get = Callable[[Robot], Any]
 
@@ -62,13 +63,13 @@ REGISTERS = [name for name in INPUTS if "_register_" in name]  # these can be re
 
 OUTPUTS: dict[str, tuple[str, Get]] = {  # name: type, value
     "timestamp": ("DOUBLE", lambda r: r.stamp),
-    "target_q": ("VECTOR6D", lambda r: r.arm.q_target),
-    "target_qd": ("VECTOR6D", lambda r: r.arm.qd_target),
-    "target_qdd": ("VECTOR6D", lambda r: r.arm.qdd_target),
+    "target_q": ("VECTOR6D", lambda r: r.joints.q_target),
+    "target_qd": ("VECTOR6D", lambda r: r.joints.qd_target),
+    "target_qdd": ("VECTOR6D", lambda r: r.joints.qdd_target),
     "target_current": ("VECTOR6D", lambda r: _ZEROS),
-    "target_moment": ("VECTOR6D", lambda r: r.arm.torque),
-    "actual_q": ("VECTOR6D", lambda r: r.arm.q),
-    "actual_qd": ("VECTOR6D", lambda r: r.arm.qd),
+    "target_moment": ("VECTOR6D", lambda r: r.joints.torque),
+    "actual_q": ("VECTOR6D", lambda r: r.joints.q),
+    "actual_qd": ("VECTOR6D", lambda r: r.joints.qd),
     "actual_current": ("VECTOR6D", lambda r: _ZEROS),
     "joint_control_output": ("VECTOR6D", lambda r: _ZEROS),
     "actual_TCP_pose": ("VECTOR6D", lambda r: r.pose()),
@@ -77,10 +78,10 @@ OUTPUTS: dict[str, tuple[str, Get]] = {  # name: type, value
     "target_TCP_pose": ("VECTOR6D", lambda r: r.pose(target=True)),
     "target_TCP_speed": ("VECTOR6D", lambda r: r.speed(target=True)),
     "actual_digital_input_bits": ("UINT64", lambda r: 0),
-    "joint_temperatures": ("VECTOR6D", lambda r: (TEMPERATURE,) * 6),
+    "joint_temperatures": ("VECTOR6D", lambda r: (TEMPERATURE,) * JOINTS),
     "actual_execution_time": ("DOUBLE", lambda r: 0.0),
     "robot_mode": ("INT32", lambda r: r.robot_mode),
-    "joint_mode": ("VECTOR6INT32", lambda r: (JOINT_RUNNING,) * 6),
+    "joint_mode": ("VECTOR6INT32", lambda r: (JOINT_RUNNING,) * JOINTS),
     "safety_mode": ("INT32", lambda r: r.safety_mode),
     "actual_tool_accelerometer": ("VECTOR3D", lambda r: (0.0, 0.0, -9.81)),
     "speed_scaling": ("DOUBLE", lambda r: 1.0),  # of the trajectory limiter; the slider is target_speed_fraction
@@ -89,7 +90,7 @@ OUTPUTS: dict[str, tuple[str, Get]] = {  # name: type, value
     "actual_main_voltage": ("DOUBLE", lambda r: VOLTAGE),
     "actual_robot_voltage": ("DOUBLE", lambda r: VOLTAGE),
     "actual_robot_current": ("DOUBLE", lambda r: CURRENT),
-    "actual_joint_voltage": ("VECTOR6D", lambda r: (VOLTAGE,) * 6),
+    "actual_joint_voltage": ("VECTOR6D", lambda r: (VOLTAGE,) * JOINTS),
     "actual_digital_output_bits": ("UINT64", lambda r: r.digital_outputs),
     "runtime_state": ("UINT32", lambda r: r.runtime_state),
     "elbow_position": ("VECTOR3D", lambda r: r.elbow()[:3]),

@@ -1,4 +1,4 @@
-"""The motion of one arm, control cycle by control cycle: what a UR controller makes of speedj, movej and stopj."""
+"""The motion of an arm's joints, cycle by cycle: what a UR controller makes of speedj, movej and stopj."""
 
 import math
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ import numpy as np
 
 from hesscale_rl.jit import EXACT
 
-PERIODS = {"cb3": 0.008, "e": 0.002}  # seconds of a control cycle, by series
+from .arms import DEFAULT, JOINTS
 
 
 @EXACT
@@ -17,15 +17,15 @@ def approach(qd, goal, acceleration, period):
     The joint with the longest way changes by `acceleration`, the others so that all arrive together.
     """
     longest = 0.0
-    for i in range(6):
+    for i in range(len(qd)):
         longest = max(longest, abs(goal[i] - qd[i]))
     share = 1.0 if longest <= acceleration * period else acceleration * period / longest
-    for i in range(6):
+    for i in range(len(qd)):
         qd[i] = goal[i] if share == 1.0 else qd[i] + share * (goal[i] - qd[i])
 
 
 class Body(Protocol):
-    """What follows the reference: nothing lags in a kinematic arm, which has no body."""
+    """What follows the reference: joints without a body do not lag."""
 
     q: np.ndarray
     qd: np.ndarray
@@ -44,22 +44,22 @@ class Body(Protocol):
         """Go one cycle, towards these angles, speeds and accelerations at its end."""
 
 
-class Arm:
-    """Six joints and the reference that they follow; `step` is one control cycle.
+class Joints:
+    """An arm's joints and the reference that they follow; `step` is one control cycle.
 
     q, qd: the joints, [6], rad and rad/s. q_target, qd_target, qdd_target: the reference. `moving` is False when
     the reference stands still and no motion is left to do.
     """
 
-    def __init__(self, q: np.ndarray, period: float = PERIODS["cb3"], body: Body | None = None):
+    def __init__(self, q: np.ndarray, period: float = DEFAULT.period, body: Body | None = None):
         self.period, self.body = period, body
         self.place(q)
 
     def place(self, q: np.ndarray) -> None:
         """Stand at q from now on, without a way there."""
         self.q_target = np.array(q, dtype=np.float64)
-        self.qd_target, self.qdd_target = np.zeros(6), np.zeros(6)
-        self._goal, self._acceleration = np.zeros(6), 1.0
+        self.qd_target, self.qdd_target = np.zeros(JOINTS), np.zeros(JOINTS)
+        self._goal, self._acceleration = np.zeros(JOINTS), 1.0
         self._move: Move | None = None
         self._servo: np.ndarray | None = None
         if self.body is not None:
@@ -78,7 +78,7 @@ class Arm:
     @property
     def torque(self) -> np.ndarray:
         """The motors' torques, N m; zero where there is no body."""
-        return np.zeros(6) if self.body is None else self.body.torque
+        return np.zeros(JOINTS) if self.body is None else self.body.torque
 
     @property
     def moving(self) -> bool:
@@ -92,17 +92,17 @@ class Arm:
 
     def stopj(self, acceleration: float) -> None:
         """Come to a stand."""
-        self.speedj(np.zeros(6), acceleration)
+        self.speedj(np.zeros(JOINTS), acceleration)
 
     def movej(self, q: np.ndarray, speed: float, acceleration: float, duration: float = 0.0) -> None:
         """Go to q in a straight line of joint space and stop there; `duration` > 0 [s] overrides speed."""
         self._servo = None
-        self._goal = np.zeros(6)
+        self._goal = np.zeros(JOINTS)
         self._move = Move(self.q_target, np.asarray(q, dtype=np.float64), speed, acceleration, duration)
 
     def servoj(self, q: np.ndarray, lookahead: float = 0.1) -> None:
         """Follow q, which is given anew in every cycle, smoothed over `lookahead` seconds."""
-        self._move, self._goal = None, np.zeros(6)
+        self._move, self._goal = None, np.zeros(JOINTS)
         self._servo, self._lookahead = np.array(q, dtype=np.float64), max(float(lookahead), self.period)
 
     def step(self) -> None:
@@ -164,7 +164,7 @@ class Move:
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Return angles and speeds [6] at a time [s] from the start."""
         if time >= self.duration:
-            return self.start + self.way, np.zeros(6)
+            return self.start + self.way, np.zeros(JOINTS)
         if time < self.ramp:
             gone, speed = self.acceleration * time**2 / 2, self.acceleration * time
         elif time <= self.duration - self.ramp:
