@@ -58,7 +58,8 @@ def content(asked: Asked, kept: Kept | None = None) -> Json:
     """
     with complaints() as notes:
         found = read([*asked.runs], True, asked.metric, asked.axis, asked.over, Counter(), kept)
-    notes = [note for note in notes if "are not finished, the first" not in note]  # the table has them
+    told = "are not finished, the first", "planned runs are missing"  # by the table
+    notes = [note for note in notes if not any(words in note for words in told)]
     places = {run: place for place, run in enumerate(found)}
     agents = collect(found, lambda run: run.config["exp_name"])
     sections = [section(agent, runs, places, asked) for agent, runs in sorted(agents.items())]

@@ -4,9 +4,11 @@ Plotly reads tags in what it shows as text; so every name that comes from a file
 of runs in the page's list: of a point (`customdata`) or of a whole trace (`meta`), for the curves behind it.
 """
 
+import copy
 import html
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,8 +72,11 @@ def figure(kind: str, agent: str, lines: list[Line], ids: Ids, note: str) -> Jso
     for panel, own in collect(lines, lambda line: line.panel).items():
         title = panel if agent == SUPERVISED else f"{agent.upper()}, {panel}"
         low, high, powers = y_range(own)
-        draw = points if kind == "sensitivity" else bands
-        traces = [trace for line in own for trace in draw(line, lines, ids, (low, high))]
+        traces: list[Json] = []
+        for k, line in enumerate(own):
+            if kind == "sensitivity":  # aside, so that no bar hides another
+                line = aside(line, 1.06 ** (k - (len(own) - 1) / 2))
+            traces += (points if kind == "sensitivity" else bands)(line, lines, ids, (low, high))
         _, xlabel, ylabel = axis_names(kind, own[0].cells[0][0].runs[0])
         if panel == EVERYWHERE and kind == "sensitivity":
             ylabel = "average score"
@@ -113,6 +118,14 @@ def colour(rgb: Iterable[float], alpha: float | None = None) -> str:
     return f"rgb({parts})" if alpha is None else f"rgba({parts}, {alpha:g})"
 
 
+def aside(line: Line, factor: float) -> Line:
+    """Return a line of a sensitivity a little aside; what is said of its points is as it was."""
+    crosses, dots = ([replace(mark, x=mark.x * factor) for mark in some] for some in (line.crosses, line.dots))
+    moved = copy.copy(line)  # a new one would give a loss its sign again
+    moved.x, moved.crosses, moved.dots = line.x * factor, crosses, dots
+    return moved
+
+
 def points(line: Line, lines: list[Line], ids: Ids, limits: tuple[float, float]) -> list[Json]:
     """Return the traces of a sensitivity: its points with bars or single runs, and diverged runs as crosses."""
     style, key = look(line, lines), label(line, lines)
@@ -120,8 +133,8 @@ def points(line: Line, lines: list[Line], ids: Ids, limits: tuple[float, float])
     values = np.where(line.lost, np.nan, kept)
     over = line.cells[0][0].view.over.replace("_", " ")
     hover = [
-        told(key, f"{over} {x:g}", _value(ends), *_of(cell))
-        for x, ends, cell in zip(line.x, line.ends.T, line.cells, strict=True)
+        told(key, f"{over} {cell[0].rate:g}", _value(ends), *_of(cell))
+        for ends, cell in zip(line.ends.T, line.cells, strict=True)
     ]
     common: Json = {"type": "scatter", "name": key, "hoverinfo": "text", "x": five(line.x, 8)}
     behind = [ids(run for group in cell for run in group.runs) for cell in line.cells]
@@ -148,7 +161,7 @@ def points(line: Line, lines: list[Line], ids: Ids, limits: tuple[float, float])
         )
     if line.dots:
         there = [mark for mark in line.dots if limits[0] <= mark.y <= limits[1]]
-        traces.append(marks(there, key, ids, {"symbol": "circle", "size": 4, "color": ink, "opacity": 0.6}))
+        traces.insert(0, marks(there, key, ids, {"symbol": "circle", "size": 4, "color": ink, "opacity": 0.6}))
     return [*traces, *crosses(line, key, ink, ids, limits)]
 
 

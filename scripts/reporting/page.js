@@ -51,7 +51,7 @@ function head(data) {
     el("div", { class: "cards" }, cards.map(([name, value, kind]) =>
       el("div", { class: `card ${kind}` }, el("b", {}, value), el("span", {}, name)))),
     part < 1 && el("div", {}, bar, el("p", { class: "small" }, words)),
-    data.notes.length > 0 && el("details", {}, el("summary", {}, `${data.notes.length} remarks on the files`),
+    data.notes.length > 0 && el("details", {}, el("summary", {}, data.notes.length === 1 ? "a remark on the files" : `${data.notes.length} remarks on the files`),
       el("ul", {}, data.notes.map((note) => el("li", {}, note)))),
   ];
 }
@@ -170,13 +170,13 @@ function line(run, settings) {
 
 function trouble(data) {
   const lost = data.runs.filter((run) => run.state === "diverged");
-  const failed = data.runs.filter((run) => ["failed", "stopped", "missing"].includes(run.state));
+  const failed = data.runs.filter((run) => ["failed", "stopped"].includes(run.state) || (run.id == null && run.log.length));
   return [
     lost.length > 0 && el("details", { open: lost.length <= 12, "data-kept": "diverged" },
       el("summary", {}, `${lost.length} diverged`), el("ul", { class: "reasons" }, lost.map((run) =>
         el("li", {}, el("b", {}, run.name), ` at ${count(run.at)}: ${run.reason || "no reason is told"}`)))),
     failed.length > 0 && el("details", { open: failed.length <= 12, "data-kept": "failed" },
-      el("summary", {}, `${failed.length} failed, stopped or missing`), el("ul", { class: "reasons" },
+      el("summary", {}, `${failed.length} failed or stopped`), el("ul", { class: "reasons" },
         failed.map((run) => el("li", {}, el("span", { class: `state ${run.state}` }, run.state), " ", el("b", {}, run.name),
           run.reason && `: ${run.reason}`, run.log?.length > 0 && el("pre", {}, run.log.join("\n")))))),
   ];
