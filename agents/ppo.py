@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from hesscale_rl.runs.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.runs.flags import PathText
+from hesscale_rl.runs.flags import OptimizerName, PathText
 
 # --- arguments
 
@@ -42,8 +42,7 @@ class Args:
     """environment steps in all copies together, rounded down to whole rollouts"""
     seed: int = 1
     """decides everything random: weights, noise, minibatches, environment"""
-    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "scaled-adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
+    optimizer: OptimizerName = "scaled-adahesscale"
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
     """step size"""
     delta: float = 1e-8
@@ -58,6 +57,8 @@ class Args:
     """conjugate gradients of a step of hessian-free or newton-cg, at most"""
     curvature_of: str = "loss"
     """what these two take curvature of: loss, or kl, the divergence from the policy as it is (natural gradient)"""
+    optimizer_kwargs: str | None = None
+    """other settings of the optimizer: key=value,key=value or a JSON object"""
     anneal_lr: bool = True
     """let the step size fall linearly to zero"""
     num_steps: int = 2048

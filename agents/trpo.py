@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from hesscale_rl.runs.arguments import answer, check_shared, need_one_of, needs, parse
-from hesscale_rl.runs.flags import PathText
+from hesscale_rl.runs.flags import OptimizerName, PathText
 
 # --- arguments
 
@@ -53,8 +53,7 @@ class Args:
     """steps that are tried, each shorter than the one before; if none is accepted, the policy stays as it is"""
     backtrack_coef: float = 0.8
     """by what a step that is not accepted is multiplied"""
-    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg"""
+    optimizer: OptimizerName = "adahesscale"
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 1e-3
     """the critic's step size"""
     delta: float = 1e-8
@@ -69,6 +68,8 @@ class Args:
     """conjugate gradients of a step of hessian-free or newton-cg, at most"""
     curvature_of: str = "loss"
     """what these two take curvature of: loss, or kl, the divergence from the critic as it is (natural gradient)"""
+    optimizer_kwargs: str | None = None
+    """other settings of the optimizer: key=value,key=value or a JSON object"""
     anneal_lr: bool = False
     """let the critic's step size fall linearly to zero"""
     num_steps: int = 2048

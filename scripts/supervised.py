@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from hesscale_rl.errors import EXIT_CODES, Diverged, InputError
+from hesscale_rl.optim import declaration
+from hesscale_rl.optim.settings import TASKS_OWN
 from hesscale_rl.runs.arguments import (
     answer,
     check_optimizer,
@@ -32,7 +34,7 @@ from hesscale_rl.runs.arguments import (
     parse,
 )
 from hesscale_rl.runs.checkpoint import fitting, newest_checkpoint
-from hesscale_rl.runs.flags import PathText
+from hesscale_rl.runs.flags import OptimizerName, PathText
 from hesscale_rl.scripts.supervised_tasks.data import TRAINING
 from hesscale_rl.scripts.supervised_tasks.tasks import SMALL, TASKS, evaluate, is_taped, layer_blocks
 from hesscale_rl.system.console import complain, say
@@ -43,16 +45,7 @@ if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at 
     import hesscale_rl as hs
     from hesscale_rl.runs.directory import Run
 
-NEWTON_CG, HESSIAN_FREE = "newton-cg", "hessian-free"
-OWNERS = {  # the optimizers that a flag is for, also as scaled-...
-    "damping": ("kfac", NEWTON_CG, HESSIAN_FREE),
-    "iterations": (NEWTON_CG, HESSIAN_FREE),
-    "blocks": (HESSIAN_FREE,),
-    "curvature_rows": (HESSIAN_FREE,),
-    "splits": (NEWTON_CG,),
-    "momentum": ("sgd",),
-}
-RATES = {"sgd": 0.1, "adam": 1e-3, "adahessian": 1e-3, "kfac": 0.01, NEWTON_CG: 0.1, HESSIAN_FREE: 0.1}  # by default
+OWN = ("damping", "iterations", "blocks", "curvature_rows", "splits", "momentum")  # flags of some optimizers alone
 HBP_LIMIT = 4 * 2**30  # bytes of one of newton-cg's messages
 
 
@@ -68,9 +61,7 @@ class Args:
     8 by 8 images, which are at hand"""
     data_dir: PathText = None
     """where MNIST and CIFAR are kept, after one download; or Fashion-MNIST's files, if they are not installed"""
-    optimizer: Annotated[str, tyro.conf.arg(aliases=["--optim"])] = "adahesscale"
-    """sgd, adam, adahesscale, adahesscale-gn, adabl89, adaggn-mc, adahessian, kfac, hessian-free, newton-cg, each
-    also as scaled-..."""
+    optimizer: OptimizerName = "adahesscale"
     learning_rate: Annotated[float | None, tyro.conf.arg(aliases=["--lr"])] = None
     """step size; None: 0.1 for sgd, newton-cg and hessian-free, 0.01 for kfac, 0.001 for the others, but 0.0001 for
     adahesscale and its like on cifar100-allcnnc and cifar10-resnet"""
@@ -92,6 +83,8 @@ class Args:
     """hessian-free: the examples of a batch that curvature is measured on; None: a quarter, on digits all"""
     splits: int | None = None
     """newton-cg: sub-blocks that the rows of a weight are cut into; None: 1"""
+    optimizer_kwargs: str | None = None
+    """other settings of the optimizer: key=value,key=value or a JSON object"""
     batch_size: int | None = None
     """examples of an update; None: the task's own. What is left over at the end of an epoch is left out"""
     epochs: int | None = None
@@ -128,18 +121,13 @@ def fill(args: Args) -> Args:
         return args
     task, data = TASKS[args.task], args.data or TASKS[args.task].data
     batch_size, epochs = task.sizes(data)
-    name = args.optimizer.removeprefix("scaled-")
-    rate = RATES.get(name, task.rate)
-    given: dict[str, Any] = {"data": data, "batch_size": batch_size, "epochs": epochs, "learning_rate": rate}
-    given["averaging"] = task.averaging
-    if name == "kfac":
-        given["damping"] = 0.01
-    elif name == NEWTON_CG:
-        given |= {"damping": 0.02, "iterations": 50, "splits": 1}
-    elif name == HESSIAN_FREE:
-        given |= {"damping": task.damping, "iterations": task.iterations, "blocks": task.blocks}
-        # Zhang et al. 2017 take curvature from a part of the batch; on digits batches are small.
-        given["curvature_rows"] = None if data == SMALL else max(1, (args.batch_size or batch_size) // 4)
+    given: dict[str, Any] = {"data": data, "batch_size": batch_size, "epochs": epochs, "averaging": task.averaging}
+    if (found := declaration.names().get(args.optimizer)) is not None:
+        own = {"learning_rate": TASKS_OWN} | found.declaration.supervised
+        given |= {flag: getattr(task, flag) if value == TASKS_OWN else value for flag, value in own.items()}
+        if "curvature_rows" in found.declaration.curvature_ranges:
+            # Zhang et al. 2017 take curvature from a part of the batch; on digits batches are small.
+            given["curvature_rows"] = None if data == SMALL else max(1, (args.batch_size or batch_size) // 4)
     return replace(args, **{flag: value for flag, value in given.items() if getattr(args, flag) is None})
 
 
@@ -153,13 +141,17 @@ def check(args: Args) -> None:
     most = TRAINING[data]
     need((args.batch_size or 1) <= most, "batch_size", f"at most {most:,}, the training examples")
     need((args.curvature_rows or 1) <= (args.batch_size or 1), "curvature_rows", "at most the batch size")
-    for flag, owners in OWNERS.items():
-        own = args.optimizer.removeprefix("scaled-") in owners
-        need(own or getattr(args, flag) is None, flag, f"left out: it is for --optimizer {', '.join(owners)}")
+    every = declaration.names()
+    for flag in OWN:
+        have = {
+            f.plain: None for f in every.values() if flag in f.declaration.flag_ranges() | f.declaration.supervised
+        }
+        own = args.optimizer not in every or every[args.optimizer].plain in have
+        need(own or getattr(args, flag) is None, flag, f"left out: it is for --optimizer {', '.join(have)}")
+    need(args.blocks is None or args.blocks >= 1, "blocks", "at least 1")
     check_optimizer(args)
     for flag in ("batch_size", "epochs", "checkpoint_interval"):
         need(getattr(args, flag) is None or getattr(args, flag) >= 1, flag, "at least 1")
-    need(args.momentum is None or 0 <= args.momentum < 1, "momentum", "a number in [0, 1)")
     need(args.averaging is not None and 0 <= args.averaging < 1, "averaging", "a number in [0, 1)")
     need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
     check_resume(args)
@@ -181,6 +173,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
     import torch
     from torch import nn
 
+    from hesscale_rl.curvature.hbp import HBP
     from hesscale_rl.tape import record
 
     if curvature is None or not curvature.on_tape:
@@ -189,7 +182,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
     if not taped:
         others = "adam, sgd, adahessian, hessian-free"
         raise InputError(f"{what} needs a rule for every layer, and --task {args.task} has LSTMs; take {others}")
-    if args.optimizer.removeprefix("scaled-") == NEWTON_CG:
+    if isinstance(curvature, HBP):
         with torch.no_grad():
             tape = record(net, x[:1])[0]
         widest = max(rule.y.numel() for rule in tape if not isinstance(rule.layer, nn.Flatten))

@@ -52,6 +52,7 @@ AGENTS = {"PPO's 17-64-64-6 and 17-64-64-1 (64)": ("ppo", 64), "A2C's 17-64-64-6
 BATCHES = [1, 128]  # of Fig. 8: the paper gives none; its published code has 1, and 128 is the one of its other tasks
 LR = 1e-7  # next to nothing is learned: training to zero loss would time denormal numbers
 SCALED = "scaled-adahesscale"
+OPTIMIZERS = ("sgd", "adam", "adahesscale", "adahesscale-gn", "adabl89", "adaggn-mc", "adahessian", "kfac")
 USUAL = {BASELINE: BASELINE, "explicit pass + Adam": "adam"}  # name in the table: optimizer
 USUAL |= {"AdaHesScale-GN": "adahesscale-gn", "AdaHesScale": "adahesscale", "scaled AdaHesScale": SCALED}
 EXACT = {"exact GGN diagonal": "GGN", "exact Hessian (HBP)": "HBP"}
@@ -193,8 +194,6 @@ def scaling(sizes: list[int], batch: int, rounds: int, gone: dict[str, str], mea
 
     `gone`: why a method was left out on a smaller network; what is left out on this one is added to it.
     """
-    from hesscale_rl.optim import OPTIMIZERS
-
     needs: dict[str, float] = {}
     for method in (BASELINE, *OPTIMIZERS, SCALED, *EXACT):
         answers: list[Any] = []
@@ -254,8 +253,6 @@ def measure_all(args: argparse.Namespace) -> int:
     if args.output is not None:
         cost_figure.check(args.output, experiments)
     import torch
-
-    from hesscale_rl.optim import OPTIMIZERS
 
     torch.set_num_threads(1)
     say(f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread, {platform.machine()}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import InputError
+from hesscale_rl.optim import names
 from hesscale_rl.scripts.analysis.panels import FONTS, LOOKS, PAPER, check_output, target, write
 from hesscale_rl.system.console import say
 
@@ -114,8 +115,9 @@ def findings(rows: list[Row]) -> list[str]:
 
 def style(method: str) -> dict[str, Any]:
     """Return how a method is drawn: colour and marker of panels.py, dashed and hollow for a scaled one."""
-    colour, marker = (LOOKS | MORE)[method.removeprefix("scaled-")]
-    scaled = method.startswith("scaled-")
+    found = names().get(method)  # None: an exact method
+    colour, marker = (LOOKS | MORE)[found.plain if found else method]
+    scaled = found is not None and found.scaled
     line = {"color": colour, "marker": marker, "label": method, "markersize": 4, "linewidth": 1.2}
     return line | {"linestyle": "--", "markerfacecolor": "none"} if scaled else line
 

@@ -35,8 +35,6 @@ from hesscale_rl.errors import DONE, Diverged, InputError
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.scripts.supervised import (
-    HESSIAN_FREE,
-    NEWTON_CG,
     Args,
     check_curvature,
     fill,
@@ -51,12 +49,7 @@ Row = dict[str, str]
 KEYS = ("task", "data", "optimizer")
 COLUMNS: tuple[str, ...] = (*KEYS, "parameters", "batch", "updates", "seconds", "mean_seconds", "mib")
 COLUMNS += ("first_loss", "largest_loss", "diverged", "reason")
-MORE = (
-    "scaled-adam",
-    "scaled-adahesscale",
-    NEWTON_CG,
-    HESSIAN_FREE,
-)  # measured unless told otherwise, with OPTIMIZERS
+MORE = ("scaled-adam", "scaled-adahesscale")  # measured unless told otherwise, with those whose steps are not scaled
 BASELINE = "adam"
 OUTPUT = "supervised_cost.csv"
 
@@ -184,14 +177,14 @@ def measure_all(args: argparse.Namespace) -> int:
     """Measure what the file lacks, and print its tables; return the exit code."""
     import torch
 
-    from hesscale_rl.optim import OPTIMIZER_NAMES, OPTIMIZERS
+    from hesscale_rl.optim import names
     from hesscale_rl.runs.directory import cpu
 
     tasks = args.tasks or [*TASKS]
-    optimizers = args.optimizers or [*OPTIMIZERS, *MORE]
+    optimizers = args.optimizers or [*(name for name, found in names().items() if not found.scaled), *MORE]
     for flag, given, allowed in (
         ("tasks", tasks, [*TASKS]),
-        ("optimizers", optimizers, [*OPTIMIZER_NAMES]),
+        ("optimizers", optimizers, [*names()]),
     ):
         for name in given:
             if name not in allowed:

@@ -5,10 +5,21 @@ from typing import Any
 from torch import Tensor
 
 from .base import CurvatureOptimizer
+from .declaration import declare
 from .scaling import Adaptive, adaptive_step
-from .settings import BETAS, EVERY, MAXIMIZE, NOT_NEGATIVE, REACH
+from .settings import BETAS, EPS, MAXIMIZE, REACH, TASKS_OWN
 
 
+@declare(
+    names={
+        "adahesscale": lambda hs: hs.HesScale(),
+        "adahesscale-gn": lambda hs: hs.HesScaleGN(),
+        "adabl89": lambda hs: hs.BL89(),
+        "adaggn-mc": lambda hs: hs.GGNMC(),
+    },
+    ranges=BETAS | EPS | REACH | MAXIMIZE,
+    supervised={"learning_rate": TASKS_OWN},
+)
 class AdaHesScale(CurvatureOptimizer):
     """Adam with the curvature's square in place of the gradient's (Elsayed et al. 2024, algorithms 2 and 3).
 
@@ -21,8 +32,6 @@ class AdaHesScale(CurvatureOptimizer):
     no step moves a parameter further than lr reach. Where no Newton step is that long, it changes nothing, to the
     last bit. None: the algorithms to the letter. `maximize`: ascend.
     """
-
-    ranges = EVERY | BETAS | {"eps": NOT_NEGATIVE} | REACH | MAXIMIZE
 
     def __init__(
         self,
@@ -49,6 +58,12 @@ class AdaHesScale(CurvatureOptimizer):
         return adaptive_step(group, Adaptive(params, grads, curvatures, m, v), steps, newton=True)
 
 
+@declare(
+    names={"adahessian": lambda hs: hs.Hutchinson()},
+    ranges=BETAS | EPS | REACH | MAXIMIZE,
+    supervised={"learning_rate": 1e-3},
+    usual_curvature="Hutchinson()",
+)
 class AdaHessian(AdaHesScale):
     """AdaHessian (Yao et al. 2021) with Hessian power one: the same step with the curvature of `Hutchinson`.
 

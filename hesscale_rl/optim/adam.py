@@ -5,10 +5,17 @@ from typing import Any
 from torch import Tensor
 
 from .base import CurvatureOptimizer
+from .declaration import declare
 from .scaling import Adaptive, adaptive_step
-from .settings import BETAS, EVERY, MAXIMIZE, NOT_NEGATIVE, REACH
+from .settings import BETAS, EPS, MAXIMIZE, REACH
 
 
+@declare(
+    names={"adam": lambda hs: hs.HesScale()},
+    ranges=BETAS | EPS | REACH | MAXIMIZE,
+    supervised={"learning_rate": 1e-3},
+    always=False,
+)
 class ScaledAdam(CurvatureOptimizer):
     """Adam (Kingma and Ba 2014); with `delta`, its update u is scaled as algorithm 3 of Elsayed et al. 2024 does.
 
@@ -19,10 +26,6 @@ class ScaledAdam(CurvatureOptimizer):
     With delta=None this is torch.optim.Adam, with `weight_decay` torch.optim.AdamW, and needs no curvature.
     `maximize`: ascend.
     """
-
-    ranges = EVERY | BETAS | {"eps": NOT_NEGATIVE} | REACH | MAXIMIZE
-
-    always_reads_curvature = False
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..curvature.blocks import Block
+from .declaration import Declaration
 from .loading import checked_state
 from .settings import EVERY, Ranges, checked
 
@@ -25,13 +26,10 @@ class CurvatureOptimizer(Optimizer):
     not scaled. Give every network a group of its own, as the paper does. `weight_decay` is decoupled, as AdamW's:
     p <- p - lr weight_decay p, which eta does not scale.
 
-    An optimizer says once what it has: its `ranges`, and its `averages`.
+    What an optimizer has it says once: in its declaration, and its `averages`.
     """
 
-    ranges: Ranges = EVERY  # its settings, and the values that they may have
-    always_reads_curvature = True  # False: only groups with delta do
-    curvature_name = "hess_diag"  # the parameters' attribute that is read
-    usual_curvature = "HesScale()"  # what fills it, for messages
+    declared: Declaration  # set by the decorator `declare`
     former: tuple[tuple[str, Any], ...] = ()  # settings in older versions' checkpoints, where they say nothing
     may_begin_late: tuple[str, ...] = ()  # averages that are not corrected for their start at zero
     # torch.amp.GradScaler would unscale p.grad alone: it leaves both to `step`, which it gives its findings.
@@ -41,6 +39,11 @@ class CurvatureOptimizer(Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]):
         super().__init__(params, defaults)
         self._eta: list[Tensor | float] = []
+
+    @property
+    def ranges(self) -> Ranges:
+        """The names of all its settings, and the values that they may have."""
+        return EVERY | self.declared.ranges
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of what the state of a parameter of this group holds beside its count of steps, in its shape."""
@@ -93,7 +96,7 @@ class CurvatureOptimizer(Optimizer):
         return any(self._group_reads(group) for group in self.param_groups)
 
     def _group_reads(self, group: dict[str, Any]) -> bool:
-        return self.always_reads_curvature or group["delta"] is not None
+        return self.declared.always or group["delta"] is not None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `p.grad`, `p.hess_diag` and `p.hess_block` of every parameter."""
@@ -142,7 +145,9 @@ class CurvatureOptimizer(Optimizer):
         if any(float(group["lr"]) != 0 for group in self.param_groups):
             return False
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return not any(getattr(p, self.curvature_name, None) is not None or bool(p.grad.any()) for p in params)
+        return not any(
+            getattr(p, self.declared.curvature_name, None) is not None or bool(p.grad.any()) for p in params
+        )
 
     def make_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Any]:
         """Return the state of a parameter of this group, made if there is none: no steps, averages of zero."""
@@ -155,19 +160,19 @@ class CurvatureOptimizer(Optimizer):
 
     def _unscaled(self, batches: list[Any]) -> list[Any]:
         """Return the batches divided by GradScaler's scale; CurvatureError where the curvature's is not known."""
-        scale = getattr(self, "grad_scale", None)
+        scale, name = getattr(self, "grad_scale", None), self.declared.curvature_name
         read = [h for _, _, curvatures in batches for h in curvatures]
         if any(isinstance(h, Block) for h in read):
             raise CurvatureError(
-                f"{type(self).__name__}.step(): p.{self.curvature_name} cannot be unscaled by GradScaler; give "
+                f"{type(self).__name__}.step(): p.{name} cannot be unscaled by GradScaler; give "
                 "hesscale_rl.backward the loss unscaled, and call optimizer.step() itself"
             )
         if scale is None:  # the scaler's unscale_ was called before
             if any(hasattr(h, "of_version") for h in read):
                 raise CurvatureError(
                     f"{type(self).__name__}.step(): GradScaler.unscale_ has divided p.grad by the scale, but not "
-                    f"p.{self.curvature_name}; do so for every parameter: "
-                    f"p.{self.curvature_name} = p.{self.curvature_name} / scaler.get_scale()"
+                    f"p.{name}; do so for every parameter: "
+                    f"p.{name} = p.{name} / scaler.get_scale()"
                 )
             return batches
         return [(ps, *([t / scale.to(t.device) for t in ts] for ts in rest)) for ps, *rest in batches]
@@ -187,18 +192,19 @@ class CurvatureOptimizer(Optimizer):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if not self._group_reads(group):
             return params, grads, []
-        curvatures: list[Any] = [getattr(p, self.curvature_name, None) for p in params]
+        name, usual = self.declared.curvature_name, self.declared.usual_curvature
+        curvatures: list[Any] = [getattr(p, name, None) for p in params]
         fresh = [_is_fresh(h, p) for h, p in zip(curvatures, params, strict=True)]
         if not all(fresh):
             names = group.get("param_names") or [f"number {i} {list(p.shape)}" for i, p in enumerate(group["params"])]
-            place = {id(p): name for p, name in zip(group["params"], names, strict=True)}
+            place = {id(p): own for p, own in zip(group["params"], names, strict=True)}
             bad = [place[id(p)] for p, good in zip(params, fresh, strict=True) if not good]
             shown = ", ".join(bad[:3] + ["..."] * (len(bad) > 3))
             raise CurvatureError(
-                f"{type(self).__name__}.step(): the curvature p.{self.curvature_name} of {len(bad)} of {len(params)} "
+                f"{type(self).__name__}.step(): the curvature p.{name} of {len(bad)} of {len(params)} "
                 f"parameters is missing, from an older step or of another shape: {shown}. "
-                f"Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.{self.usual_curvature}) before each "
-                f"step() in place of loss.backward(), or set a new p.{self.curvature_name} yourself"
+                f"Call hesscale_rl.backward(net, x, loss, curvature=hesscale_rl.{usual}) before each "
+                f"step() in place of loss.backward(), or set a new p.{name} yourself"
             )
         return params, grads, curvatures
 

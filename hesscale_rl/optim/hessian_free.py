@@ -10,12 +10,32 @@ from ..curvature.base import whole
 from ..curvature.matmul import Implicit, Products
 from .base import CurvatureError, CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
+from .declaration import declare
 from .scaling import decay, within
-from .settings import EVERY, FRACTION, NOT_NEGATIVE, SWITCH, WHOLE
+from .settings import FRACTION, NOT_NEGATIVE, SWITCH, TASKS_OWN, WHOLE, one_of, or_none
 
 Named = tuple[str, Tensor]
 
 
+@declare(
+    names={
+        "hessian-free": lambda hs, curvature_of="loss", curvature_rows=None: hs.GaussNewton(
+            curvature_rows, "fisher" if curvature_of == "kl" else "ggn-abs"
+        )
+    },
+    ranges={
+        "damping": NOT_NEGATIVE,
+        "iterations": WHOLE,
+        "tolerance": NOT_NEGATIVE,
+        "warm_start": FRACTION,
+        "together": SWITCH,
+    },
+    defaults={"iterations": 10},
+    supervised={"learning_rate": 0.1, "damping": TASKS_OWN, "iterations": TASKS_OWN, "blocks": TASKS_OWN},
+    curvature_ranges={"curvature_of": one_of("loss", "kl"), "curvature_rows": or_none(WHOLE, "for all of them")},
+    curvature_name="hess_block",
+    usual_curvature="GaussNewton()",
+)
 class HessianFree(CurvatureOptimizer):
     """p <- p - lr x with (G + damping I) x = g by conjugate gradients, for each block alone (Zhang et al. 2017).
 
@@ -33,15 +53,7 @@ class HessianFree(CurvatureOptimizer):
     policy's Fisher matrix, lr 1 and `delta` a KL divergence (Schulman et al. 2015, without its line search).
     """
 
-    ranges = EVERY | {
-        "damping": NOT_NEGATIVE,
-        "iterations": WHOLE,
-        "tolerance": NOT_NEGATIVE,
-        "warm_start": FRACTION,
-        "together": SWITCH,
-    }
     former = (("betas", (0.0, 0.0)),)
-    curvature_name, usual_curvature = "hess_block", "GaussNewton()"
 
     def __init__(
         self,

@@ -7,10 +7,19 @@ from torch import Tensor
 
 from ..curvature.blocks import Block, Dense, Kronecker, Sum
 from .base import CurvatureError, CurvatureOptimizer
+from .declaration import declare
 from .scaling import decay, within
-from .settings import BETAS, EVERY, MAXIMIZE, POSITIVE, WHOLE
+from .settings import BETAS, MAXIMIZE, POSITIVE, WHOLE
 
 
+@declare(
+    names={"kfac": lambda hs: hs.KFAC(fisher=True)},
+    ranges=BETAS | {"damping": POSITIVE, "inverse_every": WHOLE} | MAXIMIZE,
+    defaults={"betas": (0.9, 0.999)},
+    supervised={"learning_rate": 0.01, "damping": 0.01},
+    curvature_name="hess_block",
+    usual_curvature="KFAC(fisher=True)",
+)
 class KFACOptimizer(CurvatureOptimizer):
     """Preconditioning by the averaged blocks of `hesscale_rl.KFAC` (Martens and Grosse 2015; for RL, Wu et al. 2017).
 
@@ -22,9 +31,6 @@ class KFACOptimizer(CurvatureOptimizer):
     by more than about `delta` in KL divergence, if the blocks are those of KFAC(fisher=True). The inverses are
     renewed every `inverse_every` steps. `maximize`: ascend.
     """
-
-    ranges = EVERY | BETAS | {"damping": POSITIVE, "inverse_every": WHOLE} | MAXIMIZE
-    curvature_name, usual_curvature = "hess_block", "KFAC(fisher=True)"
 
     def __init__(
         self,

@@ -8,10 +8,26 @@ from torch import Tensor
 from ..curvature.blocks import Block
 from .base import CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
+from .declaration import declare
 from .scaling import decay, within
-from .settings import EVERY, FRACTION, NOT_NEGATIVE, WHOLE
+from .settings import FRACTION, NOT_NEGATIVE, WHOLE, one_of
 
 
+@declare(
+    # Averaged Jacobians (equation 7) nearly cancel: a divergence by them would bound no step.
+    names={
+        "newton-cg": lambda hs, curvature_of="loss": (
+            hs.HBP("fisher", "hessian") if curvature_of == "kl" else hs.HBP("pch-abs", "jacobian")
+        )
+    },
+    ranges={"alpha": FRACTION, "tolerance": NOT_NEGATIVE, "iterations": WHOLE, "splits": WHOLE},
+    flags={"damping": "alpha"},
+    defaults={"alpha": 0.01, "iterations": 10},
+    supervised={"learning_rate": 0.1, "damping": 0.02, "iterations": 50, "splits": 1},
+    curvature_ranges={"curvature_of": one_of("loss", "kl")},
+    curvature_name="hess_block",
+    usual_curvature='HBP("pch-abs", "jacobian")',
+)
 class NewtonCG(CurvatureOptimizer):
     """p <- p + lr d with [alpha I + (1 - alpha) H] d = -g for every block by itself (Dangel et al. 2020, equation 8).
 
@@ -25,9 +41,7 @@ class NewtonCG(CurvatureOptimizer):
     over its blocks.
     """
 
-    ranges = EVERY | {"alpha": FRACTION, "tolerance": NOT_NEGATIVE, "iterations": WHOLE, "splits": WHOLE}
     former = (("betas", (0.0, 0.0)),)
-    curvature_name, usual_curvature = "hess_block", 'HBP("pch-abs", "jacobian")'
 
     def __init__(
         self,

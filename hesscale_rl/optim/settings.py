@@ -9,24 +9,46 @@ class Range(NamedTuple):
 
     holds: Callable[[Any], bool]
     words: str
+    choices: tuple[str, ...] = ()  # all of them, where they are words
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value is one of them, whatever it is."""
+        try:
+            return bool(self.holds(value))  # comparisons are so that NaN fails them
+        except (TypeError, ValueError, RuntimeError):  # no number at all, or a tensor of many
+            return False
 
 
-POSITIVE = Range(lambda x: 0 < x < float("inf"), "> 0")
-NOT_NEGATIVE = Range(lambda x: x >= 0, ">= 0")
-FRACTION = Range(lambda x: 0 <= x <= 1, "between 0 and 1")
-DECAY = Range(lambda x: 0 <= x < 1, "in [0, 1)")
+POSITIVE = Range(lambda x: 0 < x < float("inf"), "a positive number")
+NOT_NEGATIVE = Range(lambda x: 0 <= x < float("inf"), "zero or a positive number")
+FRACTION = Range(lambda x: 0 <= x <= 1, "from 0 to 1")
+DECAY = Range(lambda x: 0 <= x < 1, "a number in [0, 1)")
 WHOLE = Range(lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 1, "at least 1, a whole number")
 SWITCH = Range(lambda x: isinstance(x, bool), "True or False")
+
+
+def or_none(allowed: Range, words: str) -> Range:
+    """The same values, or None, which stands for what `words` says."""
+    return Range(lambda x: x is None or allowed.holds(x), f"{allowed.words}, or None {words}")
+
+
+def one_of(*choices: str) -> Range:
+    """One of these words."""
+    return Range(lambda x: x in choices, f"one of {', '.join(choices)}", choices)
+
 
 Ranges = dict[str, Range]
 EVERY: Ranges = {  # what every optimizer has
     "lr": NOT_NEGATIVE,
-    "delta": Range(lambda x: x is None or x > 0, "> 0, or None for no step-size scaling"),
+    "delta": or_none(POSITIVE, "for no step-size scaling"),
     "weight_decay": NOT_NEGATIVE,
 }
 BETAS: Ranges = {"betas": Range(lambda x: len(x) == 2 and all(0 <= b < 1 for b in x), "two numbers in [0, 1)")}
-REACH: Ranges = {"reach": Range(lambda x: x is None or x > 0, "> 0, or None for no bound")}
+EPS: Ranges = {"eps": NOT_NEGATIVE}
+REACH: Ranges = {"reach": or_none(POSITIVE, "for no bound")}
 MAXIMIZE: Ranges = {"maximize": SWITCH}
+
+TASKS_OWN = "the task's own"  # of a declaration's `supervised` flags: every task says its own
 
 # Keys of a group that are no settings of ours: torch's own, the agents' names, and what schedulers leave.
 BOOKKEEPING = {
@@ -58,10 +80,6 @@ def checked(kind: str, ranges: Ranges, group: dict[str, Any], defaults: dict[str
             raise ValueError(f"{kind}: {name}={value!r}, a setting that it does not have: {', '.join(ranges)}")
         kept[name] = value
     for name, allowed in ranges.items():
-        try:
-            good = allowed.holds(full[name])  # comparisons are so that NaN fails them
-        except (TypeError, ValueError, RuntimeError):  # no number at all, or a tensor of many
-            good = False
-        if not good:
+        if not allowed.allows(full[name]):
             raise ValueError(f"{kind}: {name}={full[name]}, must be {allowed.words}")
     return kept

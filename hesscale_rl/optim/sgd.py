@@ -6,10 +6,18 @@ import torch
 from torch import Tensor
 
 from .base import CurvatureOptimizer
+from .declaration import declare
 from .scaling import at_least, average_of_squares, scale_and_apply, within_alone
-from .settings import DECAY, EVERY, MAXIMIZE, REACH
+from .settings import BETAS, DECAY, MAXIMIZE, REACH
 
 
+@declare(
+    names={"sgd": lambda hs: hs.HesScale()},
+    arguments={"betas": ("beta2", BETAS["betas"])},
+    ranges={"beta2": DECAY, "momentum": DECAY} | REACH | MAXIMIZE,
+    supervised={"learning_rate": 0.1},
+    always=False,
+)
 class ScaledSGD(CurvatureOptimizer):
     """u = lr b, b <- momentum b + g; with `delta` scaled by algorithm 3 of Elsayed et al. 2024, else torch.optim.SGD.
 
@@ -19,8 +27,6 @@ class ScaledSGD(CurvatureOptimizer):
     would leave the trust region (optim/scaling.py derives it); reach=None: neither. `maximize`: ascend.
     """
 
-    ranges = EVERY | {"beta2": DECAY, "momentum": DECAY} | REACH | MAXIMIZE
-    always_reads_curvature = False
     may_begin_late = ("momentum_buffer",)
 
     def __init__(

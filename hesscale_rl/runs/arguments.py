@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
-from ..names import BACKENDS, CURVATURES_OF, NEWTON, OPTIMIZER_NAMES, SCALED
+from ..names import BACKENDS
+from ..optim import declaration
 from ..system.console import complain, guard
 from .checkpoint import changes, read_config
 from .command_line import Parser, one_of, path_text, read_kwargs
@@ -73,27 +74,35 @@ def need_one_of(args: Any, flag: str, known: Any) -> None:
 def check_optimizer(args: Any) -> None:
     """Raise InputError for the first flag of the optimizer, of those that the command has, that cannot be.
 
-    None is allowed where it stands for a default.
+    None is allowed where it stands for a default. What the optimizer does not have must suit one that does.
     """
-    need, name = needs(args), args.optimizer.removeprefix(SCALED)
-    need_one_of(args, "optimizer", OPTIMIZER_NAMES)
+    need, known, every = needs(args), declaration.names(), declaration.every_flag()
+    if args.optimizer not in known and getattr(args, "env_module", None) is not None:
+        return  # that module, which is imported later, may declare it
+    need_one_of(args, "optimizer", known)
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
-    need(0 <= args.eps < math.inf, "eps", "zero or a positive number")
-    need(all(0 <= b < 1 for b in args.betas), "betas", "two numbers in [0, 1)")
-    if (damping := args.damping) is not None:
-        if name == "newton-cg":
-            need(0 <= damping <= 1, "damping", "from 0 to 1")
-        elif name == "hessian-free":
-            need(0 <= damping < math.inf, "damping", "zero or a positive number")
-        else:
-            need(0 < damping < math.inf, "damping", "a positive number")
-    for flag in ("iterations", "splits", "blocks", "curvature_rows"):
-        need(getattr(args, flag, None) is None or getattr(args, flag) >= 1, flag, "at least 1")
-    if hasattr(args, "curvature_of"):
-        need_one_of(args, "curvature_of", CURVATURES_OF)
-        of = args.curvature_of
-        need(of == "loss" or name in NEWTON, "curvature_of", f"loss; {of} is for --optimizer {', '.join(NEWTON)}")
+    declared = known[args.optimizer].declaration
+    own = declared.flag_ranges()
+    for flag, ranges in every.items():
+        if (value := getattr(args, flag, None)) is None:
+            continue
+        allowed = own.get(flag) or next((r for r in ranges.values() if r.allows(value)), [*ranges.values()][0])
+        if allowed.choices:
+            need_one_of(args, flag, allowed.choices)
+        need(allowed.allows(value), flag, allowed.words)
+        default = type(args).__dataclass_fields__[flag].default
+        others = f"{default}; {value} is for --optimizer {', '.join(ranges)}"
+        need(flag in own or value == default or not _of_curvature(flag), flag, others)
+    for name, value in read_kwargs(args.optimizer_kwargs, "optimizer-kwargs").items():
+        if name not in own:
+            raise InputError(f"--optimizer-kwargs {name}={value}: {args.optimizer} has {', '.join(own)}")
+        if not own[name].allows(value):
+            raise InputError(f"--optimizer-kwargs {name}={value}: must be {own[name].words}")
+
+
+def _of_curvature(flag: str) -> bool:
+    return any(flag in found.declaration.curvature_ranges for found in declaration.names().values())
 
 
 def check_shared(args: Any) -> None:
@@ -144,9 +153,10 @@ def memory() -> float:
 
 def optimizer_settings(args: Any) -> dict[str, Any]:
     """Return the optimizer's flags as make_optimizer takes them; those that are None are left to it."""
-    flags = ("betas", "eps", "delta", "momentum", "damping", "iterations", "splits", "curvature_rows", "curvature_of")
+    flags = ("delta", *declaration.find(args.optimizer).declaration.flag_ranges())
     values = {flag: getattr(args, flag, None) for flag in flags}
-    return {"lr": args.learning_rate} | {flag: value for flag, value in values.items() if value is not None}
+    given = {"lr": args.learning_rate} | {flag: value for flag, value in values.items() if value is not None}
+    return given | read_kwargs(args.optimizer_kwargs, "optimizer-kwargs")
 
 
 def check_resume(args: Any) -> None:

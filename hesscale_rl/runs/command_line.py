@@ -150,20 +150,20 @@ class Parser(argparse.ArgumentParser):
 PYTHON = {"True": True, "False": False, "None": None}  # what people write in place of JSON's words
 
 
-def read_kwargs(text: str | None) -> dict[str, Any]:
-    """Return what --env-kwargs says: a JSON object, or key=value,key=value with JSON values or bare words."""
+def read_kwargs(text: str | None, flag: str = "env-kwargs") -> dict[str, Any]:
+    """Return what such a flag says: a JSON object, or key=value,key=value with JSON values or bare words."""
     if text is None or not text.strip():
         return {}
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
         except ValueError as error:
-            raise InputError(f"--env-kwargs {text}: not JSON ({error}); or write key=value,key=value") from None
+            raise InputError(f"--{flag} {text}: not JSON ({error}); or write key=value,key=value") from None
     given: dict[str, Any] = {}
     for pair in text.split(","):
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not key.isidentifier():
-            raise InputError(f"--env-kwargs {text}: {pair.strip()!r} is not key=value; or write a JSON object")
+            raise InputError(f"--{flag} {text}: {pair.strip()!r} is not key=value; or write a JSON object")
         try:
             given[key] = PYTHON[value] if value in PYTHON else json.loads(value)
         except ValueError:

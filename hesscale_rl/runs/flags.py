@@ -16,6 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ..errors import InputError
+from ..optim import declaration
 from .command_line import number, path_text, text, whole
 
 A = TypeVar("A")
@@ -106,3 +107,7 @@ def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 PathText = Annotated[str | None, _spec([path_text], (str,), optional=True)]  # a path, ~ expanded, or None
+_plain = ", ".join(name for name, found in declaration.names().items() if not found.scaled)
+OptimizerName = Annotated[
+    str, tyro.conf.arg(aliases=["--optim"], help=f"{_plain}, each also as {declaration.SCALED}...")
+]

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.optim import is_scaled
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.read_runs import RATE, Run, by_seed, collect, read, seen
@@ -42,7 +43,7 @@ def rows(runs: list[Run], least: float) -> list[list[str]]:
     """Return the rows of one agent's runs: which, effective steps, equal ones."""
     labels = curves.apart(runs)
     table = []
-    scaled = [run for run in runs if run.config["optimizer"].startswith("scaled-")]
+    scaled = [run for run in runs if is_scaled(run.config["optimizer"])]
     for key, own in sorted(collect(scaled, lambda r: (r.config["env_id"], r.config["optimizer"], labels[r])).items()):
         by_rate = {r: by_seed(some) for r, some in collect(own, rate).items()}
         *smaller, largest = sorted(by_rate)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import InputError
+from hesscale_rl.optim import names
 from hesscale_rl.scripts.analysis.lines import EVERYWHERE, Line, drawn, singles, y_range
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED, Run, collect
 
@@ -85,7 +86,8 @@ def look(line: Line, lines: list[Line]) -> dict[str, Any]:
 
 def look_of(optimizer: str, nth: int = 0, of: int = 1) -> dict[str, Any]:
     """Return how to draw a line of an optimizer, the `nth` of so many."""
-    base = optimizer.removeprefix("scaled-")
+    known = names().get(optimizer)
+    base = optimizer if known is None else known.plain
     colour, marker = LOOKS.get(base, ("#000000", "Xphd*<>"[sum(base.encode()) % 7]))
     shade = 0.7 - 1.4 * (nth + 0.5) / of
     rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])

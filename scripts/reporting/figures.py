@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hesscale_rl.optim import is_scaled
 from hesscale_rl.scripts.analysis.curves import Group, bin_means
 from hesscale_rl.scripts.analysis.lines import EVERYWHERE, Line, Mark, singles, y_range
 from hesscale_rl.scripts.analysis.panels import axis_names, label, look, look_of
@@ -231,7 +232,7 @@ def unfinished(agent: str, runs: list[Run], ids: Ids) -> Json:
             name = run.config["optimizer"]
             colours[name] = colour(look_of(name)["color"])
             x, y = series(run)
-            line = {"color": colours[name], "width": 1.5, "dash": "dash" if name.startswith("scaled-") else "solid"}
+            line = {"color": colours[name], "width": 1.5, "dash": "dash" if is_scaled(name) else "solid"}
             said = {"hovertemplate": "%{text}<br>%{y:,.4~r} at %{x:,}<extra></extra>", "text": _run_text(run, name)}
             base: Json = {
                 "type": "scatter",
@@ -243,10 +244,7 @@ def unfinished(agent: str, runs: list[Run], ids: Ids) -> Json:
         _, xlabel, ylabel = axis_names("curves", own[0])
         title = env if agent == SUPERVISED else f"{agent.upper()}, {env}"
         panels.append({"title": title, "traces": traces, "layout": layout(xlabel, ylabel)})
-    legend = [
-        {"key": name, "color": ink, "dashed": name.startswith("scaled-"), "title": name}
-        for name, ink in colours.items()
-    ]
+    legend = [{"key": name, "color": ink, "dashed": is_scaled(name), "title": name} for name, ink in colours.items()]
     return {"kind": "unfinished", "note": "each run by itself, as far as it is", "legend": legend, "panels": panels}
 
 

@@ -41,7 +41,7 @@ class Task:
     epochs: int
     grey: Callable[[], nn.Sequential] | None = None
     reconstruct: bool = False  # whether the outputs are to be the inputs again; else they are logits of classes
-    rate: float = 1e-3  # step size of AdaHesScale and its like
+    learning_rate: float = 1e-3  # step size of AdaHesScale and its like
     # Of HessianFree, and the decay of the averaged weights that are tested; 0: the last weights are.
     blocks: int = 1
     damping: float = 0.1
@@ -210,7 +210,7 @@ TASKS: dict[str, Task] = {
         grey=partial(all_conv, 1, 96, 10, 0),
         batch_size=256,
         epochs=350,
-        rate=1e-4,
+        learning_rate=1e-4,
     ),
     "hbp-cifar10-mlp": Task(
         data="cifar10",
@@ -247,7 +247,7 @@ TASKS: dict[str, Task] = {
         grey=partial(residual, 1, 16, 7, 256),  # pooled to 4 by 4, as its own
         batch_size=1000,
         epochs=100,
-        rate=1e-4,
+        learning_rate=1e-4,
         blocks=3,
         averaging=0.99,
     ),

@@ -29,7 +29,7 @@ from typing import Any, get_origin, get_type_hints
 
 from hesscale_rl import agents
 from hesscale_rl.errors import InputError
-from hesscale_rl.names import OPTIMIZER_NAMES
+from hesscale_rl.optim import declaration
 from hesscale_rl.runs.arguments import planned_steps
 from hesscale_rl.runs.checkpoint import fitted
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
@@ -184,8 +184,8 @@ def _varied(where: str, given: dict[Any, Any], default: Any) -> list[list[tuple[
 
 
 def _check_optimizer(name: str) -> None:
-    if name not in OPTIMIZER_NAMES:
-        raise InputError(f"no optimizer {name!r}: {near(name, [*OPTIMIZER_NAMES])}")
+    if name not in (known := declaration.names()):
+        raise InputError(f"no optimizer {name!r}: {near(name, [*known])}")
 
 
 def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.envs.vector import Envs, NextStep
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
 from hesscale_rl.networks import Heads
-from hesscale_rl.optim import NEWTON, OPTIMIZER_NAMES
+from hesscale_rl.optim import find, names
 from hesscale_rl.rl.rollout import Rollout
 
 PPO = ppo.Args(env_id="Hopper-v5", total_timesteps=256, num_steps=128, num_minibatches=4, update_epochs=2, quiet=True)
@@ -50,7 +50,7 @@ def status(run: Path) -> dict:
 
 
 @AGENTS
-@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
+@pytest.mark.parametrize("optimizer", [*names()])
 @pytest.mark.parametrize("std", ["parameter", "network"])
 def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer, std):
     args = replace(small, optimizer=optimizer, std=std, total_timesteps=128, iterations=3, run_dir=str(tmp_path))
@@ -65,8 +65,9 @@ def test_every_optimizer_changes_every_network(tmp_path, agent, small, optimizer
             assert not torch.equal(value, before[name]), name
     last = metrics(tmp_path)[-1]
     assert all(0 < last[f"optim/eta_{name}"] <= 1 for name in learned)
-    blocks = optimizer.removeprefix("scaled-") in ("kfac", *NEWTON)
-    needs = optimizer.startswith(("scaled-", "ada")) and optimizer != "adam" and not blocks
+    found = find(optimizer)
+    reads = found.scaled or found.declaration.always
+    needs = reads and found.declaration.curvature_name == "hess_diag"
     assert all((f"curvature/frac_negative_{name}" in last) == needs for name in learned)
 
 

@@ -15,14 +15,14 @@ import hesscale_rl as hs
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.backend import use
 from hesscale_rl.errors import InputError
-from hesscale_rl.optim import OPTIMIZER_NAMES
+from hesscale_rl.optim import names
 from hesscale_rl.rl.fast.learner import Objective, make_learner
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (11,))
 KINDS = [*ppo.STDS, "discrete"]
 # AdaHessian's two ways draw other signs: test_hutchinson_compiled.py. The others have one way only.
 ELSEWHERE = ("adabl89", "adaggn-mc", "adahessian", "kfac", "hessian-free", "newton-cg")
-COVERED = [name for name in OPTIMIZER_NAMES if name.removeprefix("scaled-") not in ELSEWHERE]
+COVERED = [name for name, found in names().items() if found.plain not in ELSEWHERE]
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 SIZES = (1, 5, 64, 257)
 

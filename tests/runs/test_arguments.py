@@ -14,7 +14,7 @@ from hesscale_rl.scripts import supervised
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ({"damping": 0.0}, "--damping 0.0: must be a positive number"),
+        ({"optimizer": "kfac", "damping": 0.0}, "--damping 0.0: must be a positive number"),
         ({"optimizer": "scaled-newton-cg", "damping": 1.5}, "--damping 1.5: must be from 0 to 1"),
         ({"optimizer": "hessian-free", "damping": -0.1}, "--damping -0.1: must be zero or a positive number"),
         ({"optimizer": "hessian-free", "iterations": 0}, "--iterations 0: must be at least 1"),

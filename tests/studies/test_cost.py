@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from hesscale_rl.errors import BAD_INPUT, DONE
-from hesscale_rl.optim import OPTIMIZERS
 from hesscale_rl.studies import cost, cost_figure
 from hesscale_rl.studies import memory as cost_memory
 
-METHODS = [cost.BASELINE, *OPTIMIZERS, "scaled-adahesscale", "exact GGN diagonal", "exact Hessian (HBP)"]
+METHODS = [cost.BASELINE, *cost.OPTIMIZERS, "scaled-adahesscale", "exact GGN diagonal", "exact Hessian (HBP)"]
 
 
 @pytest.fixture(scope="module")
