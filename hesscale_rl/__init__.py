@@ -1,6 +1,13 @@
 """HesScale: scalable Hessian diagonals, exact at the outputs, and the optimizers that use them.
 
 Names are imported when they are first used, so that a command can check its arguments before torch is loaded.
+
+>>> import torch, hesscale_rl as hs
+>>> net = hs.networks.mlp([3, 8, 2])
+>>> loss = hs.losses.CrossEntropy(torch.tensor([0, 1, 1, 0]))
+>>> result = hs.backward(net, torch.randn(4, 3), loss, hs.HesScale())
+>>> net[0].weight.grad.shape == net[0].weight.hess_diag.shape
+True
 """
 
 from importlib import import_module

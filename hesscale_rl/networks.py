@@ -113,6 +113,13 @@ def mlp(sizes: Sequence[int], *, orthogonal: bool = True, last_gain: float = 1.0
 
     `orthogonal`: weights with gain sqrt(2) in the hidden layers and `last_gain` in the last, biases zero, the
     usual start of PPO; otherwise torch's default initialisation.
+
+    >>> mlp([4, 64, 2])
+    Sequential(
+      (0): Linear(in_features=4, out_features=64, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=64, out_features=2, bias=True)
+    )
     """
     if len(sizes) < 2:
         raise ValueError(f"mlp needs an input and an output size, got sizes={list(sizes)}")

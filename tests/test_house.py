@@ -113,3 +113,12 @@ def test_a_function_has_few_parameters():
                 if len([a for a in own if a not in ("self", "cls")]) > PARAMETERS:
                     long.add(f"{name.removeprefix(PACKAGE)[1:]}: {node.name}")
     assert long == LONG
+
+
+def test_the_version_stands_in_one_place():
+    import hesscale_rl
+
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {hesscale_rl.__version__}\n" in citation
+    assert f"## {hesscale_rl.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()

@@ -187,7 +187,11 @@ DEFAULT = ARMS["UR5"]  # where none is named: the arm of SenseAct, of the paper,
 
 
 def find_arm(name: str) -> Arm:
-    """Return the arm of this name; InputError with the closest one if there is none."""
+    """Return the arm of this name; InputError with the closest one if there is none.
+
+    >>> find_arm("UR10e").payload
+    12.5
+    """
     if name in ARMS:
         return ARMS[name]
     raise InputError(f"arm {name!r}: {one_of(str(name), ARMS)}")

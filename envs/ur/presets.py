@@ -40,6 +40,10 @@ class Preset:
 
         y and z, from the shoulder, grow with its links' length, and x, across the plane in which it moves, with how
         far the wrist stands beside the base.
+
+        >>> from hesscale_rl.envs.ur.arms import find_arm
+        >>> [round(x, 3) for x in PRESETS["stock"].on(find_arm("UR3e")).target_high]
+        [0.24, 0.224, 0.661]
         """
         longer, wider = arm.reach / self.arm.reach, arm.d[3] / self.arm.d[3]
         up = arm.d[0] - longer * self.arm.d[0]

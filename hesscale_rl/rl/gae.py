@@ -20,6 +20,11 @@ def gae(
     `next_values[t]` is the value of the observation that really followed step t: at the end of an episode its final
     observation, not the first of the next episode. `done` is terminated or truncated. Both cut the sum of later
     errors, but only a termination makes the future worth nothing: a truncated step is bootstrapped.
+
+    >>> over = np.array([False, True])
+    >>> advantages, returns = gae(np.ones(2), np.zeros(2), np.zeros(2), over, over, 0.5, 1.0)
+    >>> returns.tolist()
+    [1.5, 1.0]
     """
     rewards, values, next_values = (np.asarray(a, np.float64) for a in (rewards, values, next_values))
     error = rewards - values

@@ -151,7 +151,11 @@ PYTHON = {"True": True, "False": False, "None": None}  # what people write in pl
 
 
 def read_kwargs(text: str | None, flag: str = "env-kwargs") -> dict[str, Any]:
-    """Return what such a flag says: a JSON object, or key=value,key=value with JSON values or bare words."""
+    """Return what such a flag says: a JSON object, or key=value,key=value with JSON values or bare words.
+
+    >>> read_kwargs("ctrl_cost_weight=0.5,arm=UR10e")
+    {'ctrl_cost_weight': 0.5, 'arm': 'UR10e'}
+    """
     if text is None or not text.strip():
         return {}
     if text.lstrip().startswith("{"):

@@ -1,0 +1,84 @@
+"""The recipes of CONTRIBUTING.md, carried out as they stand there in a copy of the project."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+ROOMS = ("agents", "envs", "scripts", "studies")
+SECTIONS = dict(re.findall(r"^### (.*?):.*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def blocks(name):
+    return re.findall(r"^```(\w*)\n(.*?)^```$", SECTIONS[name], re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The project, installed for whoever has its folder as PYTHONPATH."""
+    root = tmp_path_factory.mktemp("project")
+    nothing = shutil.ignore_patterns("__pycache__", *ROOMS)
+    shutil.copytree(ROOT / "hesscale_rl", root / "hesscale_rl", ignore=nothing)
+    for room in (*ROOMS, "tests/curvature"):
+        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ROOMS:
+        (root / "hesscale_rl" / room).symlink_to(root / room)
+    for file in ("pyproject.toml", "docs/curvature.md"):
+        (root / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, root / file)
+    return root
+
+
+def apply(root, block):
+    """Put a block's lines where its first line says."""
+    first, _, lines = block.partition("\n")
+    file, _, table = first.removeprefix("# ").partition(", ")
+    path = root / file
+    text = path.read_text()
+    if table:
+        head = re.search(rf"^{table}\b.*{{\n", text, re.MULTILINE)
+        assert head, f"{file} has no table {table}"
+        text = text[: head.end()] + lines + text[head.end() :]
+    else:
+        text += "\n\n" + lines
+    path.write_text(text)
+
+
+def call(root, *command, **more):
+    # Plain: to compile the loops for the copy would take longer than all of this.
+    environment = os.environ | {"PYTHONPATH": str(root), "NUMBA_DISABLE_JIT": "1", "OMP_NUM_THREADS": "1"} | more
+    done = subprocess.run(
+        [sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_an_activation_a_layer_and_a_curvature_are_what_the_page_says(copy):
+    for name in ("An activation", "A layer", "A curvature"):
+        for _, block in blocks(name):
+            apply(copy, block)
+    call(copy, "tests/curvature/test_curvature_table.py")
+    table = (copy / "docs" / "curvature.md").read_text()
+    assert "AbsHesScale" in table and "Softsign" in table and "ChannelShuffle" in table
+    said = call(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/curvature/test_rules.py", "-k",
+                "softsign or shuffle or every_rule")  # fmt: skip
+    assert "3 passed" in said
+
+
+def test_an_agent_is_one_file(copy):
+    [(_, block)] = blocks("An agent")
+    first, *commands = block.splitlines()
+    _, source, target = first.split()
+    shutil.copy(copy / source, copy / target)
+    for command in commands:
+        name, *arguments = command.split()
+        assert name == "hesscale-rl"
+        call(copy, "-m", "hesscale_rl", *arguments)
+    assert (copy / "runs" / "mine" / "metrics.jsonl").exists()
