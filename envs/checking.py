@@ -243,8 +243,10 @@ def _fits(space: gym.Space, value: Any) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """Return the array of numbers or bools that a value spells, or None."""
+    """Return the array of numbers or bools that a value spells, or None, as of one whose entries are masked."""
     try:
+        if np.ma.is_masked(value):  # numpy would take the numbers under the mask
+            return None
         array = np.asarray(value)
     except Exception:  # an object of somebody's own may fail in any way
         return None
@@ -253,6 +255,8 @@ def as_array(value: Any) -> np.ndarray | None:
 
 def what(value: Any) -> str:
     """Return in a few words what a value is."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        return f"an array of shape {value.shape} with masked entries"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}, {value.dtype}"
     if isinstance(value, tuple | list) and len(value):

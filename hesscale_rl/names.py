@@ -1,3 +1,4 @@
 """The names that flags take, for whoever needs them before torch is loaded; optim.names() has the optimizers'."""
 
+DEVICES = ("cpu", "cuda")  # the latter also as cuda:N
 BACKENDS = ("auto", "compiled", "torch")  # backend.py says what they do

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backend import compiles, has_twin
 from ..errors import Diverged, InputError
+from ..names import DEVICES
 from ..networks import Heads
 from .actions import ActionBox
 from .normalize import RewardNorm, RunningNorm
@@ -100,7 +101,7 @@ class Policy(nn.Module):
 
     def place(self, device: str) -> None:
         """Put the networks on a device, InputError if it is not here; the statistics stay on the CPU."""
-        if device != "cpu" and device.partition(":")[0] != "cuda":
+        if device.partition(":")[0] not in DEVICES:
             raise InputError(f"--device {device}: must be cpu, cuda or cuda:N")
         try:
             where = torch.empty(0, device=device).device

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
-from ..names import BACKENDS
+from ..names import BACKENDS, DEVICES
 from ..optim import declaration
 from ..system.console import complain, guard
 from .checkpoint import changes, read_config
@@ -123,7 +123,20 @@ def check_shared(args: Any) -> None:
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     need_one_of(args, "backend", BACKENDS)
     need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
+    need(args.device.partition(":")[0] in DEVICES, "device", "cpu, cuda or cuda:N")
     check_resume(args)
+    if args.run_dir is not None and args.resume is None:
+        check_new(Path(args.run_dir))
+
+
+def check_new(directory: Path) -> None:
+    """Raise InputError for the directory of a new run if it is a file, or has something in it."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--run-dir {directory}: this is a file; name a new directory")
+    with contextlib.suppress(OSError):  # not there yet, or it says so when it is made
+        # A .part is of a run that was killed while it wrote its first file.
+        if not all(path.match(".*.part") for path in directory.iterdir()):
+            raise InputError(f"--run-dir {directory}: not empty; name a new directory, or remove this one first")
 
 
 def planned_steps(args: Any) -> int:

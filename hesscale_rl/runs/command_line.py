@@ -44,7 +44,9 @@ def whole(word: str) -> int:
     """Return a whole number: 6000, 6_000 or 6e3."""
     try:
         number = Decimal(word)
-        if not number.is_finite() or number.adjusted() > LARGEST or number != int(number):
+        if number.is_finite() and number.adjusted() > LARGEST:
+            raise argparse.ArgumentTypeError(f"{word}: must be a whole number of at most {LARGEST + 1} digits")
+        if not number.is_finite() or number != int(number):
             raise InvalidOperation
     except InvalidOperation:
         raise argparse.ArgumentTypeError(f"{word}: must be a whole number") from None

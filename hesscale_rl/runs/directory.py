@@ -50,6 +50,7 @@ from ..errors import InputError, Unwritable
 from ..system.console import complain, lost, say
 from ..system.files import atomic_write, json_bytes, jsonable, write_json
 from ..system.locks import lock
+from .arguments import check_new
 from .checkpoint import FORMAT, KEPT, checkpoints
 
 # What ends a run in good order; SIGHUP comes from a terminal that is gone, and there is none on Windows.
@@ -321,13 +322,10 @@ def _create(args: Any, directory: str | None) -> Path:
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         if directory is not None:
-            if path.exists() and not path.is_dir():
-                raise InputError(f"--run-dir {directory}: this is a file; name a new directory")
+            check_new(path)
             path.mkdir(parents=True, exist_ok=True)
             for part in path.glob(".*.part"):  # of a run that was killed while it wrote its first file
                 part.unlink()
-            if any(path.iterdir()):
-                raise InputError(f"--run-dir {directory}: not empty; name a new directory, or remove this one first")
             return path
         name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}".replace("/", "-")
         path, number = Path("runs", name), 1

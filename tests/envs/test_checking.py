@@ -78,6 +78,7 @@ OBSERVATIONS = {
     "(n, 1)": np.zeros((2, 1), np.float32),
     "objects": np.array([None, 1.0], object),
     "numbers as objects": np.array([1.0, 2.0], object),
+    "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
     "text": np.array(["1", "2"]),
     "complex": np.zeros(2, np.complex64),
     "a longer list": [1.0, 2.0, 3.0],
