@@ -37,12 +37,14 @@ from hesscale_rl.scripts.analysis.panels import (
     target,
     write,
 )
-from hesscale_rl.scripts.analysis.read_runs import FINE, RATE, SUPERVISED, TAGS, Run, collect, read
+from hesscale_rl.scripts.analysis.read_runs import FINE, RATE, SUPERVISED, TAGS, RecordedRun, collect, read
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 
-def caption_of(lines: list[Line], given: list[Run], left: Counter[tuple[str, str]], args: argparse.Namespace) -> str:
+def caption_of(
+    lines: list[Line], given: list[RecordedRun], left: Counter[tuple[str, str]], args: argparse.Namespace
+) -> str:
     """Return what a figure says of itself: from how many runs, which not, with what, when, and by which command.
 
     given: the agent's runs, of which `lines` may have the best learning rates alone.

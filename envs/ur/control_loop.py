@@ -30,7 +30,7 @@ ARRIVED, STILL = 0.005, 0.01  # rad, rad/s
 OUTSIDE = 0.005  # rad or m out of the bounds, where the guard brings nobody: it keeps `Bounds.margin` inside
 
 
-class Link(Connection):
+class ControlLoop(Connection):
     """The robot as this process sees it. Every method that moves it keeps the cycle going while it lasts.
 
     `state`, `command`: records of STATE and COMMAND (shared.py), which the policy's process sees too. `given_up`:

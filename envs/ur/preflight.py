@@ -12,7 +12,7 @@ from .safety import RobotFault, plausible
 from .shared import ProtectiveStop, Silent, Stopped
 
 if TYPE_CHECKING:
-    from .control_loop import Link
+    from .control_loop import ControlLoop
 
 DASHBOARD = 29999
 ROBOT_RUNNING = 7
@@ -29,17 +29,17 @@ def check_ready(receive: Any) -> None:
         raise Stopped(f"the robot is not ready (robot mode {mode}, safety mode {safety}): see its pendant")
 
 
-def preflight(link: "Link") -> dict[str, Any]:
+def preflight(loop: "ControlLoop") -> dict[str, Any]:
     """Return what robot this is; RobotFault if anything about it is not as it must be before it moves."""
-    settings, bounds, receive, arm = link.settings, link.bounds, link.receive, link.settings.arm
-    version, model = link.ask(link.dashboard.polyscopeVersion), link.ask(link.dashboard.getRobotModel).upper()
+    settings, bounds, receive, arm = loop.settings, loop.bounds, loop.receive, loop.settings.arm
+    version, model = loop.ask(loop.dashboard.polyscopeVersion), loop.ask(loop.dashboard.getRobotModel).upper()
     major = int("".join(c if c.isdigit() else " " for c in version).split()[0])
     period = PERIODS["e" if major >= 5 else "cb3"]
     if period != bounds.period:
         raise RobotFault(f"this controller ({version}) has cycles of {period} s, the bounds of {bounds.period} s")
     if model not in arm.models:
         raise RobotFault(f"this is a {model}; kinematics and bounds here are those of a {arm.name} (--arm)")
-    if major >= 5 and not link.ask(link.dashboard.isInRemoteControl):
+    if major >= 5 and not loop.ask(loop.dashboard.isInRemoteControl):
         raise RobotFault("the robot is not in remote control: switch it over on the pendant")
     slider = receive.getTargetSpeedFraction() * receive.getSpeedScaling()
     if slider < 0.999:
@@ -47,7 +47,7 @@ def preflight(link: "Link") -> dict[str, Any]:
     payload = receive.getPayload()
     if abs(payload - settings.payload) > 0.05:
         raise RobotFault(f"the pendant has a payload of {payload:g} kg, not {settings.payload:g} kg")
-    packet = link.next()
+    packet = loop.next()
     said, ours = np.array(receive.getActualTCPPose()), kinematics.tcp(bounds.links, packet.q)
     away = float(np.linalg.norm(said[:3] - ours))
     if away > settings.pose_tolerance:
@@ -57,11 +57,11 @@ def preflight(link: "Link") -> dict[str, Any]:
         )
     if problem := plausible(bounds, packet.q):
         raise RobotFault(f"the arm stands where it must not: {problem}; move it by hand first")
-    if not link.ask(lambda: link.control.setWatchdog(WATCHDOG)):
+    if not loop.ask(lambda: loop.control.setWatchdog(WATCHDOG)):
         raise RobotFault("the robot did not take the watchdog, which stops it if we fall silent")
     serial = ""
     with contextlib.suppress(Silent):  # a CB3 of before 3.12 does not tell
-        serial = link.ask(link.dashboard.getSerialNumber)
+        serial = loop.ask(loop.dashboard.getSerialNumber)
     return {"version": version, "model": model, "serial": serial}
 
 

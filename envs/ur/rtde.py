@@ -14,7 +14,7 @@ import numpy as np
 
 from .arms import JOINTS
 from .clock import clock
-from .control_loop import Link
+from .control_loop import ControlLoop
 from .drivers import State, Status
 from .preflight import end_program
 from .safety import FREE, Bounds, RobotFault, admit, check_command
@@ -217,7 +217,7 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
         return bool(ended) or os.getppid() != parent
 
     try:
-        link = Link(settings, state, command, lambda: orphaned() or connection.poll())
+        loop = ControlLoop(settings, state, command, lambda: orphaned() or connection.poll())
     except RobotFault as fault:
         _report(connection, fault)
         return
@@ -230,8 +230,8 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
     wrong: RobotFault | None = None
     try:
-        connection.send((0, "done", link.preflight()))
-        _work(link, connection, orphaned)
+        connection.send((0, "done", loop.preflight()))
+        _work(loop, connection, orphaned)
     except RobotFault as fault:
         wrong = fault
     except (EOFError, OSError):  # the parent has closed the connection, or is gone
@@ -247,43 +247,43 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
             # The library may be connecting again, and loading a program without a watchdog.
             end_program(settings.host)
             os._exit(3)  # every call of the library could take seconds now, or end in a crash; the watchdog acts
-        link.abandon(wrong)
+        loop.abandon(wrong)
         os._exit(0)  # the library takes a second to disconnect in good order, and nothing needs it
 
 
-def _work(link: Link, connection: Connection, orphaned: Callable[[], bool]) -> None:
+def _work(loop: ControlLoop, connection: Connection, orphaned: Callable[[], bool]) -> None:
     """Cycle after cycle, and what the parent asks for in between. Ends with the arm at a stand."""
     wrong: RobotFault | None = None  # holds the arm until the parent asks to unlock it
     while not orphaned():
         try:
             if connection.poll():
                 number, name, arguments = connection.recv()
-                link.command["awaited"] = np.inf  # in lock step: the policy waits until this is done
+                loop.command["awaited"] = np.inf  # in lock step: the policy waits until this is done
                 if name == "close":
                     break
                 if wrong is not None and name != "unlock":
                     _report(connection, wrong)
                     continue
-                getattr(link, name)(*arguments)
-                wrong, link.state["status"] = None, Status.RUNNING
-                link.command["awaited"] = -np.inf  # and then the robot for what the policy wants next
+                getattr(loop, name)(*arguments)
+                wrong, loop.state["status"] = None, Status.RUNNING
+                loop.command["awaited"] = -np.inf  # and then the robot for what the policy wants next
                 connection.send((number, "done", None))
             elif wrong is None:
                 name = "cycle"
-                link.cycle()
+                loop.cycle()
             else:
-                link.idle()
+                loop.idle()
         except (Held, Stopped) as fault:
             if isinstance(fault, Stopped) and name != "unlock":
                 raise
             if wrong is None:
-                link.state["status"] = _status(fault)
-                link.hold(fault)
+                loop.state["status"] = _status(fault)
+                loop.hold(fault)
             wrong = fault
             if name != "cycle":
                 _report(connection, fault)
     if wrong is None:
-        link.stop()
+        loop.stop()
 
 
 def _status(fault: RobotFault) -> Status:

@@ -19,7 +19,7 @@ from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array, Group
-from hesscale_rl.scripts.analysis.read_runs import Run, by_agent, collect, read
+from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, collect, read
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
@@ -85,7 +85,7 @@ def chosen(methods: list[tuple[str, str]], to: str) -> tuple[str, str]:
     return found[0]
 
 
-def table(runs: list[Run], to: str, last: float, bins: int) -> Table:
+def table(runs: list[RecordedRun], to: str, last: float, bins: int) -> Table:
     """Return the comparison of one agent's runs."""
     groups = curves.gather(runs, bins, together=True)
     tried = [len(own) for own in collect(groups, lambda group: (group.env, group.method)).values()]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
-from hesscale_rl.scripts.analysis.read_runs import FINE, NAMES, SESSION, Run, View, by_seed, collect
+from hesscale_rl.scripts.analysis.read_runs import FINE, NAMES, SESSION, RecordedRun, View, by_seed, collect
 from hesscale_rl.system.console import complain
 
 RESAMPLES = 2000
@@ -34,7 +34,7 @@ class Group:
     method: tuple[str, str]  # the optimizer, and what sets the group apart from others or ""
     rate: float
     length: int
-    runs: list[Run]
+    runs: list[RecordedRun]
     curves: Array
 
     @property
@@ -48,7 +48,7 @@ class Group:
         return self.curves.mean(axis=1)
 
     @property
-    def diverged(self) -> list[Run]:
+    def diverged(self) -> list[RecordedRun]:
         """The runs that diverged."""
         return [run for run in self.runs if run.status == "diverged"]
 
@@ -57,14 +57,14 @@ class Group:
         """Whether a run did not diverge, [runs]."""
         return np.array([run.status != "diverged" for run in self.runs])
 
-    def ends(self) -> list[tuple[int, float, Run]]:
+    def ends(self) -> list[tuple[int, float, RecordedRun]]:
         """Step and return of each run that diverged within the length, where it did."""
         inside = [(i, run) for i, run in enumerate(self.runs) if run.status == "diverged" and run.end <= self.length]
         place = [bin_of(run.end, self.length, self.curves.shape[1]) for _, run in inside]
         return [(run.end, self.curves[i, k], run) for (i, run), k in zip(inside, place, strict=True)]
 
 
-def apart(runs: list[Run]) -> dict[Run, str]:
+def apart(runs: list[RecordedRun]) -> dict[RecordedRun, str]:
     """Return what sets each run apart from others on its environment, seeds and rates aside: "delta 1e-06"."""
     # More epochs begin as fewer do, and can be cut to them.
     ignored = SESSION | NAMES.keys() | {runs[0].view.over, "task", "epochs"}
@@ -101,7 +101,7 @@ def bin_means(steps: Array, values: Array, length: int, bins: int) -> tuple[Arra
     return place, counts, np.bincount(place, weights=values, minlength=bins) / np.maximum(counts, 1)
 
 
-def on_grid(run: Run, length: int, bins: int) -> Array | None:
+def on_grid(run: RecordedRun, length: int, bins: int) -> Array | None:
     """Return the curve of a run over its first `length` steps, [bins]; None if it has no value there.
 
     Of a run that diverged the value before training is enough.
@@ -118,12 +118,12 @@ def on_grid(run: Run, length: int, bins: int) -> Array | None:
     return curve
 
 
-def usual_worst(runs: list[Run]) -> str:
+def usual_worst(runs: list[RecordedRun]) -> str:
     """Return whose worst value a diverged run counts with, where nothing is said: a loss's own may well be small."""
     return "env" if runs[0].view.lower else "own"
 
 
-def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None) -> list[Group]:
+def gather(runs: list[RecordedRun], bins: int, together: bool, worst: str | None = None) -> list[Group]:
     """Return the runs of one agent as groups, by environment, optimizer, settings and rate.
 
     Runs of different length are cut to the shortest of their group, or with `together` of their environment: averages
@@ -131,7 +131,7 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
     """
     worst = worst or usual_worst(runs)
     labels, keys = apart(runs), {}
-    lengths: dict[Run, int] = {}
+    lengths: dict[RecordedRun, int] = {}
     for run in runs:
         env, optimizer, rate = (run.config[name] for name in ("env_id", "optimizer", run.view.over))
         keys[run] = (env, (optimizer, labels[run]), float(rate))
@@ -168,7 +168,7 @@ def gather(runs: list[Run], bins: int, together: bool, worst: str | None = None)
     return groups
 
 
-def _cut(runs: list[Run]) -> int:
+def _cut(runs: list[RecordedRun]) -> int:
     """The length that runs have in common; of seconds, which always differ, that of the fastest sound run."""
     known = [run for run in runs if len(run.steps) or run.status == "diverged"]
     if known and known[0].view.axis == "seconds":

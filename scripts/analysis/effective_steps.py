@@ -17,21 +17,21 @@ from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.optim import is_scaled
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
-from hesscale_rl.scripts.analysis.read_runs import RATE, Run, by_seed, collect, read, seen
+from hesscale_rl.scripts.analysis.read_runs import RATE, RecordedRun, by_seed, collect, read, seen
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 ETA, LOGGED = "optim/eta_", "charts/learning_rate"
 
 
-def same(run: Run, other: Run) -> bool:
+def same(run: RecordedRun, other: RecordedRun) -> bool:
     """Whether two runs had the same episodes, one at least, and the same end."""
     alike = (run.status, run.end, run.total) == (other.status, other.end, other.total)
     alike = alike and np.array_equal(run.steps, other.steps) and np.array_equal(run.values, other.values)
     return alike and len(run.steps) > 0
 
 
-def effective_steps(run: Run) -> dict[str, float]:
+def effective_steps(run: RecordedRun) -> dict[str, float]:
     """Return the median of eta lr by network."""
     networks = sorted(tag.removeprefix(ETA) for tag in run.tags if tag.startswith(ETA))
     lr = seen(run, LOGGED).values if LOGGED in run.tags else rate(run)  # annealed or not, beside every factor
@@ -39,7 +39,7 @@ def effective_steps(run: Run) -> dict[str, float]:
     return {name: float(np.median(eta * lr)) for name, eta in factors.items() if len(eta)}  # else none was finite
 
 
-def rows(runs: list[Run], least: float) -> list[list[str]]:
+def rows(runs: list[RecordedRun], least: float) -> list[list[str]]:
     """Return the rows of one agent's runs: which, effective steps, equal ones."""
     labels = curves.apart(runs)
     table = []
@@ -64,7 +64,7 @@ def rows(runs: list[Run], least: float) -> list[list[str]]:
     return table
 
 
-def rate(run: Run) -> float:
+def rate(run: RecordedRun) -> float:
     """Its step size."""
     return float(run.config[RATE])
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array, Group
-from hesscale_rl.scripts.analysis.read_runs import FINE, Run, collect
+from hesscale_rl.scripts.analysis.read_runs import FINE, RecordedRun, collect
 from hesscale_rl.system.console import complain
 
 EVERYWHERE = "all tasks, normalised"
@@ -32,7 +32,7 @@ class Mark:
 
     x: float
     y: float
-    run: Run
+    run: RecordedRun
 
 
 @dataclass
@@ -95,7 +95,7 @@ def singles(line: Line) -> list[Array]:
     return [-curve if line.loss else curve for curve in group.curves] if few else []
 
 
-def curve_lines(runs: list[Run], options: Options) -> list[Line]:
+def curve_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
     """Return against steps: of the best learning rate, or of all."""
     groups, lines = curves.gather(runs, options.bins, together=False, worst=options.diverged), []
     for group in groups if options.all else curves.best(groups):
@@ -107,7 +107,7 @@ def curve_lines(runs: list[Run], options: Options) -> list[Line]:
     return lines
 
 
-def sensitivity_lines(runs: list[Run], options: Options) -> list[Line]:
+def sensitivity_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
     """Average return against the rate: on each task, and normalised over all of them."""
     groups, lines = curves.gather(runs, options.bins, together=True, worst=options.diverged), []
     envs = collect(groups, lambda group: group.env)
@@ -132,7 +132,7 @@ def sensitivity_lines(runs: list[Run], options: Options) -> list[Line]:
     return lines
 
 
-def profile_lines(runs: list[Run], options: Options) -> list[Line]:
+def profile_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
     """Share of the runs above a score, of each optimizer at the best learning rate of each task."""
     groups, lines = curves.gather(runs, options.bins, together=True, worst=options.diverged), []
     scores = curves.normalise(groups, options.statistic)
@@ -148,7 +148,7 @@ def profile_lines(runs: list[Run], options: Options) -> list[Line]:
 
 
 # Of each kind: what makes its lines.
-KINDS: dict[str, Callable[[list[Run], Options], list[Line]]] = {
+KINDS: dict[str, Callable[[list[RecordedRun], Options], list[Line]]] = {
     "curves": curve_lines,
     "sensitivity": sensitivity_lines,
     "profile": profile_lines,

@@ -11,7 +11,7 @@ import numpy as np
 from hesscale_rl.errors import InputError
 from hesscale_rl.optim import names
 from hesscale_rl.scripts.analysis.lines import EVERYWHERE, Line, drawn, singles, y_range
-from hesscale_rl.scripts.analysis.read_runs import SUPERVISED, Run, collect
+from hesscale_rl.scripts.analysis.read_runs import SUPERVISED, RecordedRun, collect
 
 # Colour and marker of each optimizer, the same in every figure (Okabe and Ito's palette, safe for the colour-blind).
 # The scaled version has them too, with a dashed line and a hollow marker.
@@ -30,7 +30,7 @@ NOTE = 0.09  # of a panel's height, for a note at its top
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # under words in a panel
 
 
-def axis_names(kind: str, run: Run) -> tuple[str, str, str]:
+def axis_names(kind: str, run: RecordedRun) -> tuple[str, str, str]:
     """Return the name of x in the table, and the names of the axes."""
     if kind == "profile":
         return "tau", "normalised score τ", "share of runs with score > τ"

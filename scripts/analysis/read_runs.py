@@ -46,7 +46,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class RecordedRun:
     """What a run directory says, seen in one way.
 
     `steps` [values]: where on the axis, in integers: milliseconds, for seconds; `values` [values]: the metric, a loss
@@ -76,7 +76,7 @@ class Run:
         return self.meta.get("packed_bins")
 
 
-Kept = dict[Path, tuple[Any, Run]]  # of a directory, the state of its files and what they said
+Kept = dict[Path, tuple[Any, RecordedRun]]  # of a directory, the state of its files and what they said
 
 
 def collect(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
@@ -95,7 +95,7 @@ def read(
     over: str = RATE,
     left: Counter[tuple[str, str]] | None = None,
     kept: Kept | None = None,
-) -> list[Run]:
+) -> list[RecordedRun]:
     """Return the runs of run directories and of folders that hold some, and say on stderr which are left out.
 
     `unfinished` takes runs that are not done, as far as they have come. `metric` and `axis`: None for the return
@@ -138,12 +138,12 @@ def read(
     return [run for run in runs if run.status in FINISHED]
 
 
-def seen(run: Run, metric: str) -> Run:
+def seen(run: RecordedRun, metric: str) -> RecordedRun:
     """Return the same run with another metric."""
     return _run(run.path, metric, run.view.axis, run.view.over)
 
 
-def by_agent(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def by_agent(runs: Iterable[RecordedRun]) -> dict[str, list[RecordedRun]]:
     """Return runs by their agent, in order, without supervised ones, which have no returns, and say so.
 
     InputError if all of them are.
@@ -157,7 +157,7 @@ def by_agent(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return dict(sorted(found.items()))
 
 
-def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+def by_seed(runs: Iterable[RecordedRun]) -> dict[int, RecordedRun]:
     """Return runs of one group by their seeds, in order; of those with one seed the newest, and say so."""
     found = collect(runs, lambda run: run.config["seed"])
     for seed, same in found.items():
@@ -258,7 +258,7 @@ def _config(path: Path, over: str) -> dict[str, Any]:
     return config
 
 
-def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
+def _run(path: Path, metric: str | None, axis: str | None, over: str) -> RecordedRun:
     """The run in a directory; InputError for one whose files are damaged beyond single lines of metrics.jsonl."""
     config, status, metrics = _config(path, over), _json(path / "status.json"), path / "metrics.jsonl"
     usual = ("loss/validation", "epochs") if config["exp_name"] == SUPERVISED else ("charts/episodic_return", "steps")
@@ -306,7 +306,7 @@ def _run(path: Path, metric: str | None, axis: str | None, over: str) -> Run:
         values = np.where(finite, values, values[finite].min(initial=np.inf))
         steps, values = steps[values < np.inf], values[values < np.inf]  # none, if none was finite
     at = max(step, status.get("global_step", 0))
-    return Run(
+    return RecordedRun(
         path, config, _meta(path), state, view, total, end, steps, values, start, tags, reason, at, max(planned, at)
     )
 

@@ -15,20 +15,20 @@ import numpy as np
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
-from hesscale_rl.scripts.analysis.read_runs import RATE, Run, by_agent, by_seed, collect, read
+from hesscale_rl.scripts.analysis.read_runs import RATE, RecordedRun, by_agent, by_seed, collect, read
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
-def final_return(run: Run) -> float:
+def final_return(run: RecordedRun) -> float:
     """Return the mean over the last tenth of the steps; the last episode's if none ended there, else NaN."""
     late = run.values[run.steps > 0.9 * run.total]
     return float(np.mean(late if len(late) else run.values[-1:])) if len(run.values) else np.nan
 
 
-def rows(runs: list[Run]) -> list[str]:
+def rows(runs: list[RecordedRun]) -> list[str]:
     """Return the rows of one agent's runs."""
     if packed := [run for run in runs if run.packed]:
         raise InputError(

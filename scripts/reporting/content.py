@@ -24,7 +24,7 @@ from hesscale_rl.scripts.analysis.read_runs import (
     SESSION,
     SUPERVISED,
     Kept,
-    Run,
+    RecordedRun,
     collect,
     planned_runs,
     read,
@@ -79,14 +79,14 @@ def content(asked: Asked, kept: Kept | None = None) -> Json:
     }
 
 
-def state(run: Run) -> str:
+def state(run: RecordedRun) -> str:
     """Return what has become of a run; one that says it runs may have been killed."""
     if run.status == "running":
         return "running" if held(run.path) else "stopped"
     return run.status if run.status in STATES else "stopped"
 
 
-def row(run: Run, place: int, shared: Iterable[str]) -> Json:
+def row(run: RecordedRun, place: int, shared: Iterable[str]) -> Json:
     """Return what the page knows of a run."""
     x, y = series(run)
     own, left_out = state(run), {*SESSION, *shared, *NAMES, RATE}
@@ -127,17 +127,17 @@ def missing(given: Iterable[str], there: set[str]) -> list[Json]:
     return rows
 
 
-def progress(runs: list[Run], lost: list[Json]) -> Json:
+def progress(runs: list[RecordedRun], lost: list[Json]) -> Json:
     """Return the steps that are done, and those that all runs are to do, those that are missing among them."""
     usual = max((run.planned for run in runs), default=0)  # of a sweep whose sweep.json does not tell
     over = [run.at if run.status in FINISHED else run.planned for run in runs]
     return {"at": sum(run.at for run in runs), "of": sum(over) + sum(entry["planned"] or usual for entry in lost)}
 
 
-def section(agent: str, runs: list[Run], places: dict[Run, int], asked: Asked) -> Json:
+def section(agent: str, runs: list[RecordedRun], places: dict[RecordedRun, int], asked: Asked) -> Json:
     """Return the figures and the comparison of an agent's runs, and why one of them is not there."""
 
-    def ids(some: Iterable[Run]) -> list[int]:
+    def ids(some: Iterable[RecordedRun]) -> list[int]:
         return [places[run] for run in some]
 
     done, going = [run for run in runs if run.status in FINISHED], [run for run in runs if run.status not in FINISHED]
@@ -157,7 +157,7 @@ def section(agent: str, runs: list[Run], places: dict[Run, int], asked: Asked) -
     return {"agent": agent, "figures": found, "comparison": table, "notes": list(dict.fromkeys(notes))}
 
 
-def kinds(runs: list[Run]) -> list[str]:
+def kinds(runs: list[RecordedRun]) -> list[str]:
     """Return the figures that show anything: a sensitivity has several rates, a profile several optimizers."""
     if not runs:
         return []
@@ -185,7 +185,7 @@ def note_of(kind: str, lines: list[Line]) -> str:
     return "; ".join([*words, *filter(None, [settings_note(lines)])])
 
 
-def comparison(agent: str, runs: list[Run], asked: Asked) -> Json | None:
+def comparison(agent: str, runs: list[RecordedRun], asked: Asked) -> Json | None:
     """Return the comparison of optimizers, None if there is none to be made."""
     names = sorted({run.config["optimizer"] for run in runs})
     if agent == SUPERVISED or (len(names) < 2 and asked.to is None):
@@ -200,7 +200,7 @@ def comparison(agent: str, runs: list[Run], asked: Asked) -> Json | None:
     return {"titles": table.titles, "rows": table.rows, "note": "; ".join(filter(None, [how, table.note]))}
 
 
-def common(runs: list[Run]) -> dict[str, Any]:
+def common(runs: list[RecordedRun]) -> dict[str, Any]:
     """Return the settings that all runs share, as text."""
     if not runs:
         return {}

@@ -17,7 +17,7 @@ from hesscale_rl.optim import is_scaled
 from hesscale_rl.scripts.analysis.curves import Group, bin_means
 from hesscale_rl.scripts.analysis.lines import EVERYWHERE, Line, Mark, singles, y_range
 from hesscale_rl.scripts.analysis.panels import axis_names, label, look, look_of
-from hesscale_rl.scripts.analysis.read_runs import FINE, SUPERVISED, Run, collect
+from hesscale_rl.scripts.analysis.read_runs import FINE, SUPERVISED, RecordedRun, collect
 
 BINS = 100  # points of a single run's curve
 # Plotly's names of the markers that figures have.
@@ -25,7 +25,7 @@ SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v"
 SYMBOLS |= {"X": "x", "*": "star", "p": "pentagon", "d": "diamond-tall", "h": "hexagon"}
 SYMBOLS |= {"<": "triangle-left", ">": "triangle-right"}
 GRID, GREY = "#e3e6ea", "#9aa3ad"
-Ids = Callable[[Iterable[Run]], list[int]]
+Ids = Callable[[Iterable[RecordedRun]], list[int]]
 Json = dict[str, Any]
 
 
@@ -50,7 +50,7 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def series(run: Run) -> tuple[list[float | None], list[float | None]]:
+def series(run: RecordedRun) -> tuple[list[float | None], list[float | None]]:
     """Return x and y of a run's own curve in at most BINS points: the means in bins of its length, in its units."""
     sign, length = -1 if run.view.lower else 1, max(run.total, run.end, 1)
     if not len(run.steps):
@@ -223,7 +223,7 @@ def crosses(line: Line, key: str, ink: str, ids: Ids, limits: tuple[float, float
     return traces
 
 
-def unfinished(agent: str, runs: list[Run], ids: Ids) -> Json:
+def unfinished(agent: str, runs: list[RecordedRun], ids: Ids) -> Json:
     """Return the figure of runs that are not finished, each by itself as far as it is."""
     panels, colours = [], dict[str, str]()
     for env, own in collect(runs, lambda run: run.config["env_id"]).items():
@@ -276,7 +276,7 @@ def _range(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _run_text(run: Run, key: str, value: str = "") -> str:
+def _run_text(run: RecordedRun, key: str, value: str = "") -> str:
     """What the box beside a single run says."""
     lost = f"diverged at {run.at:,}: {run.reason[:200]}" if run.status == "diverged" else ""
     return told(key, f"lr {run.config['learning_rate']:g}, seed {run.config['seed']}", value, lost)

@@ -18,14 +18,14 @@ import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.scripts.analysis.curves import bin_means
-from hesscale_rl.scripts.analysis.read_runs import Run, by_agent, planned_runs, read
+from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, planned_runs, read
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 RETURN = "charts/episodic_return"
 
 
-def thinned(run: Run, bins: int) -> str:
+def thinned(run: RecordedRun, bins: int) -> str:
     """Return what is left of a run's metrics.jsonl: each bin's mean, at the last step that it is taken over."""
     inside = run.steps <= run.total  # what came after the planned length is in no bin
     place, counts, means = bin_means(run.steps[inside], run.values[inside], run.total, bins)
@@ -36,7 +36,7 @@ def thinned(run: Run, bins: int) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def files(run: Run, bins: int) -> dict[str, str]:
+def files(run: RecordedRun, bins: int) -> dict[str, str]:
     """Return what is kept of a run, by the names of its files, without the paths of the machine it was made on."""
 
     def text(content: dict[str, Any]) -> str:

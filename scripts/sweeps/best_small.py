@@ -11,7 +11,7 @@ TABLES = {
     "ppo": ("ppo_sensitivity.csv", "adahessian_ppo.csv"),
 }
 # Task by task, the slowest last, so that a sweep which is not done yet has whole panels.
-TASKS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Walker2d-v5", "Ant-v5")
+ENV_IDS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Walker2d-v5", "Ant-v5")
 
 
 def runs(agent: str, task: str, optimizer: str, rate: float) -> dict:
@@ -36,6 +36,6 @@ SETTINGS = (
     *(
         runs(agent, task, optimizer, rate)
         for agent, tables in TABLES.items()
-        for (task, optimizer), rate in sorted(best_rates(*tables).items(), key=lambda best: TASKS.index(best[0][0]))
+        for (task, optimizer), rate in sorted(best_rates(*tables).items(), key=lambda best: ENV_IDS.index(best[0][0]))
     ),
 )

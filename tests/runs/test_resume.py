@@ -67,8 +67,8 @@ def numbers(run):
 OWN, DRAWS = "scaled-adahesscale", "adahessian"  # the agents' own optimizer, and the one that draws random signs
 CASES = [("ppo", "Hopper-v5", 1, OWN), ("a2c", "CartPole-v1", 4, DRAWS), ("trpo", "Hopper-v5", 2, DRAWS)]
 if KILLS > 1:
-    TASKS = ("Hopper-v5", "Ant-v5", "CartPole-v1")
-    CASES = [(a, e, n, o) for a in ("ppo", "a2c", "trpo") for e in TASKS for n in (1, 4) for o in (OWN, DRAWS)]
+    ENV_IDS = ("Hopper-v5", "Ant-v5", "CartPole-v1")
+    CASES = [(a, e, n, o) for a in ("ppo", "a2c", "trpo") for e in ENV_IDS for n in (1, 4) for o in (OWN, DRAWS)]
 
 # Some seconds after the start of the program: not over before the last kill.
 STEPS = {"CartPole-v1": 204_800, "Hopper-v5": 61_440, "Ant-v5": 61_440}

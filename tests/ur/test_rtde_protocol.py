@@ -11,12 +11,12 @@ from hesscale_rl.envs.ur.arms import ARMS
 from hesscale_rl.envs.ur.arms import START as Q_REF
 from hesscale_rl.envs.ur.kinematics import pose
 from hesscale_rl.envs.ur.motion import Joints
+from hesscale_rl.envs.ur.simulator.client import ProtocolError
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.faults import Fault, scheduled
 from hesscale_rl.envs.ur.simulator.realtime import Realtime, packet_size
 from hesscale_rl.envs.ur.simulator.robot import Robot
 from hesscale_rl.envs.ur.simulator.rtde import Rtde
-from hesscale_rl.envs.ur.simulator.session import ProtocolError
 from hesscale_rl.errors import InputError
 
 # What ur_rtde's receiver asks for, with the types of UR's guide as struct's letters.

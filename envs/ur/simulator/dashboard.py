@@ -1,7 +1,7 @@
 """The dashboard server: what a person does at the pendant, as lines of text. Clients match its very words."""
 
+from hesscale_rl.envs.ur.simulator.client import LineClient
 from hesscale_rl.envs.ur.simulator.robot import IDLE, PLAYING, POWER_OFF, RUNNING, Robot, robot_name, safety_name
-from hesscale_rl.envs.ur.simulator.session import LineSession
 
 LOCKED = (
     "Cannot unlock protective stop until 5s after occurrence. "
@@ -10,7 +10,7 @@ LOCKED = (
 DATES = {3: "Jun 01 2022", 5: "Jul 06 2022"}
 
 
-class Dashboard(LineSession):
+class Dashboard(LineClient):
     """One dashboard client."""
 
     def __init__(self, robot: Robot):

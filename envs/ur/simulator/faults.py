@@ -20,9 +20,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hesscale_rl.envs.ur.simulator.client import LineClient
 from hesscale_rl.envs.ur.simulator.realtime import PACKET_SIZES
 from hesscale_rl.envs.ur.simulator.robot import PROTECTIVE_STOP, ROBOT_STOP, SAFEGUARD_STOP
-from hesscale_rl.envs.ur.simulator.session import LineSession
 from hesscale_rl.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def state(server: "Server") -> dict[str, object]:
     }
 
 
-class Desk(LineSession):
+class Desk(LineClient):
     """One client of the control port."""
 
     def __init__(self, server: "Server"):

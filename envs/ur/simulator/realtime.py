@@ -7,9 +7,9 @@ import re
 import struct
 
 from hesscale_rl.envs.ur.arms import JOINTS
+from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
 from hesscale_rl.envs.ur.simulator.robot import Robot
 from hesscale_rl.envs.ur.simulator.script import Control
-from hesscale_rl.envs.ur.simulator.session import ProtocolError, Session
 from hesscale_rl.envs.ur.simulator.statements import empty, motion, sleeps, start, writes
 from hesscale_rl.envs.ur.simulator.variables import CURRENT, JOINT_RUNNING, TEMPERATURE, VOLTAGE, flat
 
@@ -52,7 +52,7 @@ def packet(robot: Robot, size: int) -> bytes:
     return struct.pack(f">i{count}d", size, *flat(values)[:count])
 
 
-class Realtime(Session):
+class Realtime(Client):
     """One client of port 30003. It gets no packet while an earlier one is unsent: ur_rtde never reads them."""
 
     backlog = 0

@@ -7,8 +7,8 @@ import math
 import struct
 from typing import Any
 
+from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
 from hesscale_rl.envs.ur.simulator.robot import Robot
-from hesscale_rl.envs.ur.simulator.session import ProtocolError, Session
 from hesscale_rl.envs.ur.simulator.variables import FORMATS, INPUTS, OUTPUTS, SINCE_5, Get, flat
 
 VERSION, CONTROL_VERSION, TEXT = ord("V"), ord("v"), ord("M")
@@ -42,7 +42,7 @@ class Recipe:
         return values
 
 
-class Rtde(Session):
+class Rtde(Client):
     """One RTDE client. `holders` is common to all: which client writes which input."""
 
     def __init__(self, robot: Robot, holders: dict[str, "Rtde"]):

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 
 from hesscale_rl.envs.ur.clock import RobotClock
+from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.faults import Desk, Fault
 from hesscale_rl.envs.ur.simulator.realtime import Realtime, packet_size
 from hesscale_rl.envs.ur.simulator.robot import Robot
 from hesscale_rl.envs.ur.simulator.rtde import Rtde
-from hesscale_rl.envs.ur.simulator.session import ProtocolError, Session
 from hesscale_rl.errors import InputError
 
 DASHBOARD, REALTIME, RTDE = 29999, 30003, 30004  # ports, which clients take for granted
@@ -26,11 +26,11 @@ CHUNK = 1 << 16
 LOOK = 0.2  # s after which a robot that waits for a client looks whether it shall end
 
 
-class Link:
-    """A connection: the session behind it, and what is on its way in either direction."""
+class Wire:
+    """A connection: the client behind it, and what is on its way in either direction."""
 
-    def __init__(self, sock: socket.socket, session: Session):
-        self.sock, self.session = sock, session
+    def __init__(self, sock: socket.socket, client: Client):
+        self.sock, self.client = sock, client
         self._out: deque[tuple[float, bytes]] = deque()
         self._in: deque[tuple[float, bytes]] = deque()
         self._unsent = bytearray()
@@ -113,7 +113,7 @@ class Server:
         self._faults = [(at, n, fault) for n, (at, fault) in enumerate(faults or [])]
         heapq.heapify(self._faults)
         self._holders: dict[str, Rtde] = {}
-        self._links: list[Link] = []
+        self._wires: list[Wire] = []
         self._frozen_until = 0.0
         self._mean = self._jitter = 0.0
         self._random = random.Random(0)
@@ -136,7 +136,7 @@ class Server:
     @property
     def clients(self) -> int:
         """How many are connected to the robot's own ports."""
-        return sum(not isinstance(link.session, Desk) for link in self._links)
+        return sum(not isinstance(wire.client, Desk) for wire in self._wires)
 
     def clear(self) -> None:
         """End every stop, as somebody at the robot would, and a freeze."""
@@ -149,9 +149,9 @@ class Server:
 
     def drop(self) -> None:
         """Close all connections of the robot's own ports."""
-        for link in list(self._links):
-            if not isinstance(link.session, Desk):
-                self._close(link)
+        for wire in list(self._wires):
+            if not isinstance(wire.client, Desk):
+                self._close(wire)
 
     def delay(self, mean: float, jitter: float) -> None:
         """Deliver later, in both directions."""
@@ -192,8 +192,8 @@ class Server:
 
     def close(self) -> None:
         """Close all connections and ports."""
-        for link in list(self._links):
-            self._close(link)
+        for wire in list(self._wires):
+            self._close(wire)
         for listener in self._listeners:
             listener.close()
         self._all.close()
@@ -219,12 +219,12 @@ class Server:
             frozen = self._frozen
             until = min(self._begins(due), now + LOOK)
             if not frozen:
-                until = min([until, *(link.next() for link in self._links)])
+                until = min([until, *(wire.next() for wire in self._wires)])
             for key, _ in (self._desk if frozen else self._all).select(max(until - now, 0.0)):
                 key.data()
             now = time.monotonic()
-            for link in list(self._links):
-                self._exchange(link, now)
+            for wire in list(self._wires):
+                self._exchange(wire, now)
             if now >= self._begins(due):
                 return
             if now > again:
@@ -234,43 +234,43 @@ class Server:
     def _report(self) -> None:
         """Send every client what this cycle has for it."""
         now = time.monotonic()
-        for link in list(self._links):
-            if link.waiting <= link.session.backlog:
-                link.send(self._guarded(link, link.session.cycle), now + self._lag(link))
-            self._exchange(link, now)
+        for wire in list(self._wires):
+            if wire.waiting <= wire.client.backlog:
+                wire.send(self._guarded(wire, wire.client.cycle), now + self._lag(wire))
+            self._exchange(wire, now)
 
-    def _exchange(self, link: Link, now: float) -> None:
+    def _exchange(self, wire: Wire, now: float) -> None:
         """Hand over what is due between robot and client."""
-        link.collect(now)
-        if link.closed or (self._frozen and not isinstance(link.session, Desk)):
+        wire.collect(now)
+        if wire.closed or (self._frozen and not isinstance(wire.client, Desk)):
             return
-        data = link.arrived(now)
+        data = wire.arrived(now)
         if data:
-            link.send(self._guarded(link, lambda: link.session.feed(data)), now + self._lag(link))
-            link.collect(now)
+            wire.send(self._guarded(wire, lambda: wire.client.feed(data)), now + self._lag(wire))
+            wire.collect(now)
         try:
-            link.flush()
+            wire.flush()
         except OSError:
-            self._close(link)
-        if link.session.over and link.idle:
-            self._close(link)
+            self._close(wire)
+        if wire.client.over and wire.idle:
+            self._close(wire)
 
-    def _guarded(self, link: Link, call: Callable[[], bytes]) -> bytes:
+    def _guarded(self, wire: Wire, call: Callable[[], bytes]) -> bytes:
         """A client that breaks the protocol loses its connection, and that is all."""
         try:
             return call()
         except ProtocolError:
-            self._close(link)
+            self._close(wire)
             return b""
 
-    def _lag(self, link: Link) -> float:
-        if isinstance(link.session, Desk) or not (self._mean or self._jitter):
+    def _lag(self, wire: Wire) -> float:
+        if isinstance(wire.client, Desk) or not (self._mean or self._jitter):
             return 0.0
         return self._mean + (self._random.expovariate(1 / self._jitter) if self._jitter else 0.0)
 
     # -- sockets
 
-    def _listen(self, host: str, port: int, session: Callable[[], Session], desk: bool = False) -> None:
+    def _listen(self, host: str, port: int, client: Callable[[], Client], desk: bool = False) -> None:
         listener = socket.socket()
         self._listeners.append(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,48 +285,48 @@ class Server:
                 ) from None
             raise InputError(f"cannot listen at {host}, port {port}: {error.strerror}") from None
         listener.setblocking(False)
-        self._register(listener, lambda: self._accept(listener, session), desk)
+        self._register(listener, lambda: self._accept(listener, client), desk)
 
     def _register(self, sock: socket.socket, ready: Callable[[], None], desk: bool) -> None:
         self._all.register(sock, selectors.EVENT_READ, ready)
         if desk:
             self._desk.register(sock, selectors.EVENT_READ, ready)
 
-    def _accept(self, listener: socket.socket, session: Callable[[], Session]) -> None:
+    def _accept(self, listener: socket.socket, client: Callable[[], Client]) -> None:
         try:
             sock, _ = listener.accept()
         except OSError:  # gone again
             return
-        if len(self._links) >= CLIENTS:
+        if len(self._wires) >= CLIENTS:
             sock.close()
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = Link(sock, session())
-        self._links.append(link)
-        self._register(sock, lambda: self._read(link), isinstance(link.session, Desk))
-        link.send(link.session.greeting(), time.monotonic() + self._lag(link))
+        wire = Wire(sock, client())
+        self._wires.append(wire)
+        self._register(sock, lambda: self._read(wire), isinstance(wire.client, Desk))
+        wire.send(wire.client.greeting(), time.monotonic() + self._lag(wire))
 
-    def _read(self, link: Link) -> None:
-        if link.closed:
+    def _read(self, wire: Wire) -> None:
+        if wire.closed:
             return
         try:
-            data = link.sock.recv(CHUNK)
+            data = wire.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
         if data:
-            link.receive(data, time.monotonic() + self._lag(link))
+            wire.receive(data, time.monotonic() + self._lag(wire))
         else:
-            self._close(link)
+            self._close(wire)
 
-    def _close(self, link: Link) -> None:
-        if not link.closed:
-            link.closed = True
-            self._links.remove(link)
+    def _close(self, wire: Wire) -> None:
+        if not wire.closed:
+            wire.closed = True
+            self._wires.remove(wire)
             for selector in (self._all, self._desk):
-                if link.sock in selector.get_map():
-                    selector.unregister(link.sock)
-            link.session.close()
-            link.sock.close()
+                if wire.sock in selector.get_map():
+                    selector.unregister(wire.sock)
+            wire.client.close()
+            wire.sock.close()

@@ -7,7 +7,7 @@ class ProtocolError(Exception):
     """A client breaks the protocol; it is cut off and nobody else notices."""
 
 
-class Session:
+class Client:
     """One client. `over` is True when it has asked to be let go.
 
     While more than `backlog` bytes wait to be sent, `cycle` is not asked: a robot drops packages for a slow client.
@@ -32,7 +32,7 @@ class Session:
         """Let go of what the client held."""
 
 
-class LineSession(Session):
+class LineClient(Client):
     """A client that sends lines of text."""
 
     def __init__(self) -> None:
