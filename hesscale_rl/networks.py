@@ -1,7 +1,7 @@
 """The modules of which the agents' networks are composed, beside those of `torch.nn`.
 
-A network is a declared composition: `nn.Sequential` for "one after the other", `Skip` for x + body(x) and
-`Heads` for several branches side by side. That is what lets one reverse pass (tape.py) know every layer.
+`Skip` is x + body(x), `Heads` are branches side by side. They are modules like any other: hesscale_rl.backward takes
+whatever forward a network has.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,10 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + body(x); both need one shape."""
-        return x + self.body(given_to(self.body, x))
+        y: Tensor = self.body(given_to(self.body, x))
+        if y.shape != x.shape:
+            raise ValueError(f"Skip: its body maps {list(x.shape)} to {list(y.shape)}, and both are to be added")
+        return x + y
 
 
 class Heads(nn.Module):

@@ -31,14 +31,17 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
 
     def value(params: Params) -> Tensor:
         every = {name: params[source] for name, source in name_of.items()}
-        with _Elementary():
+        with Elementary():
             return loss.value(functional_call(net, every, (given_to(net, x),), tie_weights=False))
 
     return value
 
 
-class _Elementary(TorchFunctionMode):
-    """Normalisations by their definitions: the second derivatives of torch 2.13's own fail under vmap."""
+class Elementary(TorchFunctionMode):
+    """Normalisations by their definitions.
+
+    The second derivatives of torch 2.13's own fail under vmap, or are wrong (_weight_norm, also by autograd alone).
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do as asked, but for those functions."""
@@ -62,7 +65,12 @@ def _batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0
     return y if affine[1] is None else y + affine[1]
 
 
-_DEFINITIONS = {F.layer_norm: _layer_norm, F.batch_norm: _batch_norm}
+def _weight_norm(v, g, dim=0):
+    over = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
+    return g * (v / v.square().sum(over, keepdim=True).sqrt())
+
+
+_DEFINITIONS = {torch._weight_norm: _weight_norm, F.layer_norm: _layer_norm, F.batch_norm: _batch_norm}
 
 
 def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:

@@ -1,7 +1,7 @@
-"""The only traversal of a network: one pass forward that keeps a rule per layer, one pass back over them.
+"""The only traversal: the rules of a forward's operations, as they ran, and one walk back over them.
 
 `backward` is what a training loop calls; `value_grad_curvature` is the same without side effects, for torch.func.vmap
-over K networks and for torch.compile. No hooks, no autograd graph, no global state.
+over K networks and for torch.compile. recording.py runs the forward. No hooks, no autograd graph, no global state.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from . import compiled
 from .backend import compiles
-from .curvature.base import Curvature, NoCurvature
+from .curvature.base import Curvature, Messages, NoCurvature
 from .curvature.blocks import Block
 from .errors import InputError
 from .losses import Loss, as_loss
+from .networks import given_to
+from .recording import Recorder, run_forward, with_parameters
 from .rules import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
@@ -29,81 +31,69 @@ class Result(NamedTuple):
     curvature: dict[str, Any]  # tensors in the parameters' shapes; of KFAC, KFRA and HBP blocks (curvature/blocks.py)
 
 
-def record(
-    net: nn.Module, x: Tensor, params: dict[str, Tensor] | None = None, path: str = ""
-) -> tuple[list[Rule], Tensor]:
-    """Run `net` on x [N, ...]; return the tape (a rule per layer, in order) and the outputs.
+def record(net: nn.Module, x: Any, samples: bool = False, places: bool = False) -> tuple[list[Rule], Tensor]:
+    """Run `net` on x; return the rules of what a parameter of `net` reaches, in order, and the outputs.
 
-    `params`: parameters by name to use instead of the network's own. `path`: where `net` stands ("body.").
+    `samples`: whether the rules are to know which of their inputs differ by sample, and along axis 0; `places`: where
+    they were called.
     """
-    kind = checks.check_layer(net, path)
-    if kind is None:
-        tape: list[Rule] = []
-        for name, layer in checks.parts(net, kind):
-            part, x = record(layer, x, params, path + name)
-            tape += part
-        return tape, x
-    runs = [record(part, x, params, path + name) for name, part in checks.parts(net, kind)]
-    own, constants = checks.parameters(net, kind, x, params, path)
-    try:
-        if runs:
-            rule: Rule = kind(net, x, [tape for tape, _ in runs], [y for _, y in runs], path)  # type: ignore[call-arg, arg-type]
-        else:
-            rule = kind(net, own | constants if constants else own, x)
-    except Refusal as refusal:
-        raise UnsupportedLayerError(path, net, str(refusal)) from None
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        place, words = path.rstrip(".") or "(the network itself)", str(error).partition("\n")[0]
-        raise InputError(
-            f"layer {place} ({type(net).__qualname__}) with the input {list(x.shape)}: {words}"
-        ) from error
-    rule.path, rule.trained = path, own
-    return [rule], rule.y
+    tape = Recorder(net.parameters(), _samples(x) if samples else (), places)
+    y = run_forward(net, given_to(net, x), tape)
+    return tape.rules, y
 
 
-def _reverse(tape, g, message, curvature, reads, to_input):
-    """Carry the gradient g and the curvature's message from the tape's outputs back to its input.
+def walk(rules: list[Rule], grads: Messages, messages: Messages, curvature: Curvature) -> None:
+    """Carry gradients and a curvature's messages from the outputs, where they have been put, back to the parameters.
 
-    Appends (path, parameters, gradients, curvatures) of every layer that has any to `reads`. Without `to_input` it
-    ends at the first of these and returns nothing of use: nobody asks for derivatives with respect to the data.
-    The tape is used up, so that what a layer has kept is free once the pass is below it.
+    The rules are used up, so that what an operation has kept is free once the pass is below it.
     """
-    first = 0 if to_input else next((i for i, r in enumerate(tape) if r.trained or r.branches), len(tape))
-    while len(tape) > first:
-        rule = tape.pop()
-        go_on = to_input or len(tape) > first
-        if rule.branches:
-            ends = [  # a name for the zip would keep the last branch
-                _reverse([*branch], v, m, curvature, reads, go_on)
-                for branch, v, m in zip(rule.branches, rule.split(g), curvature.split(rule, message), strict=True)
-            ]
-            if go_on:
-                g, message = sum(v for v, _ in ends), curvature.merge(rule, message, [m for _, m in ends])
+    while rules:
+        rule = rules.pop()
+        g = grads.take(rule)
+        if g is None:  # the loss does not depend on it
             continue
-        if rule.trained:
-            reads.append((rule.path, rule.trained, rule.grad(g), curvature.read(rule, message)))
-        if go_on:
-            # The message's step needs the gradient above the layer, so it goes first.
-            message = curvature.pull(rule, g, message)
-            g = rule.vjp(g)
-    return g, message
+        try:
+            curvature.step(rule, g, messages)  # needs the gradient above the operation
+            for slot, v in rule.pull(g, rule.live).items():
+                grads.put(rule.inputs[slot], v)
+        except (MissingPrimitive, Refusal) as lack:
+            raise _Unpassable(len(rules), rule, lack) from None
 
 
-def _pass(net, x, params, loss, curvature):
-    """One pass forward and back: value, outputs, reads."""
-    tape, y = record(net, x, params)
+class _Unpassable(Exception):
+    """What a curvature cannot pass: the number of the operation, its rule, and why."""
+
+
+def _pass(net, params, x, loss, curvature):
+    """One pass forward and back: value, outputs, gradients and curvatures by name."""
+    checks.check_parameters(params)
+    tape = Recorder(params.values(), _samples(x) if curvature.by_sample else ())
+    y = run_forward(net, given_to(net, x), tape)
     value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
     g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
-    reads: list = []
+    grads, messages, rules = Messages(), Messages(tape.uses), tape.rules
+    grads.put(y, g)
+    curvature.place(messages, y, curvature.seed(loss, y, diagonal))
+    del tape
     try:
-        _reverse(tape, g, curvature.seed(loss, y, diagonal), curvature, reads, to_input=False)
-    except MissingPrimitive as lack:
-        raise UnsupportedLayerError(
-            lack.rule.path, lack.rule.layer, f"{type(curvature).__name__} cannot pass it, because {lack}"
-        ) from None
-    return value, y, reads
+        walk(rules, grads, messages, curvature)
+    except _Unpassable as error:
+        number, rule, lack = error.args
+        place = record(net, x, places=True)[0][number].place  # only now it is worth its while to know
+        why = f"{type(curvature).__name__} cannot pass it, because {lack}"
+        raise UnsupportedLayerError(place, why if isinstance(lack, MissingPrimitive) else str(lack)) from None
+    found = {name: grads[id(p)] for name, p in params.items() if id(p) in grads}
+    curved = {name: messages[id(p)] for name, p in params.items() if messages.get(id(p)) is not None}
+    return value, y, found, {name: curvature.read(message) for name, message in curved.items()}
+
+
+def _samples(x):
+    """The tensors of x."""
+    return (
+        [x]
+        if isinstance(x, Tensor)
+        else [t for t in (x.values() if isinstance(x, dict) else x) if isinstance(t, Tensor)]
+    )
 
 
 @torch.no_grad()
@@ -131,13 +121,8 @@ def value_grad_curvature(
 
 def _by_name(net, params, x, loss, curvature):
     """One pass forward and back as a Result: what torch.compile is given."""
-    value, y, reads = _pass(net, x, params, loss, curvature)
-    grad: dict[str, Tensor] = {}
-    curv: dict[str, Any] = {}
-    for path, own, grads, curvs in reads:
-        grad.update({path + name: grads[name] for name in own})
-        curv.update({path + name: curvs[name] for name in own if curvs})
-    return Result(value, y, grad, curv)
+    with with_parameters(net, params) as first:
+        return Result(*_pass(net, first, x, loss, curvature))
 
 
 @cache
@@ -158,14 +143,13 @@ def backward(
     `x` [N, ...] is data: nothing flows back into it, and one that requires grad is refused. `loss`: one of
     hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives come from autodiff). Like
     autograd, it sums into what is there, and it leaves frozen parameters alone and calls the hooks of the others
-    (`register_hook` changes what is added to p.grad, not the curvature and not the result); a module that stands
-    twice in the network gets the sum over its places, with the methods on the tape without their cross terms.
+    (`register_hook` changes what is added to p.grad, not the curvature and not the result).
     `backend`: "auto" takes compiled loops for what they cover (compiled/mlp.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding, where backend.py allows it; "torch" always takes the tape; "compile" the
     tape by torch.compile, which takes half a minute for each new network, loss or batch size, and a C++ compiler (on
     CUDA: Triton).
-    Raises UnsupportedLayerError for a layer without a rule, or one whose call means more than its rule knows (hooks,
-    a forward of its own), InputError or ValueError for x that does not fit, or a loss that does not fit the outputs.
+    Raises UnsupportedLayerError for an operation that cannot be passed, InputError or ValueError for x that does not
+    fit, or a loss that does not fit the outputs.
     """
     if backend not in ("auto", "torch", "compile"):
         raise ValueError(f"backend={backend!r}: allowed are 'auto', 'torch' and 'compile'")
@@ -179,25 +163,18 @@ def backward(
     if fast_mlp is not None:
         params = fast_mlp.params
         result = Result(*fast_mlp.run(x, loss, on_tape))
-    elif backend == "compile":
-        result = _by_graph(net, x, loss, on_tape)
-        params = dict(net.named_parameters(remove_duplicate=False))
-        params = {name: params[name] for name in result.grad}
     else:
-        with torch.no_grad():
-            value, y, reads = _pass(net, x, None, loss, on_tape)
-        params, result = {}, Result(value, y, {}, {})
-        for path, own, grads, curvatures in reads:
-            for name, p in own.items():
-                params[path + name], result.grad[path + name] = p, grads[name]
-                if curvatures:
-                    result.curvature[path + name] = curvatures[name]
+        params = dict(net.named_parameters())
+        if backend == "compile":
+            result = _by_graph(net, params, x, loss, on_tape)
+        else:
+            with torch.no_grad():
+                result = Result(*_pass(net, params, x, loss, on_tape))
     if not curvature.on_tape:
-        # By every parameter's first name; the gradients of a module that stands twice have two.
         result = result._replace(curvature=curvature.estimate(net, dict(net.named_parameters()), x, loss))
     hooked: dict[Tensor, tuple[Tensor, Any]] = {}  # with the sums over a parameter's places: hooks see it once
     for name, p in params.items():
-        if not p.requires_grad:
+        if not p.requires_grad or name not in result.grad:  # frozen, or without effect on the loss
             continue
         grad, curved = result.grad[name], result.curvature.get(name)
         if fast_mlp is None and checks.has_hooks(p):  # a FastMLP has none
@@ -229,15 +206,13 @@ def measure_curvature(
     return found
 
 
-def _by_graph(net, x, loss, curvature):
+def _by_graph(net, params, x, loss, curvature):
     """One pass by torch.compile; what refuses a network there is what the tape says of it."""
-    checks.check_network(net)
-    params = dict(net.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         try:
             return _graph()(net, params, x, loss, curvature)
         except torch._dynamo.exc.TorchDynamoException:
-            _pass(net, x, None, loss, curvature)
+            _pass(net, params, x, loss, curvature)
             raise
 
 

@@ -174,6 +174,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
     from torch import nn
 
     from hesscale_rl.curvature.hbp import HBP
+    from hesscale_rl.rules.shape import Reshape
     from hesscale_rl.tape import record
 
     if curvature is None or not curvature.on_tape:
@@ -185,7 +186,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
     if isinstance(curvature, HBP):
         with torch.no_grad():
             tape = record(net, x[:1])[0]
-        widest = max(rule.y.numel() for rule in tape if not isinstance(rule.layer, nn.Flatten))
+        widest = max(rule.y.numel() for rule in tape if not isinstance(rule, Reshape))
         # A convolution takes its Jacobian for every example, a Linear has one for all.
         copies = (args.batch_size or 1) if any(isinstance(m, nn.Conv2d) for m in net.modules()) else 1
         if (size := copies * widest**2 * x.element_size()) > HBP_LIMIT:
@@ -289,7 +290,7 @@ def train(args: Args) -> int:
     if args.averaging:
         tested = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(args.averaging))
     optimizer, curvature = make_optimizer(args, net)
-    taped = is_taped(net, data.train.inputs)
+    taped = is_taped(net)
     check_curvature(args, net, curvature, taped, data.train.inputs)
     orders = torch.Generator().manual_seed(args.seed)
     begins = saved is None or "policy" not in saved

@@ -74,7 +74,7 @@ def trial(
     images, net = noise(data, size * updates), task.network(data)
     start = copy.deepcopy(net.state_dict())
     optimizer, curvature = make_optimizer(args, net)
-    taped = is_taped(net, images.inputs)
+    taped = is_taped(net)
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters()), "batch": size, "updates": updates}
     try:
         check_curvature(args, net, curvature, taped, images.inputs)

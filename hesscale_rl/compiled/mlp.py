@@ -12,7 +12,7 @@ from .. import networks
 from ..curvature.base import BL89, Curvature, HesScale, HesScaleGN, NoCurvature
 from ..losses import Loss
 from ..losses.checks import is_traced
-from ..rules import BUILT_IN, RULES, Refusal, checks
+from ..rules import BUILT_IN, FUNCTIONS, RULES, checks
 from . import kernels, losses
 from .cache import ready
 from .records import GAUSSIAN_HEAD, MLP, NO_CURVATURE, NO_HEAD, WITH_D2F, WITHOUT_D2F, Forward, Network
@@ -26,8 +26,9 @@ ACTIVATIONS: dict[Any, int] = {
     nn.SiLU: kernels.SILU,
     networks.Exp: kernels.EXP,
 }
-# A rule that a user has registered in its place is the tape's to apply.
-OWN_RULES: dict[Any, Any] = {kind: BUILT_IN[kind] for kind in (*ACTIVATIONS, nn.Linear, networks.GaussianHead)}
+KINDS = frozenset({*ACTIVATIONS, nn.Linear, networks.GaussianHead})
+# What these are made of: a rule that a user has registered in the place of one of them is the tape's to apply.
+_PARTS = (nn.functional.linear, torch.tanh, nn.functional.relu, torch.sigmoid, nn.functional.silu, torch.Tensor.exp)
 CURVATURES: tuple[Any, ...] = (NoCurvature, HesScale, HesScaleGN, BL89)
 
 Named = dict[str, Tensor]
@@ -52,7 +53,7 @@ class FastMLP:
                 if not self.add(layer, f"{path}{name}."):  # type: ignore[arg-type]
                     return False
                 continue
-            if self.log_std is not None or RULES.get(kind) is not OWN_RULES.get(kind, Refusal):
+            if self.log_std is not None or kind not in KINDS or kind in RULES:
                 return False  # nothing follows a head
             if checks.altered(layer):  # type: ignore[arg-type]
                 return False
@@ -141,6 +142,8 @@ def find(net: nn.Module, x: Tensor, curvature: Any) -> FastMLP | None:
     ):
         return None
     if x.is_neg() or checks.surroundings("cpu"):
+        return None
+    if any(FUNCTIONS.get(f) is not BUILT_IN[f] for f in _PARTS):
         return None
     fast_mlp = FastMLP()
     if not fast_mlp.add(net) or not fast_mlp.codes or fast_mlp.sizes[0] != x.shape[1]:

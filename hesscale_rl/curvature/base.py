@@ -1,21 +1,51 @@
-"""The curvatures: each is one message that travels back beside the gradient, and five verbs.
+"""The curvatures: each is one message that travels back beside the gradient, and three verbs.
 
-    seed(loss, y, diagonal)     the message at the network's outputs y [N, C]
-    pull(rule, g, message)      the message at a layer's input, from the one at its output; g the gradient there
-    read(rule, message)         the curvature of the layer's parameters
-    split(rule, message)        the message for each branch of a composition
-    merge(rule, message, ends)  the message at a composition's input, from those at its branches' inputs
+    seed(loss, y, diagonal)           the message at the network's outputs y [N, C]
+    pull(rule, g, message, slots)     the messages at an operation's inputs, from the one at its output; g: gradient
+    read(message)                     the curvature of a parameter, from the message that has arrived there
 
-D [N, *] is the message of the diagonal methods: per sample, the second derivative of the loss with respect to
-every entry of an activation.
+Messages that meet at a tensor add up, as gradients do (`add`). D, in the shape of its tensor, is the message of the
+diagonal methods: the second derivative of the loss with respect to every entry. A method whose messages are more than
+one for each tensor has a `step` of its own instead of `pull` (hbp.py).
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .. import oracle
-from ..rules import Branching, Rule
+from ..rules import Rule, Slots
+
+
+class Messages(dict[Any, Any]):
+    """What has arrived at each tensor, by its id; `uses`: how often each parameter is an input of an operation."""
+
+    uses: dict[int, int]
+
+    def __init__(self, uses: dict[int, int] | None = None):
+        super().__init__()
+        self.uses = uses or {}
+
+    def put(self, t: Tensor, message: Any) -> None:
+        """Add a message to those of t."""
+        old = self.get(id(t))
+        self[id(t)] = message if old is None else old + message
+
+    def take(self, rule: Rule, zeros: Any = torch.zeros_like) -> Any:
+        """Remove and return what has arrived at the rule's output, None if nothing; a list for several outputs."""
+        if not isinstance(rule.y, tuple | list):
+            return self.pop(id(rule.y), None)
+        found = [self.pop(id(y), None) for y in rule.y]
+        like = next((m for m in found if m is not None), None)
+        if like is None:
+            return None
+        return [zeros(y, like) if m is None else m for m, y in zip(found, rule.y, strict=True)]
+
+
+def no_message(y: Tensor, like: Any) -> Tensor:
+    """Return zeros for an output that the loss does not depend on."""
+    return torch.zeros_like(y, dtype=like.dtype)
 
 
 class Curvature:
@@ -23,26 +53,33 @@ class Curvature:
 
     on_tape = True  # False: the method works on the network as a whole and has `estimate` instead of the verbs
     wants_diagonal = False  # whether the loss's second derivatives at the outputs are needed
+    by_sample = False  # whether it must know which axis holds the samples
 
     def seed(self, loss: Any, y: Tensor, diagonal: Tensor | None) -> Any:
         """Return the message at the outputs y [N, C]; `diagonal` [N, C] if the method wants it, else None."""
         return None
 
-    def pull(self, rule: Rule, g: Tensor, message: Any) -> Any:
-        """Return the message at the layer's input; g: the gradient at its output."""
-        return None
+    def place(self, messages: Messages, y: Tensor, seed: Any) -> None:
+        """Start the way back at y."""
+        messages.put(y, seed)
 
-    def read(self, rule: Rule, message: Any) -> dict[str, Tensor]:
-        """Return the curvature of the layer's parameters, by name."""
+    def step(self, rule: Rule, g: Any, messages: Messages) -> None:
+        """Move what has arrived at the rule's output to its inputs; g: the gradient at the output."""
+        message = messages.take(rule, self.nothing)
+        for slot, new in self.pull(rule, g, message, rule.live).items():
+            messages.put(rule.inputs[slot], new)
+
+    def nothing(self, y: Tensor, like: Any) -> Any:
+        """Return the message of an output that the loss does not depend on; `like`: that of another output."""
+        return no_message(y, like)
+
+    def pull(self, rule: Rule, g: Any, message: Any, slots: Slots) -> dict[str, Any]:
+        """Return the messages at those of the rule's inputs; of several outputs, g and message are lists."""
         return {}
 
-    def split(self, rule: Branching, message: Any) -> list[Any]:
-        """Return the message at each branch's output."""
-        return [None] * len(rule.branches)
-
-    def merge(self, rule: Branching, message: Any, ends: list[Any]) -> Any:
-        """Return the message at the composition's input."""
-        return None
+    def read(self, message: Any) -> Any:
+        """Return the curvature of a parameter from its message."""
+        return message
 
     def estimate(self, net: nn.Module, params: dict[str, Tensor], x: Tensor, loss: Any) -> dict[str, Tensor]:
         """Return the curvature of every parameter, for a method that is not on the tape."""
@@ -58,7 +95,8 @@ class HesScale(Curvature):
 
     D_l = f'(a_l)^2 (W*W)' D_(l+1) + f''(a_l) W' g_(l+1); for a weight: D_l times its squared input. Off-diagonal
     terms are dropped on the way. Exact for the last linear layer, for the last two where the loss's Hessian at the
-    outputs is diagonal, and at width 1. Through Skip the terms 2 D_i J_ii are dropped as well.
+    outputs is diagonal, and at width 1. Where two ways meet (x + f(x), x * f(x)) their
+    cross terms are dropped as well.
     """
 
     wants_diagonal = True
@@ -68,30 +106,20 @@ class HesScale(Curvature):
         assert diagonal is not None
         return diagonal
 
-    def pull(self, rule: Rule, g: Tensor, message: Tensor) -> Tensor:
+    def pull(self, rule: Rule, g: Any, message: Any, slots: Slots) -> dict[str, Tensor]:
         """(J*J)'D + diag(sum_k g_k Hess f_k)."""
-        d, d2f = rule.vjp_sq(message), rule.second(g)
-        return d if d2f is None else d + d2f
-
-    def read(self, rule: Rule, message: Tensor) -> dict[str, Tensor]:
-        """(J_p*J_p)'D, summed over the samples."""
-        return rule.grad_sq(message)
-
-    def split(self, rule: Branching, message: Tensor) -> list[Tensor]:
-        """The same entries that the gradient's split takes."""
-        return rule.split(message)
-
-    def merge(self, rule: Branching, message: Tensor, ends: list[Tensor]) -> Tensor:
-        """Their sum."""
-        return sum(ends[1:], ends[0])
+        out = rule.pull_sq(message, slots)
+        for slot, own in rule.pull_second(g, slots).items():
+            out[slot] = out[slot] + own
+        return out
 
 
 class HesScaleGN(HesScale):
     """HesScale without the f'' term: an approximation of the generalised Gauss-Newton matrix's diagonal."""
 
-    def pull(self, rule: Rule, g: Tensor, message: Tensor) -> Tensor:
+    def pull(self, rule: Rule, g: Any, message: Any, slots: Slots) -> dict[str, Tensor]:
         """(J*J)'D."""
-        return rule.vjp_sq(message)
+        return rule.pull_sq(message, slots)
 
 
 class BL89(HesScale):

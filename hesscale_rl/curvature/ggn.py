@@ -6,25 +6,30 @@ gradient.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..rules import Affine, Branching, Rule
-from .base import Curvature, whole
+from ..losses.checks import eye
+from ..rules import Affine, MissingPrimitive, Refusal, Rule, Slots
+from .base import Curvature, Messages, whole
 from .blocks import Block, Dense, Kronecker
 
 LARGEST = 2**22  # numbers that the gradients of all samples may take at once
 
 
 class Factors(NamedTuple):
-    """Vectors S [V, N, *] and their signs [V, N], None where all are positive."""
+    """Vectors S [V, *] for a tensor with the samples on axis 0; `each`: [V, N, *], every sample's part for itself.
+
+    `sign` [V, N]; None where all are positive. Tensors of which several samples have a share (parameters, and what is
+    made of them alone) have the second form.
+    """
 
     s: Tensor
     sign: Tensor | None
+    each: bool = False
 
     def weigh(self, squares: Tensor) -> Tensor:
         """Sum `squares` [V, N, *] over v with the signs: [N, *]."""
@@ -32,47 +37,88 @@ class Factors(NamedTuple):
             squares = squares * self.sign.view(*self.sign.shape, *[1] * (squares.ndim - 2))
         return squares.sum(0)
 
+    def spread(self) -> "Factors":
+        """Return the second form: S of sample n is zero in the rows of the others."""
+        if self.each:
+            return self
+        n = self.s.shape[1]
+        one = eye(n, self.s).view(1, n, n, *[1] * (self.s.ndim - 2))
+        return Factors(self.s[:, None] * one, self.sign, True)
 
-def each(f: Callable[[Tensor], Any], s: Tensor) -> Any:
-    """Apply f to every vector of s [V, N, *]."""
-    return f(s[0])[None] if len(s) == 1 else vmap(f)(s)
+    def __add__(self, other: "Factors") -> "Factors":  # type: ignore[override]
+        if self.each != other.each:
+            return self.spread() + other.spread()
+        return self._replace(s=self.s + other.s)
+
+
+def each(f: Callable[[Any], Any], s: Any) -> Any:
+    """Apply f to every vector of s [V, *], or of a list of such; f returns a tensor, or a dict of them."""
+    if len(s[0] if isinstance(s, list) else s) > 1:
+        return vmap(f)(s)
+    found = f([t[0] for t in s] if isinstance(s, list) else s[0])
+    return {name: t[None] for name, t in found.items()} if isinstance(found, dict) else found[None]
 
 
 class GGN(Curvature):
-    """The exact diagonal of the generalised Gauss-Newton matrix, also through Skip and Heads: C vectors go back.
+    """The exact diagonal of the generalised Gauss-Newton matrix, whatever the network's form: C vectors go back.
 
-    Where the loss is not convex in the outputs (policy losses), H is taken as it is, with its negative part. A module
-    that stands twice gets the sum over its places, without their cross terms.
+    Where the loss is not convex in the outputs (policy losses), H is taken as it is, with its negative part.
     """
+
+    by_sample = True
 
     def seed(self, loss: Any, y: Tensor, diagonal: Tensor | None) -> Factors:
         """The loss's own factors, exactly."""
         return Factors(*loss.factors(y))
 
-    def pull(self, rule: Rule, g: Tensor, message: Factors) -> Factors:
-        """J'S."""
-        return message._replace(s=each(rule.vjp, message.s))
+    def step(self, rule: Rule, g: Any, messages: Messages) -> None:
+        """J'S; a parameter that stands here alone is read at once."""
+        message = messages.take(rule, self.nothing)
+        first = message[0] if isinstance(message, list) else message
+        if first.each or not rule.by_sample:
+            parts = [m.spread() for m in message] if isinstance(message, list) else message.spread()
+            s = [m.s for m in parts] if isinstance(parts, list) else parts.s
+            found = each(vmap(lambda v: rule.pull(v, rule.live)), s)
+            for slot, t in found.items():
+                messages.put(rule.inputs[slot], Factors(t, first.sign, True))
+            return
+        s = [m.s for m in message] if isinstance(message, list) else message.s
+        own = [slot for slot in rule.live if slot in rule.varying]
+        if own:
+            for slot, t in each(lambda v: rule.pull(v, own), s).items():
+                messages.put(rule.inputs[slot], Factors(t, first.sign))
+        shared = [slot for slot in rule.live if slot not in rule.varying]
+        once = [slot for slot in shared if messages.uses.get(id(rule.inputs[slot])) == 1]
+        if once:
+            for slot, t in self.squares(rule, s, first, once).items():
+                messages.put(rule.inputs[slot], t)
+        if more := [slot for slot in shared if slot not in once]:
+            for slot, t in vmap(lambda v: rule.pull_each(v, more))(s).items():
+                messages.put(rule.inputs[slot], Factors(t, first.sign, True))
 
-    def read(self, rule: Rule, message: Factors) -> dict[str, Any]:
+    def nothing(self, y: Tensor, like: Any) -> Factors:
+        """Zeros."""
+        s = like.s
+        return like._replace(s=s.new_zeros(*(s.shape[:2] if like.each else s.shape[:1]), *y.shape))
+
+    def squares(self, rule: Rule, s: Any, like: Factors, slots: Slots) -> dict[str, Any]:
         """sum_v (J_p'S_v)^2, summed over the samples."""
         if rule.one_use:
-            return rule.grad_sq(message.weigh(message.s.square()))
+            return rule.pull_sq(like.weigh(s.square()), slots)
         total: dict[str, Tensor] = {}
+        first = s[0] if isinstance(s, list) else s
         # A gradient of every sample for every vector is a lot: as many vectors at once as fit.
-        step = max(1, LARGEST // (len(rule.x) * max((p.numel() for p in rule.p.values()), default=1)))
-        for i in range(0, len(message.s), step):
-            part = Factors(message.s[i : i + step], None if message.sign is None else message.sign[i : i + step])
-            for name, g in vmap(rule.grad_each)(part.s).items():
+        step = max(1, LARGEST // (first.shape[1] * max(rule.inputs[slot].numel() for slot in slots)))
+        for i in range(0, len(first), step):
+            cut = [t[i : i + step] for t in s] if isinstance(s, list) else s[i : i + step]
+            part = like._replace(sign=None if like.sign is None else like.sign[i : i + step])
+            for name, g in vmap(lambda v: rule.pull_each(v, slots))(cut).items():
                 total[name] = total.get(name, 0) + part.weigh(g.square()).sum(0)
         return total
 
-    def split(self, rule: Branching, message: Factors) -> list[Factors]:
-        """Each branch's entries."""
-        return [message._replace(s=part) for part in vmap(rule.split)(message.s)]
-
-    def merge(self, rule: Branching, message: Factors, ends: list[Factors]) -> Factors:
-        """Their sum, as for gradients."""
-        return message._replace(s=sum((end.s for end in ends[1:]), ends[0].s))
+    def read(self, message: Any) -> Any:
+        """The squares' sum."""
+        return message.weigh(message.s.square()).sum(0) if isinstance(message, Factors) else message
 
 
 class _Sampled(GGN):
@@ -137,17 +183,38 @@ class KFAC(_Sampled):
         assert self.samples is not None
         return Factors(torch.stack([loss.score(y) for _ in range(self.samples)]) * self.samples**-0.5, None)
 
-    def read(self, rule: Rule, message: Factors) -> dict[str, Block]:  # type: ignore[override]
-        """A Kronecker block for a weight, a dense one for everything else."""
+    def step(self, rule: Rule, g: Any, messages: Messages) -> None:
+        """J'S, and a Kronecker block for a weight, a dense one for every other parameter."""
+        structured(self, rule, messages.uses)
+        message = messages.take(rule, self.nothing)
+        s = [m.s for m in message] if isinstance(message, list) else message.s
+        sign = (message[0] if isinstance(message, list) else message).sign
+        if own := [slot for slot in rule.live if slot in rule.varying]:
+            for slot, t in each(lambda v: rule.pull(v, own), s).items():
+                messages.put(rule.inputs[slot], Factors(t, sign))
+        if params := [slot for slot in rule.live if slot not in rule.varying]:
+            if isinstance(s, list):
+                raise MissingPrimitive(rule, "blocks behind several outputs")
+            for slot, block in self.blocks(rule, Factors(s, sign), params).items():
+                messages.put(rule.inputs[slot], block)
+
+    def blocks(self, rule: Rule, message: Factors, slots: list[str]) -> dict[str, Block]:
+        """The blocks of these parameters in one place."""
         if not isinstance(rule, Affine):
-            each_grad = {name: each(partial(grad_of, rule, name), message.s) for name in rule.p}
-            return {name: self._dense(message._replace(s=s), rule.p[name]) for name, s in each_grad.items()}
+            each_grad = each(lambda v: rule.pull_each(v, slots), message.s)
+            return {name: self._dense(message._replace(s=s), rule.inputs[name]) for name, s in each_grad.items()}
         cols = each(rule.cols, message.s)  # [V, N, G, Q, O]
-        b = _gram(message._replace(s=cols.movedim(3, 2)), "vnqgo,vnqgs->gos") / cols.shape[3]
-        blocks: dict[str, Block] = {"weight": Kronecker(second_moment(rule.rows), b, rule.layout)}
-        if "bias" in rule.p:
+        blocks: dict[str, Block] = {}
+        if "weight" in slots:
+            b = _gram(message._replace(s=cols.movedim(3, 2)), "vnqgo,vnqgs->gos") / cols.shape[3]
+            blocks["weight"] = Kronecker(second_moment(rule.rows), b, rule.layout)
+        if "bias" in slots:
             blocks["bias"] = self._dense(message._replace(s=cols.sum(3)), rule.p["bias"])
         return blocks
+
+    def read(self, message: Any) -> Any:
+        """The block."""
+        return message
 
     def _dense(self, message: Factors, p: Tensor) -> Dense:
         """The block of p whose gradients by sample are message.s [V, N, *]."""
@@ -166,9 +233,14 @@ class SquaredGradient(GGN):
         return Factors(g[None] * loss.factor(len(y)) ** -0.5, None)
 
 
-def grad_of(rule: Rule, name: str, v: Tensor) -> Tensor:
-    """Return J_p'v of every sample for the parameter of that name, [N, *]."""
-    return rule.grad_each(v)[name]
+def structured(method: Curvature, rule: Rule, params: dict[int, int]) -> None:
+    """Raise Refusal unless the operation has what blocks by layer need: samples on axis 0, weights as they are."""
+    name = type(method).__name__
+    if not rule.by_sample:
+        raise Refusal(f"{name} needs the samples on axis 0 of every activation, and here they move or meet")
+    for slot in rule.live:
+        if slot not in rule.varying and id(rule.inputs[slot]) not in params:
+            raise Refusal(f"{name} needs the parameters themselves where samples meet them, not what is made of them")
 
 
 def second_moment(rows: Tensor) -> Tensor:
@@ -178,6 +250,6 @@ def second_moment(rows: Tensor) -> Tensor:
 
 
 def _gram(message: Factors, formula: str) -> Tensor:
-    s, sign = message
+    s, sign, _ = message
     signed = s if sign is None else s * sign.view(*sign.shape, *[1] * (s.ndim - 2))
     return torch.einsum(formula, signed, s)

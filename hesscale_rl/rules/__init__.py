@@ -1,39 +1,43 @@
-"""What is known of each layer: rule.py says what a Rule is, table.py which layer has which; the rest are rules."""
+"""What is known of each operation: rule.py says what a Rule is, table.py which function has which."""
 
-from .composition import Branching, Heads, Skip
-from .convolution import Conv
-from .linear import Affine, GaussianHead, Layout, Linear, Reshape
-from .normalization import BatchNorm, LayerNorm, Scale
-from .pooling import AdaptiveMeanPool, Dropout, MaxPool, MeanPool, ZeroPad
-from .rule import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, axes_of, columns
-from .table import BUILT_IN, FORWARDS, RULES, register
+from .activation import elementwise
+from .arithmetic import binary
+from .linear import Affine, Layout, Linear
+from .rule import (
+    MissingPrimitive,
+    NotCovered,
+    Refusal,
+    Rule,
+    Several,
+    Slots,
+    UnsupportedLayerError,
+    columns,
+    described,
+    unbroadcast,
+)
+from .table import BUILT_IN, CONSTANT, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, register
 
 __all__ = [
-    "AdaptiveMeanPool",
     "Affine",
     "BUILT_IN",
-    "BatchNorm",
-    "Branching",
-    "Conv",
-    "Dropout",
-    "FORWARDS",
-    "GaussianHead",
-    "Heads",
-    "MissingPrimitive",
-    "LayerNorm",
+    "CONSTANT",
+    "FUNCTIONS",
+    "IN_PLACE",
     "Layout",
     "Linear",
-    "MaxPool",
-    "MeanPool",
+    "MissingPrimitive",
+    "NotCovered",
+    "OPERATIONS",
     "RULES",
     "Refusal",
-    "Reshape",
     "Rule",
-    "Scale",
-    "Skip",
+    "Several",
+    "Slots",
     "UnsupportedLayerError",
-    "ZeroPad",
-    "axes_of",
+    "binary",
     "columns",
+    "described",
+    "elementwise",
     "register",
+    "unbroadcast",
 ]

@@ -1,4 +1,4 @@
-"""The rules of element-wise layers, each from its function and its two derivatives; rule.py says what a rule is."""
+"""The rules of element-wise functions, each from its function and its two derivatives."""
 
 import math
 from collections.abc import Callable
@@ -6,19 +6,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .rule import Rule
+from .rule import Rule, Settings, arguments
 
 
 class Elementwise(Rule):
     """y = f(x) entry by entry, from f, df = f' and d2f = f''; made by `elementwise`."""
 
+    diagonal = True
     parameters = frozenset()
     f: Callable[[Any, Tensor], Tensor]
     df: Callable[[Any, Tensor, Tensor], Tensor]
     d2f: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None
+    settings: dict[str, Any] = {}  # the torch function's arguments after x, in order, with their defaults
     _dy: Tensor | None = None  # torch.compile knows no functools.cached_property
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return f(x) with the settings of a call of the torch function."""
+        self.take(x)
+        self.layer = Settings(**arguments(self.settings, args, kwargs))
+        return self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return f(x), never by the module itself: it may work in place and destroy x."""
@@ -60,12 +68,13 @@ class Elementwise(Rule):
         return h * (torch.outer(dy.mean(0), dy.mean(0)) if jacobian else dy.mT @ dy / len(dy))
 
 
-def elementwise(f: Callable, df: Callable, d2f: Callable | None = None) -> type[Elementwise]:
-    """Return the rule of an element-wise layer m.
+def elementwise(f: Callable, df: Callable, d2f: Callable | None = None, **settings: Any) -> type[Elementwise]:
+    """Return the rule of an element-wise module m, or of a torch function, m then its `settings` as they were given.
 
     f(m, x); df(m, x, y) = f'(x); d2f(m, x, y, dy) = f''(x) with dy = f'(x), None for a piecewise linear f.
+    `settings`: the function's arguments after x, in order, with their defaults.
     """
-    return type("Elementwise", (Elementwise,), {"f": f, "df": df, "d2f": d2f})
+    return type("Elementwise", (Elementwise,), {"f": f, "df": df, "d2f": d2f, "settings": settings})
 
 
 def _phi(x: Tensor) -> Tensor:
@@ -73,14 +82,14 @@ def _phi(x: Tensor) -> Tensor:
     return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
 
 
-def _gelu_df(m: nn.GELU, x: Tensor, y: Tensor) -> Tensor:
+def _gelu_df(m: Any, x: Tensor, y: Tensor) -> Tensor:
     if m.approximate == "none":
         return torch.special.ndtr(x) + x * _phi(x)
     t, du, _ = _gelu_tanh(x)
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
 
 
-def _gelu_d2f(m: nn.GELU, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+def _gelu_d2f(m: Any, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
     if m.approximate == "none":
         return _phi(x) * (2 - x * x)
     t, du, d2u = _gelu_tanh(x)
@@ -93,7 +102,7 @@ def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tanh(k * (x + c * x**3)), k * (1 + 3 * c * x * x), 6 * k * c * x
 
 
-def _softplus_df(m: nn.Softplus, x: Tensor, y: Tensor) -> Tensor:
+def _softplus_df(m: Any, x: Tensor, y: Tensor) -> Tensor:
     # Above the threshold torch returns x itself: f' = 1, f'' = 0.
     return torch.where(m.beta * x > m.threshold, 1.0, torch.sigmoid(m.beta * x))
 
@@ -115,18 +124,20 @@ ReLU = elementwise(lambda m, x: torch.relu(x), lambda m, x, y: (x > 0).to(x.dtyp
 LeakyReLU = elementwise(
     lambda m, x: F.leaky_relu(x, m.negative_slope),
     lambda m, x, y: torch.where(x > 0, torch.ones_like(x), m.negative_slope),
+    negative_slope=0.01,
 )
 ELU = elementwise(
     lambda m, x: F.elu(x, m.alpha),
     lambda m, x, y: _elu_df(x, m.alpha),
     lambda m, x, y, dy: _below_zero(x, dy),
+    alpha=1.0,
 )
 SELU = elementwise(
     lambda m, x: F.selu(x),
     lambda m, x, y: _SELU_SCALE * _elu_df(x, _SELU_ALPHA),
     lambda m, x, y, dy: _below_zero(x, dy),
 )
-GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_df, _gelu_d2f)
+GELU = elementwise(lambda m, x: F.gelu(x, approximate=m.approximate), _gelu_df, _gelu_d2f, approximate="none")
 Tanh = elementwise(lambda m, x: torch.tanh(x), lambda m, x, y: 1 - y * y, lambda m, x, y, dy: (-2 * y) * dy)
 Sigmoid = elementwise(
     lambda m, x: torch.sigmoid(x), lambda m, x, y: y * (1 - y), lambda m, x, y, dy: dy * (1 - 2 * y)
@@ -138,6 +149,8 @@ Softplus = elementwise(
     lambda m, x: F.softplus(x, m.beta, m.threshold),
     _softplus_df,
     lambda m, x, y, dy: m.beta * dy * (1 - dy),
+    beta=1.0,
+    threshold=20.0,
 )
 Exp = elementwise(lambda m, x: x.exp(), lambda m, x, y: y, lambda m, x, y, dy: y)
 

@@ -1,9 +1,4 @@
-"""Whether net(x) is what the rules take it for: the one place that decides, for every way of computing it.
-
-A rule knows its layer by type, settings, parameters and input, and computes anew what the layer would. Whatever else
-changes what net(x) or autograd gives (a hook, a forward of one module's own, a weight that is no parameter, autocast)
-is refused here with its place and the way out, or followed to the letter, like hooks on parameters in tape.py.
-"""
+"""What recording cannot see: the surroundings of a call, its input, and hooks, patches and kinds of tensors."""
 
 from typing import Any
 
@@ -11,12 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from .. import networks
 from ..errors import InputError
-from .composition import Branching
-from .rule import Rule, UnsupportedLayerError
-from .table import FORWARDS, RULES
 
 STRIDED = torch.strided
+# Whose forward the compiled loops take for granted: one that is put in its place later is another function.
+_PARTS: list[Any] = [
+    nn.Sequential,
+    nn.Linear,
+    nn.Tanh,
+    nn.ReLU,
+    nn.Sigmoid,
+    nn.SiLU,
+    networks.Exp,
+    networks.Heads,
+    networks.GaussianHead,
+]
+FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in _PARTS}
 PLAIN = (Tensor, nn.Parameter)  # subclasses may mean another function by the same operation
 
 
@@ -32,7 +38,7 @@ def altered(layer: nn.Module) -> str:
             return f"its attribute {name} hides its parameter of the same name"
     kind = type(layer)
     if FORWARDS.get(kind, kind.forward) is not kind.forward:
-        return f"{kind.__qualname__}.forward was replaced since its rule was registered"
+        return f"{kind.__qualname__}.forward was replaced"
     return ""
 
 
@@ -82,82 +88,12 @@ def check_input(x: Any) -> None:
         raise InputError(reason)
 
 
-def is_sequence(net: nn.Module) -> bool:
-    """Whether net(x) is its children's calls one after the other."""
-    kind = type(net)
-    if kind is nn.Sequential:
-        return True
-    return isinstance(net, nn.Sequential) and all(
-        getattr(kind, name) is getattr(nn.Sequential, name) for name in ("forward", "__iter__", "__call__")
-    )
-
-
-def check_layer(net: Any, path: str) -> type[Rule] | None:
-    """Return the rule of the module that stands at `path`, None for a sequence; UnsupportedLayerError without one."""
-    if not isinstance(net, nn.Module):
-        raise UnsupportedLayerError(path, net, "it is no module")
-    if reason := altered(net):
-        raise UnsupportedLayerError(path, net, reason)
-    kind = RULES.get(type(net))
-    if kind is None:
-        if is_sequence(net):
-            return None
-        raise UnsupportedLayerError(path, net, "no rule is registered for this type")
-    if kind.forward is Rule.forward and net.__dict__.get("inplace"):
-        raise UnsupportedLayerError(path, net, "it works in place, on the input that its rule keeps; inplace=False")
-    return kind
-
-
-def parts(net: nn.Module, kind: type[Rule] | None) -> list[tuple[str, nn.Module]]:
-    """Return what stands in a sequence or a composition, each with the path from it ("body.")."""
-    if kind is None:  # named_children() leaves out what stands there twice
-        return [(f"{name}.", layer) for name, layer in net._modules.items()]  # type: ignore[misc]
-    if issubclass(kind, Branching):
-        return [(f"{name}." if name else "", part) for name, part in kind.parts(net).items()]
-    return []
-
-
-def check_network(net: nn.Module, path: str = "") -> None:
-    """Raise UnsupportedLayerError for the first module in `net` that no rule covers as it stands."""
-    for name, part in parts(net, check_layer(net, path)):
-        check_network(part, path + name)
-
-
-def parameters(
-    net: nn.Module, kind: type[Rule], x: Tensor, params: dict[str, Tensor] | None, path: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return what the rule reads of the layer, by name: its parameters, and its weights that are none.
-
-    The latter are buffers or plain tensors, and constants. `params` by their names in the network, if given, take
-    the parameters' place.
-    """
-    if not kind.parameters and not net._parameters:
-        return {}, {}
-    own: dict[str, Tensor] = {name: p for name, p in net._parameters.items() if p is not None}
-    if own and not own.keys() <= kind.parameters:
-        extra = ", ".join(sorted(own.keys() - kind.parameters))
-        raise UnsupportedLayerError(path, net, f"its rule does not know the parameter {extra}")
-    if params is not None and own:
-        if missing := [path + name for name in own if path + name not in params]:
-            raise ValueError(f"params has no {', '.join(missing)}: every place of a shared module needs an entry")
-        own = {name: params[path + name] for name in own}
-    constants: dict[str, Tensor] = {}
-    for name in kind.parameters:
-        if name not in own and (t := net.__dict__.get(name, net._buffers.get(name))) is not None:
-            constants[name] = t
-    for name, t in (own | constants if constants else own).items():
-        if reason := _flaw(t, x, name in constants):
-            raise UnsupportedLayerError(path, net, f"its {name} {reason}")
-    return own, constants
-
-
-def _flaw(t: Any, x: Tensor, constant: bool) -> str:
-    """Return why a rule cannot take t as a weight for the input x; "" if it can."""
-    if not is_plain(t):
-        what = t.layout if isinstance(t, Tensor) and type(t) in PLAIN else type(t).__name__
-        return f"is a {what}, where the rule computes with a plain tensor or nn.Parameter"
-    if constant and t.requires_grad:
-        return "requires grad, but is no nn.Parameter: make it one, or detach() it to be a constant"
-    if t.dtype is not x.dtype:
-        return f"holds {t.dtype} and its input {x.dtype}: bring net and x to one precision, net.to(x.dtype)"
-    return ""
+def check_parameters(params: dict[str, Tensor]) -> None:
+    """Raise InputError for a parameter that no rule can compute with."""
+    for name, p in params.items():
+        if type(p) not in PLAIN or p.layout is not STRIDED or not p.dtype.is_floating_point:
+            what = type(p).__name__ if type(p) not in PLAIN else p.layout if p.layout is not STRIDED else p.dtype
+            raise InputError(
+                f"the parameter {name} is a {what}, and rules compute with plain tensors of real numbers; "
+                "call net.float(), or make it an nn.Parameter"
+            )

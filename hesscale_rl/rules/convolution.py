@@ -1,14 +1,21 @@
 """The rule of convolutions and transposed convolutions."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses.checks import eye
 from .linear import Affine, Layout
-from .rule import Refusal, axes_of
+from .rule import NotCovered, arguments
+
+
+def per_axis(value: Any, axes: int) -> list[Any]:
+    """Return a setting for every axis."""
+    values = list(value) if isinstance(value, tuple | list) else [value]
+    return values * axes if len(values) == 1 else values
 
 
 class Conv(Affine):
@@ -18,29 +25,38 @@ class Conv(Affine):
     but for the methods that ask for `rows`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x [N, I, *] with W, through the operation that its backward belongs to."""
-        m = self.layer
-        if m.padding_mode != "zeros":
-            raise Refusal(f"padding_mode={m.padding_mode!r} has no rule, only 'zeros'")
-        axes = axes_of(m, x)
-        self.transposed = isinstance(m, nn.modules.conv._ConvTransposeNd)
-        self.kernel = self.p["weight"].shape[2:]  # m.kernel_size is only what it began with
-        padding = m.padding
+    transposed = False
+
+    settings = dict(stride=1, padding=0, dilation=1, groups=1)  # as the torch function has them, in order
+
+    def run(self, x: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the convolution of x [N, I, *] with W."""
+        geometry = arguments(self.settings, args, kwargs)
+        return self.convolve(x, weight, bias, geometry)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Any, geometry: dict[str, Any]) -> Tensor:
+        """Return y, through the operation that its backward belongs to."""
+        axes = weight.ndim - 2
+        if x.ndim != axes + 2:
+            raise NotCovered
+        self.take(x, weight=weight, bias=bias)
+        padding, self.groups = geometry["padding"], geometry["groups"]
+        stride, dilation = (per_axis(geometry[name], axes) for name in ("stride", "dilation"))
+        beyond = per_axis(geometry.get("output_padding", 0), axes)
+        self.kernel = weight.shape[2:]
         self.right: list[int] = []  # zeros wanted at the far ends beyond a symmetric padding
         if padding == "valid":
-            padding = [0] * axes
+            padding = 0
         elif padding == "same":
-            if any(s != 1 for s in m.stride):
-                raise ValueError(f"padding='same' has no meaning for stride={m.stride}")
-            total = [d * (k - 1) for d, k in zip(m.dilation, self.kernel, strict=True)]
+            if any(s != 1 for s in stride):
+                raise ValueError(f"padding='same' has no meaning for stride={stride}")
+            total = [d * (k - 1) for d, k in zip(dilation, self.kernel, strict=True)]
             padding = [t // 2 for t in total]
             if any(t % 2 for t in total):
                 self.right = [n for t in reversed(total) for n in (0, t % 2)]
                 self.x = x = F.pad(x, self.right)
-        beyond = m.output_padding if self.transposed else [0] * axes
-        self.geometry = (m.stride, padding, m.dilation, self.transposed, beyond, m.groups)
-        return torch.convolution(x, self.p["weight"], self.p.get("bias"), *self.geometry)
+        self.geometry = (stride, per_axis(padding, axes), dilation, self.transposed, beyond, self.groups)
+        return torch.convolution(x, weight, bias, *self.geometry)
 
     def _backward(self, v: Tensor, x: Tensor, w: Tensor, wanted: int) -> Tensor:
         mask = [wanted == 0, wanted == 1, False]
@@ -75,7 +91,7 @@ class Conv(Affine):
     @property
     def layout(self) -> Layout:  # type: ignore[override]
         """As the layer has its groups and its axes."""
-        return Layout(self.p["weight"].shape, self.layer.groups, self.transposed)
+        return Layout(self.p["weight"].shape, self.groups, self.transposed)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -97,4 +113,11 @@ class Conv(Affine):
 
     def cols(self, v: Tensor) -> Tensor:
         """The channels of every group last, the positions as one axis."""
-        return v.reshape(len(v), self.layer.groups, v.shape[1] // self.layer.groups, -1).mT
+        return v.reshape(len(v), self.groups, v.shape[1] // self.groups, -1).mT
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution; its weight is [I, O, *kernel]."""
+
+    transposed = True
+    settings = dict(stride=1, padding=0, output_padding=0, groups=1, dilation=1)

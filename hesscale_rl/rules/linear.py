@@ -1,4 +1,4 @@
-"""The rules of linear layers, of what agents put behind them, and of reshapes; rule.py says what a rule is."""
+"""The rules of linear layers, and what they share with convolutions; rule.py says what a rule is."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import Refusal, Rule
+from .rule import NotCovered, Rule
 
 
 class Layout(NamedTuple):
@@ -59,14 +59,13 @@ class Affine(Rule):
 class Linear(Affine):
     """y = x W' + b on the last axis; axes between the samples and it are positions that share W."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W' + b."""
-        shape = self.p["weight"].shape
-        if len(shape) != 2:
-            raise ValueError(f"its weight has the shape {list(shape)}, expected [O, {x.shape[-1]}]")
-        self.need("bias", shape[:1])
+        if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+            raise NotCovered
+        self.take(x, weight=weight, bias=bias)
         self.one_use = x.ndim == 2
-        return F.linear(x, self.p["weight"], self.p.get("bias"))
+        return F.linear(x, weight, bias)
 
     def vjp(self, v: Tensor) -> Tensor:
         """V W."""
@@ -77,8 +76,8 @@ class Linear(Affine):
         return d @ self.p["weight"].square()
 
     def _read(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
-        if v.ndim > 2:
-            v, x = v.flatten(0, -2), x.flatten(0, -2)
+        if v.ndim != 2:
+            v, x = v.reshape(-1, v.shape[-1]), x.reshape(-1, x.shape[-1])
         out = {"weight": v.mT @ x}
         if "bias" in self.p:
             out["bias"] = v.sum(0)
@@ -114,57 +113,3 @@ class Linear(Affine):
     def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
         """The same: J is that of every sample."""
         return self.sandwich(h) if self.one_use else super().mean_sandwich(h, jacobian)
-
-
-class GaussianHead(Rule):
-    """y = [x, log_std]: the first half passes, the second is the parameter itself."""
-
-    parameters = frozenset({"log_std"})
-    one_use = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [N, 2 n]."""
-        if x.shape[1:] != self.p["log_std"].shape:
-            raise Refusal(f"it has {self.p['log_std'].numel()} actions, and its input the shape {list(x.shape)}")
-        return torch.cat([x, self.p["log_std"].expand_as(x)], dim=1)
-
-    def vjp(self, v: Tensor) -> Tensor:
-        """The first half of v."""
-        return v[:, : self.x.shape[1]]
-
-    def grad(self, v: Tensor) -> dict[str, Tensor]:
-        """The sum of the second half of v; its Jacobian holds only zeros and ones."""
-        return {"log_std": v[:, self.x.shape[1] :].sum(0)}
-
-    def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
-        """The same."""
-        return self.grad(d)
-
-    def grad_each(self, v: Tensor) -> dict[str, Tensor]:
-        """The second half of v."""
-        return {"log_std": v[:, self.x.shape[1] :]}
-
-
-class Reshape(Rule):
-    """Flatten, Unflatten and Identity: the same entries in another shape."""
-
-    parameters = frozenset()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x in the layer's shape, with the samples where they were."""
-        y: Tensor = self.layer(x)
-        if y.shape[:1] != x.shape[:1]:
-            raise Refusal(f"it maps {list(x.shape)} to {list(y.shape)}, and axis 0 must stay the samples'")
-        return y
-
-    def vjp(self, v: Tensor) -> Tensor:
-        """v in x's shape."""
-        return v.reshape(self.x.shape)
-
-    def sandwich(self, h: Tensor) -> Tensor:
-        """h as it is: the entries keep their order."""
-        return h
-
-    def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
-        """The same."""
-        return h

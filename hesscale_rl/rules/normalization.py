@@ -1,12 +1,14 @@
 """The rules of layer and batch normalisation."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..losses.checks import eye
-from .rule import Refusal, Rule
+from .rule import NotCovered, Refusal, Rule, Several, arguments
 
 
 class Scale(Rule):
@@ -25,17 +27,20 @@ class Scale(Rule):
 
     def grad(self, v: Tensor) -> dict[str, Tensor]:
         """The sums of v h and of v over those axes."""
-        return {k: (v * self.h if k == "weight" else v).sum(self.axes()) for k in self.p}
+        return {k: _summed(v * self.h if k == "weight" else v, self.axes()) for k in self.p}
 
     def grad_sq(self, d: Tensor) -> dict[str, Tensor]:
         """The sums of d h*h and of d over those axes."""
-        return {k: (d * self.h.square() if k == "weight" else d).sum(self.axes()) for k in self.p}
+        return {k: _summed(d * self.h.square() if k == "weight" else d, self.axes()) for k in self.p}
 
     def grad_each(self, v: Tensor) -> dict[str, Tensor]:
         """The sums over those axes but the samples'."""
-        axes = self.axes()[1:]
-        each = {k: v * self.h if k == "weight" else v for k in self.p}
-        return {k: e.sum(axes) for k, e in each.items()} if axes else each
+        return {k: _summed(v * self.h if k == "weight" else v, self.axes()[1:]) for k in self.p}
+
+
+def _summed(t: Tensor, axes: list[int]) -> Tensor:
+    """The sum over some axes; over none it is t, where torch would take all."""
+    return t.sum(axes) if axes else t
 
 
 class LayerNorm(Scale):
@@ -46,23 +51,32 @@ class LayerNorm(Scale):
 
     def axes(self) -> list[int]:
         """All but the normalised ones."""
-        return list(range(self.x.ndim - len(self.layer.normalized_shape)))
+        return list(range(self.x.ndim - self.k))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def run(
+        self, x: Tensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> Tensor:
         """Return w h + b."""
-        normed = torch.Size(self.layer.normalized_shape)
-        k = len(normed)
-        if x.ndim <= k or x.shape[-k:] != normed:
-            raise ValueError(f"it norms {list(normed)}, which must be the last axes and leave that of the samples")
+        self.take(x, weight=weight, bias=bias)
+        if any(t is not None and t.dtype is not x.dtype for t in (weight, bias)):
+            raise NotCovered
+        normed = torch.Size(normalized_shape)
+        self.k = len(normed)
+        if x.ndim < self.k or x.shape[-self.k :] != normed:
+            raise ValueError(f"it norms {list(normed)}, which must be the last axes of {list(x.shape)}")
         self.need("weight", normed)
         self.need("bias", normed)
-        self.over = list(range(-k, 0))
-        self.n = math.prod(self.layer.normalized_shape)
+        self.over = list(range(-self.k, 0))
+        self.n = math.prod(normed)
         centred = x - x.mean(self.over, keepdim=True)
-        self.s = (centred.square().mean(self.over, keepdim=True) + self.layer.eps).sqrt()
+        self.s = (centred.square().mean(self.over, keepdim=True) + eps).sqrt()
         self.h = centred / self.s
-        y = self.h * self.p["weight"] if "weight" in self.p else self.h
-        return y + self.p["bias"] if "bias" in self.p else y
+        y = self.h if weight is None else self.h * weight
+        return y if bias is None else y + bias
+
+    def keeps_samples(self, n: int) -> bool:
+        """Where the samples' axis is not normed."""
+        return self.x.ndim > self.k and len(self.y) == n
 
     def _times_w(self, v: Tensor, power: int = 1) -> Tensor:
         return v * self.p["weight"] ** power if "weight" in self.p else v
@@ -109,24 +123,34 @@ class BatchNorm(Scale):
         """All but the channels."""
         return [i for i in range(self.x.ndim) if i != 1]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        running_mean: Any,
+        running_var: Any,
+        weight: Any = None,
+        bias: Any = None,
+        *rest: Any,
+        **settings: Any,
+    ) -> Tensor:
         """Return w (x - running mean)/sqrt(running var + eps) + b."""
-        m = self.layer
-        if m.training or m.running_mean is None:
+        m = arguments(dict(training=False, momentum=0.1, eps=1e-5), rest, settings)
+        if m["training"] or running_mean is None:
             raise Refusal(
                 "batch normalisation by the batch's own statistics couples the samples, so no curvature per "
                 "sample exists; call .eval() on it or use LayerNorm"
             )
-        m._check_input_dim(x)
-        for name, t in (self.p | {"running_mean": m.running_mean, "running_var": m.running_var}).items():
+        self.take(x, weight=weight, bias=bias)
+        for name, t in (self.p | {"running_mean": running_mean, "running_var": running_var}).items():
             if t.shape != x.shape[1:2] or t.dtype is not x.dtype:
                 raise ValueError(f"its {name} {list(t.shape)} of {t.dtype} does not belong to x's channels")
         channels = [1, -1] + [1] * (x.ndim - 2)
-        inv = (m.running_var + m.eps).rsqrt().view(channels)
-        self.h = (x - m.running_mean.view(channels)) * inv
-        self.factor = inv * self.p["weight"].view(channels) if "weight" in self.p else inv
-        y = self.factor * (x - m.running_mean.view(channels))
-        return y + self.p["bias"].view(channels) if "bias" in self.p else y
+        inv = (running_var + m["eps"]).rsqrt().view(channels)
+        centred = x - running_mean.view(channels)
+        self.h = centred * inv
+        self.factor = inv if weight is None else inv * weight.view(channels)
+        y = self.factor * centred
+        return y if bias is None else y + bias.view(channels)
 
     def vjp(self, v: Tensor) -> Tensor:
         """The channel's factor times v."""
@@ -135,3 +159,43 @@ class BatchNorm(Scale):
     def vjp_sq(self, d: Tensor) -> Tensor:
         """The factor's square times d."""
         return self.factor.square() * d
+
+
+class WeightNorm(Several):
+    """y = g u with u = v/|v|, |v| over all axes but `dim` (all, if that is -1): what weight_norm makes of a weight.
+
+    J = (I - u u') g/|v| in v.
+    """
+
+    joint = False
+
+    def run(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        """Return g v/|v|."""
+        self.inputs = {"x": v, "g": g}
+        self.over = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
+        self.norm = v.square().sum(self.over, keepdim=True).sqrt() if self.over else v.abs()
+        self.u, self.g = v / self.norm, g
+        return g * self.u
+
+    def _along(self, v: Tensor) -> Tensor:
+        return v.sum(self.over, keepdim=True) if self.over else v
+
+    def of(self, slot: str, v: Tensor) -> Tensor:
+        """(v - u sum(v u)) g/|v|, and sum(v u) for g."""
+        along = self._along(v * self.u)
+        return along.reshape(self.g.shape) if slot == "g" else (v - self.u * along) * (self.g / self.norm)
+
+    def of_sq(self, slot: str, d: Tensor) -> Tensor:
+        """J_ki = (delta_ki - u_k u_i) g/|v|, squared and multiplied out."""
+        u2 = self.u.square()
+        along = self._along(d * u2)
+        if slot == "g":
+            return along.reshape(self.g.shape)
+        return (d * (1 - 2 * u2) + u2 * along) * (self.g / self.norm).square()
+
+    def of_second(self, slot: str, g: Tensor) -> Tensor | None:
+        """d2(v_k/|v|)/dv_i2 = (u_k (3 u_i^2 - 1) - 2 delta_ki u_i)/|v|^2."""
+        if slot == "g":
+            return None
+        along = self._along(g * self.u)
+        return (along * (3 * self.u.square() - 1) - 2 * g * self.u) * (self.g / self.norm.square())

@@ -1,4 +1,4 @@
-"""The rules of pooling, padding and dropout."""
+"""The rules of pooling and dropout."""
 
 from typing import Any
 
@@ -7,35 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses.checks import eye
-from .rule import Refusal, Rule, axes_of
-
-
-class ZeroPad(Rule):
-    """Zeros around the last axes; the way back cuts them off (a negative padding of v)."""
-
-    parameters = frozenset()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output."""
-        if len(self.layer.padding) >= 2 * x.ndim:
-            raise ValueError(
-                f"padding={self.layer.padding} reaches the samples' axis: a channel axis comes by x[:, None]"
-            )
-        return super().forward(x)
-
-    def vjp(self, v: Tensor) -> Tensor:
-        """v without the margins."""
-        return F.pad(v, [-n for n in self.layer.padding])
+from .convolution import per_axis
+from .rule import Rule
 
 
 class Dropout(Rule):
     """y = mask * x with a mask drawn once per pass; the identity in eval mode."""
 
-    parameters = frozenset()
-
-    def forward(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """Return mask * x; the mask holds 0 and 1/(1 - p)."""
-        self.mask = F.dropout(torch.ones_like(x), self.layer.p, self.layer.training)
+        self.take(x)
+        if not training:
+            return x
+        self.mask = self.func(torch.ones_like(x), p, training)
         return self.mask * x
 
     def vjp(self, v: Tensor) -> Tensor:
@@ -50,29 +34,28 @@ class Dropout(Rule):
 class MaxPool(Rule):
     """Max-pooling over the last one to three axes: every output is one of the inputs."""
 
-    parameters = frozenset()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the maxima; keep where they stood."""
-        m = self.layer
-        if m.return_indices:
-            raise Refusal("return_indices=True makes its output two tensors")
-        dims = axes_of(m, x)
-        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
-        y, self.index = pool(
-            x, m.kernel_size, m.stride, m.padding, m.dilation, ceil_mode=m.ceil_mode, return_indices=True
-        )
-        return y
+    def run(
+        self,
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        """Return the maxima, and where they stood if that is asked for."""
+        self.take(x)
+        self.axes = int(self.func.__name__[-2])  # max_pool2d
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[self.axes - 1]
+        y, self.index = pool(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True)
+        return (y, self.index) if return_indices else y
 
     def vjp(self, v: Tensor) -> Tensor:
         """v put back where the maxima stood; windows may overlap, so it adds up."""
-        flat = torch.zeros_like(self.x).flatten(2)
-        return flat.scatter_add(2, self.index.flatten(2), v.flatten(2)).view(self.x.shape)
-
-
-def _per_axis(value: Any, dims: int) -> list[Any]:
-    values = list(value) if isinstance(value, tuple | list) else [value]
-    return values * dims if len(values) == 1 else values
+        v, k = v[0] if isinstance(v, list) else v, -self.axes
+        flat = torch.zeros_like(self.x).flatten(k)
+        return flat.scatter_add(-1, self.index.flatten(k), v.flatten(k)).view(self.x.shape)
 
 
 class MeanPool(Rule):
@@ -81,27 +64,39 @@ class MeanPool(Rule):
     This covers windows that overlap, leave the image or differ in size, at the price of small dense products.
     """
 
-    parameters = frozenset()
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return y; keep each axis's matrix, read off by pooling the identity."""
+        self.take(x)
+        self.axes = int(self.func.__name__[-2])  # avg_pool2d
+        self.read(*args, **kwargs)
+        first = x.ndim - self.axes
+        self.matrices = [self._matrix(i, eye(x.shape[first + i], x)[None])[0].mT for i in range(self.axes)]
+        return self.func(x, *args, **kwargs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output; keep each axis's matrix, read off by pooling the identity."""
-        axes = range(2, 2 + axes_of(self.layer, x))
-        self.matrices = [self._matrix(i, eye(x.shape[a], x)[None])[0].mT for i, a in enumerate(axes)]
-        return self.layer(x)
+    def read(  # noqa: D102
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        stride = kernel_size if stride is None or stride == [] else stride
+        windows = (per_axis(value, self.axes) for value in (kernel_size, stride, padding))
+        self.windows = list(zip(*windows, strict=True))
+        self.edges = ceil_mode, count_include_pad
+        self.divisor = divisor_override
 
     def _matrix(self, i: int, eye: Tensor) -> Tensor:
         """Pool the identity [1, in, in] as axis i is pooled: [1, in, out]."""
-        m, dims = self.layer, self.x.ndim - 2
-        kernel, padding = _per_axis(m.kernel_size, dims)[i], _per_axis(m.padding, dims)[i]
-        stride = _per_axis(m.stride, dims)[i]
-        divisor = m.divisor_override if dims > 1 else None
-        out = F.avg_pool1d(eye, kernel, stride, padding, m.ceil_mode, m.count_include_pad)
-        if divisor is None:
+        out: Tensor = F.avg_pool1d(eye, *self.windows[i], *self.edges)  # type: ignore[call-arg]
+        if self.divisor is None:
             return out
-        return (out > 0).to(out) / (divisor if i == 0 else 1)  # the divisor once, not once per axis
+        return (out > 0).to(out) / (self.divisor if i == 0 else 1)  # the divisor once, not once per axis
 
     def _pull(self, v: Tensor, power: int) -> Tensor:
-        for axis, matrix in enumerate(self.matrices, start=2):
+        for axis, matrix in enumerate(self.matrices, start=-self.axes):
             v = (v.movedim(axis, -1) @ matrix**power).movedim(-1, axis)
         return v
 
@@ -117,6 +112,9 @@ class MeanPool(Rule):
 class AdaptiveMeanPool(MeanPool):
     """Average pooling to a given output size."""
 
+    def read(self, output_size: Any) -> None:  # type: ignore[override]  # noqa: D102
+        self.sizes = per_axis(output_size, self.axes)
+
     def _matrix(self, i: int, eye: Tensor) -> Tensor:
-        size = _per_axis(self.layer.output_size, self.x.ndim - 2)[i]
+        size = self.sizes[i]
         return F.adaptive_avg_pool1d(eye, eye.shape[-1] if size is None else size)

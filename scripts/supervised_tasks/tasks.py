@@ -267,19 +267,11 @@ def evaluate(net: nn.Module, task: Task, part: Data) -> dict[str, float]:
     return task.figures(total / len(part.labels), right / len(part.labels))
 
 
-def is_taped(net: nn.Module, x: Tensor) -> bool:
-    """Return whether rules cover every layer, so that hesscale_rl.backward can pass `net`; x [N, ...] are images."""
-    import torch
+def is_taped(net: nn.Module) -> bool:
+    """Return whether hesscale_rl.backward passes `net`: all but the LSTMs, whose many steps autograd walks faster."""
+    from hesscale_rl.networks import PeepholeLSTM
 
-    from hesscale_rl.rules import UnsupportedLayerError
-    from hesscale_rl.tape import record
-
-    try:
-        with torch.no_grad():
-            record(net, x[:1])
-    except UnsupportedLayerError:
-        return False
-    return True
+    return not any(isinstance(m, PeepholeLSTM) for m in net.modules())
 
 
 def layer_blocks(net: nn.Sequential, count: int) -> list[dict[str, Any]]:

@@ -226,7 +226,7 @@ def _check_network(task: str, data: str, optimizer: str, batch_size: int, blocks
     args = supervised.fill(supervised.Args(task, data, optimizer=optimizer, batch_size=batch_size, blocks=blocks))
     net, x = tasks.TASKS[task].network(data), torch.zeros(1, *SHAPES[data])
     _, curvature = supervised.make_optimizer(args, net)
-    supervised.check_curvature(args, net, curvature, tasks.is_taped(net, x), x)
+    supervised.check_curvature(args, net, curvature, tasks.is_taped(net), x)
 
 
 @cache

@@ -85,7 +85,7 @@ def test_full_size_networks_take_a_step(task):
         net.load_state_dict(start)
         args = supervised.fill(supervised.Args(task=task, optimizer=name))
         optimizer, curvature = supervised.make_optimizer(args, net)
-        taped = is_taped(net, x)
+        taped = is_taped(net)
         assert taped == (task != LSTM)
         if name == "adahesscale" and not taped:
             with pytest.raises(InputError):

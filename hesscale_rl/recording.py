@@ -1,0 +1,282 @@
+"""Running any forward operation by operation: each torch function that a parameter reaches is run by its rule.
+
+The level is that of torch functions, in which linear, conv2d, layer_norm, softmax and cat are whole: below it, in
+aten's primitives, their exact rules would be lost, and every operation would cost more.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .errors import InputError
+from .rules import CONSTANT, FUNCTIONS, IN_PLACE, RULES, NotCovered, Refusal, Rule, UnsupportedLayerError
+from .rules.autodiff import ByAutodiff
+
+_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+
+
+class Recorder(TorchFunctionMode):
+    """While it is entered, operations that a parameter reaches are kept in `rules`, in the order in which they ran.
+
+    `parameters`: where derivatives are wanted. `samples`: tensors with the samples on axis 0, if it has to be known
+    what becomes of that axis. `places`: whether each rule is to know where it was called.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], samples: Sequence[Tensor] = (), places: bool = False):
+        super().__init__()
+        self.rules: list[Rule] = []
+        self.uses: dict[int, int] = {id(p): 0 for p in parameters}  # by id, how often a parameter is an input
+        self.live: dict[int, Any] = dict.fromkeys(self.uses)  # by id, what a parameter reaches, kept so that ids last
+        self.n = len(samples[0]) if samples else 0
+        self.varying = {id(t): (t, True) for t in samples}  # what differs by sample, and whether along axis 0
+        self.now: dict[int, Tensor] = {}  # what an operation in place has made of a tensor
+        self.places, self.paused = places, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one torch function."""
+        kwargs = kwargs or {}
+        if self.paused or not (self._reached(args) or (kwargs and self._reached(kwargs.values()))):
+            return func(*args, **kwargs)
+        if self.now:
+            args, kwargs = self._latest(args), {k: self._latest(v) for k, v in kwargs.items()}
+        live = torch.is_grad_enabled()
+        with torch.no_grad():
+            try:
+                return self._run(func, types, args, kwargs, live)
+            except Refusal as refusal:
+                raise UnsupportedLayerError(where(func), str(refusal)) from None
+
+    def _run(self, func: Any, types: Any, args: Any, kwargs: Any, live: bool) -> Any:
+        """Run a function that a parameter or a sample reaches; `live`: whether derivatives are wanted of it."""
+        if func in CONSTANT or not live:
+            return func(*args, **kwargs)
+        changed = None
+        if func in IN_PLACE:
+            func, changed = IN_PLACE[func], args[0]
+        elif kwargs.get("inplace"):
+            kwargs, changed = {k: v for k, v in kwargs.items() if k != "inplace"}, args[0]
+        kind = FUNCTIONS.get(func)
+        if kind is None:
+            y = func(*args, **kwargs)
+            if not any(isinstance(t, Tensor) and t.dtype.is_floating_point for t in each(y)):
+                return y
+            if getattr(func, "__name__", "").endswith("_"):
+                raise Refusal("it works in place on what has derivatives; take the function without the underscore")
+            rule: Rule = ByAutodiff.of_call(func, args, kwargs, y)
+        else:
+            try:
+                rule = kind.call(func, args, kwargs)
+            except NotCovered:
+                rule = ByAutodiff.of_call(func, args, kwargs, func(*args, **kwargs))
+        if types and (odd := [kind for kind in types if kind is not Tensor and kind is not nn.Parameter]):
+            raise Refusal(f"{odd[0].__qualname__} is a subclass of Tensor, which may mean another function by it")
+        y = self.keep(rule)
+        if changed is not None:
+            self.now[id(changed)] = y
+            self.live.setdefault(id(changed), changed)
+        return y
+
+    def keep(self, rule: Rule) -> Any:
+        """Return what the rule's operation gave; keep the rule if a parameter reaches it."""
+        given = rule.inputs
+        if any(rule.y is t for t in given.values()):
+            return rule.y
+        rule.live = [slot for slot, t in given.items() if id(t) in self.live]
+        outputs = [t for t in each(rule.y) if isinstance(t, Tensor)]
+        if self.n:
+            rule.varying = [slot for slot, t in given.items() if id(t) in self.varying]
+            if rule.varying:
+                aligned = all(self.varying[id(given[slot])][1] for slot in rule.varying)
+                rule.by_sample = aligned and rule.keeps_samples(self.n)
+                self.varying.update({id(t): (t, rule.by_sample) for t in outputs})
+            elif rule.live and rule.repeats(self.n):
+                rule.by_sample, self.varying[id(rule.y)] = True, (rule.y, True)
+        if rule.live:
+            self.rules.append(rule)
+            for slot in rule.live:
+                if (key := id(given[slot])) in self.uses:
+                    self.uses[key] += 1
+            for t in outputs:
+                if t.dtype.is_floating_point:
+                    self.live[id(t)] = t
+                elif t.dtype.is_complex:
+                    raise Refusal("its result is complex, and curvatures here are of real numbers")
+            if self.places:
+                rule.place = where(rule.func if rule.func is not None else rule.layer)
+        return rule.y
+
+    def call_module(self, kind: type[Rule], layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run a module that has a rule of its own as one operation."""
+        if kwargs or len(args) != 1:
+            raise Refusal("a rule of a module has one input, and it was called with others")
+        [x] = args
+        x = self.now.get(id(x), x)
+        own: dict[str, Tensor] = {name: p for name, p in layer._parameters.items() if p is not None}
+        if not own.keys() <= kind.parameters:
+            extra = ", ".join(sorted(own.keys() - kind.parameters))
+            raise Refusal(f"its rule does not know the parameter {extra}")
+        for name in kind.parameters - own.keys():
+            if isinstance(t := layer.__dict__.get(name, layer._buffers.get(name)), Tensor):
+                own[name] = t
+        self.paused = True
+        try:
+            with torch.no_grad():
+                rule = kind(layer, own, x)
+        finally:
+            self.paused = False
+        return self.keep(rule)
+
+    def _reached(self, values: Iterable[Any]) -> bool:
+        """Whether a parameter, or a sample where that counts, reaches one of the arguments."""
+        live, varying = self.live, self.varying
+        for t in values:
+            if isinstance(t, Tensor):
+                if id(t) in live or id(t) in varying:
+                    return True
+                if t.requires_grad:
+                    self.stray(t)
+            elif (type(t) is tuple or type(t) is list) and self._reached(t):
+                return True
+        return False
+
+    def stray(self, t: Tensor) -> None:
+        """Raise InputError for a tensor into which autograd would send a gradient, and this pass would not."""
+        raise InputError(
+            f"{where('a tensor')}: {list(t.shape)} requires grad, but is no parameter of the network: make it an "
+            "nn.Parameter of a module, or detach() it to be a constant"
+        )
+
+    def _latest(self, value: Any) -> Any:
+        """Return an argument with the tensors that were changed in place as they are now."""
+        if isinstance(value, Tensor):
+            return self.now.get(id(value), value)
+        return type(value)(map(self._latest, value)) if type(value) in (tuple, list) else value
+
+
+def each(y: Any) -> Iterable[Any]:
+    """Return the outputs of an operation."""
+    return y if isinstance(y, tuple | list) else (y,)
+
+
+@contextmanager
+def modules_with_rules(recorder: Recorder) -> Iterator[None]:
+    """Let calls of modules of registered types come to the recorder while it is entered."""
+    kept: list[tuple[Any, Any]] = []
+    for kind, rule in RULES.items():
+        own = kind.__dict__.get("forward")
+        kept.append((kind, own))
+        kind.forward = _watched(recorder, kind, kind.forward, rule)
+    try:
+        yield
+    finally:
+        for kind, own in kept:
+            if own is None:
+                del kind.forward
+            else:
+                kind.forward = own
+
+
+def _watched(recorder: Recorder, kind: type, forward: Callable[..., Any], rule: type[Rule]) -> Callable[..., Any]:
+    def run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if (
+            type(layer) is kind
+            and not recorder.paused
+            and recorder in torch.overrides._get_current_function_mode_stack()
+        ):
+            try:
+                return recorder.call_module(rule, layer, *args, **kwargs)
+            except Refusal as refusal:
+                raise UnsupportedLayerError(where(layer), str(refusal)) from None
+        return forward(layer, *args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def with_parameters(net: nn.Module, params: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Let `net` use other tensors by its parameters' names; yields them by the first name of each parameter."""
+    given: dict[int, Tensor] = {}
+    first: dict[str, Tensor] = {}
+    missing = []
+    for name, p in net.named_parameters(remove_duplicate=False):
+        if name not in params:
+            missing += [name] if id(p) not in given else []
+        elif id(p) not in given:
+            given[id(p)] = first[name] = params[name]
+        elif given[id(p)] is not params[name]:
+            raise ValueError(f"params: {name} is a parameter that has another tensor under its first name")
+    if missing:
+        raise ValueError(f"params has no {', '.join(missing)}")
+    kept = [(m, name, p) for m in net.modules() for name, p in m._parameters.items() if p is not None]
+    try:
+        for m, name, p in kept:
+            m._parameters[name] = given[id(p)]  # type: ignore[assignment]
+        yield first
+    finally:
+        for m, name, p in kept:
+            m._parameters[name] = p
+
+
+def where(what: Any) -> str:
+    """Return how an error names an operation: what it is, the module that called it, and the user's line."""
+    name = what if isinstance(what, str) else getattr(what, "__name__", type(what).__qualname__)
+    frame, net, layer, line = sys._getframe(1), None, None, ""
+    while frame is not None and net is None:
+        file, own = frame.f_code.co_filename, frame.f_locals
+        if frame.f_code.co_name == "forward" and isinstance(own.get("self"), nn.Module):
+            layer = layer or own["self"]
+        if file.startswith(_OURS) and frame.f_code.co_name == "run_forward":
+            net = own["net"]
+        elif not line and not file.startswith(_TORCH) and not file.startswith(_OURS):
+            line = f" at {file}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    if isinstance(what, nn.Module):
+        layer = what
+    return f"{named(net, layer)}{'' if isinstance(what, nn.Module) else name}{line}"
+
+
+def named(net: nn.Module | None, layer: nn.Module | None) -> str:
+    """Return "layer PATH of type TYPE: " for a module of a network, "" if it is none."""
+    if layer is None:
+        return ""
+    path = next((name for name, m in (net or layer).named_modules() if m is layer), None)
+    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    return f"layer {path or ('(the network itself)' if layer is net else '?')} of type {kind}, "
+
+
+def run_forward(net: nn.Module, x: Any, recorder: Recorder) -> Any:
+    """Return net(x), net(*x) or net(**x), recorded; an error of torch's is told with the layer's place."""
+    for m in net.modules():
+        if m._backward_hooks or m._backward_pre_hooks:
+            raise UnsupportedLayerError(
+                named(net, m).rstrip(", "), "it has hooks for its gradient, which the pass does not call"
+            )
+    try:
+        with modules_with_rules(recorder), torch.enable_grad(), recorder:
+            if isinstance(x, Tensor):
+                return net(x)
+            return net(**x) if isinstance(x, dict) else net(*x)
+    except (InputError, UnsupportedLayerError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{_failed(net, x, error)}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _failed(net: nn.Module, x: Any, error: Exception) -> str:
+    """The layer that an error came from, and its input."""
+    trace, layer, given = error.__traceback__, net, x
+    while trace is not None:
+        own = trace.tb_frame.f_locals
+        if trace.tb_frame.f_code.co_name == "forward" and isinstance(own.get("self"), nn.Module):
+            layer = own["self"]
+            given = next((t for t in own.values() if isinstance(t, Tensor)), given)
+        trace = trace.tb_next
+    path = next((name for name, m in net.named_modules() if m is layer), "")
+    shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    return f"layer {path or '(the network itself)'} ({type(layer).__qualname__}) with the input {shape}"
