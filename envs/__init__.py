@@ -84,7 +84,7 @@ def _pool(env_id: str, num_envs: int, seed: int, given: dict[str, Any]) -> "Next
     try:
         import envpool
     except ImportError:
-        raise InputError(f"--env-id {env_id}: needs EnvPool, pip install -e '.[envpool]'") from None
+        raise InputError(f"--env-id {env_id}: needs EnvPool, pip install 'hesscale-rl[envpool]'") from None
     name = env_id.removeprefix(POOL)
     known = envpool.list_all_envs()
     if name not in known:

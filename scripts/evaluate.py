@@ -133,7 +133,7 @@ def write_video(path: Path, frames: list, fps: float) -> None:
         imageio.mimwrite(part, frames, format="mp4", fps=fps, macro_block_size=16)
         part.replace(path)
     except ImportError as error:
-        raise InputError(f"--video: needs ffmpeg, pip install -e '.[video]' ({error})") from None
+        raise InputError(f"--video: needs ffmpeg, pip install 'hesscale-rl[video]' ({error})") from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -204,7 +204,7 @@ def need_video() -> None:
         import imageio  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
-        raise InputError("--video: needs imageio-ffmpeg, pip install -e '.[video]'") from None
+        raise InputError("--video: needs imageio-ffmpeg, pip install 'hesscale-rl[video]'") from None
 
 
 def main() -> int:

@@ -117,7 +117,7 @@ def _need_onnx() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise InputError("--onnx: needs onnx and onnxscript, pip install -e '.[export]'") from None
+        raise InputError("--onnx: needs onnx and onnxscript, pip install 'hesscale-rl[export]'") from None
 
 
 def _onnx(path: Path, policy: Any, inputs: Any, batch: Any) -> Any:

@@ -222,7 +222,7 @@ def serve(connection: Connection, shared: tuple[Any, Any], settings: Settings, p
         _report(connection, fault)
         return
     except ImportError:
-        _report(connection, RobotFault("a robot needs ur_rtde: pip install -e '.[robot]'"))
+        _report(connection, RobotFault("a robot needs ur_rtde: pip install 'hesscale-rl[robot]'"))
         return
     with contextlib.suppress(OSError, AttributeError):
         # The guard's own thread goes before everything else on this machine, where that is allowed. It sleeps most of

@@ -312,7 +312,7 @@ def _wandb() -> Any:
     try:
         import wandb
     except ImportError:
-        raise InputError("--track: needs Weights & Biases, pip install -e '.[track]'") from None
+        raise InputError("--track: needs Weights & Biases, pip install 'hesscale-rl[track]'") from None
     return wandb
 
 

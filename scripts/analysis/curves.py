@@ -226,7 +226,7 @@ def _stats() -> Any:
     try:
         from scipy import stats
     except ImportError:
-        raise InputError("intervals need scipy, pip install -e '.[plot]'") from None
+        raise InputError("intervals need scipy, pip install 'hesscale-rl[plot]'") from None
     return stats
 
 

@@ -169,7 +169,8 @@ def drawn(lines: list[Line]) -> dict[str, Array]:
     found = {"points": np.concatenate([line.ends[0][line.shown] for line in lines])}
     found["interval ends"] = np.concatenate([line.ends[1:].ravel() for line in lines])
     found["diverged runs"] = np.array([mark.y for line in lines for mark in line.crosses])
-    found["single runs"] = np.array([mark.y for line in lines for mark in line.dots])
+    curves_of_runs = [curve for line in lines if len(line.cells) < len(line.x) for curve in singles(line)]
+    found["single runs"] = np.concatenate([[mark.y for line in lines for mark in line.dots], *curves_of_runs])
     return found
 
 

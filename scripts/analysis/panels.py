@@ -72,10 +72,11 @@ def entry(line: Line, lines: list[Line]) -> str:
 
 def settings_note(lines: list[Line]) -> str:
     """Return in words the settings of all lines that the legend does not have, "" if there are none."""
-    hidden = dict.fromkeys(
-        line.method for line in lines if line.method[1] and line.method[1] not in label(line, lines)
-    )
-    return "; ".join(f"{name}: {settings.replace('_', ' ')}" for name, settings in hidden if settings)
+    hidden = {line.method: line.name.replace("_", " ") for line in lines if line.method[1]}
+    for line in lines:
+        if hidden.get(line.method, "") in label(line, lines):
+            hidden.pop(line.method, None)
+    return "; ".join(f"{name}: {settings.replace('_', ' ')}" for name, settings in hidden)
 
 
 def look(line: Line, lines: list[Line]) -> dict[str, Any]:
@@ -177,7 +178,8 @@ def draw_bands(axes: Any, lines: list[Line], every: list[Line]) -> None:
         axes.plot(line.x, inside(axes, line.ends[0]), markevery=where, label=entry(line, every), **style)
         draw_crosses(axes, line, style["color"])
     name_marks(axes, lines, axes.get_ylim(), "diverged run, at its end")
-    axes.text(0.5, -0.17, rates_note(lines, every), transform=axes.transAxes, fontsize=6, va="top", ha="center")
+    below = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, -29)}  # the axis and its name
+    axes.annotate(rates_note(lines, every), (0.5, 0), fontsize=6, va="top", ha="center", **below)
     lengths = [line.x.max() for line in lines]
     if max(lengths) > 4 * min(lengths):
         axes.set_xscale("log")
@@ -203,7 +205,8 @@ def draw_points(axes: Any, lines: list[Line], every: list[Line]) -> None:
     for k, line in enumerate(lines):
         style, aside = look(line, every), 1.06 ** (k - (len(lines) - 1) / 2)  # aside, so that no bar hides another
         x, y = line.x * aside, inside(axes, line.ends[0])
-        axes.vlines(x[line.shown], *np.clip(line.ends[1:, line.shown], low, high), color=style["color"], linewidth=1)
+        there = line.shown & np.isfinite(y)
+        axes.vlines(x[there], *np.clip(line.ends[1:, there], low, high), color=style["color"], linewidth=1)
         axes.plot(x, np.where(line.lost, np.nan, y), label=entry(line, every), **style)
         if (there := line.lost & line.shown).any():
             grey = style | {"color": "#999999", "linestyle": ""}

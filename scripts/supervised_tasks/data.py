@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # so that a command can offer the names before torch is loade
 CLASSES = 10  # of each data set
 RANDOM = 10_000  # examples
 MNIST_ALL, MNIST_TRAIN, PIXELS = 70_000, 60_000, 784  # the last 10,000 images are for tests
-MISSING = "needs scikit-learn, pip install -e '.[data]'"
+MISSING = "needs scikit-learn, pip install 'hesscale-rl[data]'"
 
 SPLIT_SEED = 0  # of the examples that are held out: the same in every run, whatever its own seed
 FASHION, MNIST = "fashion-mnist", "mnist"

@@ -184,7 +184,7 @@ class OnRay:
         try:
             import ray
         except ImportError:
-            raise InputError("--launcher ray: needs Ray, pip install -e '.[ray]'") from None
+            raise InputError("--launcher ray: needs Ray, pip install 'hesscale-rl[ray]'") from None
         self.ray = ray
         if address := address or os.environ.get("RAY_ADDRESS"):  # which Ray takes, too
             self._connect(address)
@@ -260,7 +260,7 @@ class OnSlurm:
         try:
             import submitit
         except ImportError:
-            raise InputError(f"--launcher {cluster}: needs submitit, pip install -e '.[slurm]'") from None
+            raise InputError(f"--launcher {cluster}: needs submitit, pip install 'hesscale-rl[slurm]'") from None
         parallel = {"slurm_array_parallelism": jobs} if cluster == "slurm" and jobs else {}
         self.cluster, self.options = cluster, {"cpus_per_task": 1, **parallel, **options}
         self.errors = (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError)

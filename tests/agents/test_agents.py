@@ -305,7 +305,7 @@ def test_weights_and_biases_that_are_not_installed_are_named(monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.chdir(tmp_path)
     assert ppo.main(replace(PPO, track=True)) == BAD_INPUT
-    assert "pip install -e '.[track]'" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert "pip install 'hesscale-rl[track]'" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_weights_and_biases_get_every_figure(monkeypatch, tmp_path):

@@ -258,7 +258,7 @@ def test_envpool_masks_the_steps_that_only_reset(monkeypatch):
 
 def test_envpool_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
-    assert "pip install -e '.[envpool]'" in complaint(envs.make_vector, "envpool:CartPole-v1")
+    assert "pip install 'hesscale-rl[envpool]'" in complaint(envs.make_vector, "envpool:CartPole-v1")
 
 
 @pytest.mark.parametrize(

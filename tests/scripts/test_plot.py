@@ -406,4 +406,4 @@ def test_what_cannot_be_is_told_in_one_line_and_nothing_is_written(tmp_path, mon
     assert sorted(tmp_path.rglob("*")) == before
     if line == "curves single -o file/fig":
         monkeypatch.setitem(sys.modules, "scipy", None)
-        assert "pip install -e '.[plot]'" in command(monkeypatch, capsys, *line.split())[2]
+        assert "pip install 'hesscale-rl[plot]'" in command(monkeypatch, capsys, *line.split())[2]

@@ -209,9 +209,9 @@ def test_a_missing_extra_is_named(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert call(evaluate, monkeypatch, run, "--video") == BAD_INPUT
-    assert "pip install -e '.[video]'" in capsys.readouterr().err
+    assert "pip install 'hesscale-rl[video]'" in capsys.readouterr().err
     assert call(export, monkeypatch, run, "--onnx") == BAD_INPUT
-    assert "pip install -e '.[export]'" in capsys.readouterr().err
+    assert "pip install 'hesscale-rl[export]'" in capsys.readouterr().err
 
 
 def test_the_doctor_says_what_works(capsys, monkeypatch):
