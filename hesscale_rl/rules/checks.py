@@ -74,6 +74,8 @@ def check_input(x: Any) -> None:
         )
     if x.layout is not torch.strided:
         raise InputError(f"x has the layout {x.layout}: hand over x.to_dense()")
+    if x.is_meta:
+        raise InputError("x is on the device meta, which holds no numbers: hand over x on the network's device")
     if x.is_nested:
         raise InputError("x is a nested tensor: hand over samples of one shape, x.to_padded_tensor(0.0)")
     if x.requires_grad:
@@ -92,6 +94,8 @@ def check_parameters(params: dict[str, Tensor]) -> None:
     """Raise InputError for a parameter that no rule can compute with."""
     for name, p in params.items():
         if type(p) not in PLAIN or p.layout is not STRIDED or not p.dtype.is_floating_point:
+            if isinstance(p, nn.UninitializedParameter):
+                raise InputError(f"the parameter {name} has no shape before the first call: call net(x) once before")
             what = type(p).__name__ if type(p) not in PLAIN else p.layout if p.layout is not STRIDED else p.dtype
             raise InputError(
                 f"the parameter {name} is a {what}, and rules compute with plain tensors of real numbers; "
