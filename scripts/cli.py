@@ -1,49 +1,70 @@
 """The console command `hesscale-rl`. It imports no torch: help and mistakes are answered at once."""
 
-import difflib
 import importlib
 import runpy
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from hesscale_rl.errors import BAD_INPUT, INTERRUPTED
+from hesscale_rl.runs.command_line import near
 from hesscale_rl.system.console import complain, guard, say
 
-USAGE = """\
-usage: hesscale-rl train AGENT [flags]    train an agent; hesscale-rl train AGENT --help lists its flags
-       hesscale-rl supervised [flags]     train on the papers' supervised tasks; --task mnist-mlp --data digits
-       hesscale-rl evaluate RUN [flags]   play episodes with what a run has learned; --video draws one
-       hesscale-rl export RUN [--onnx]    write the policy for use without this library
-       hesscale-rl sweep SPEC [-j N]      carry out a grid of runs; the same command again continues it
-       hesscale-rl plot KIND RUNS         figures with intervals: curves, sensitivity, profile
-       hesscale-rl report RUNS [--serve]  a page for a sweep or a run; --serve follows it while it goes
-       hesscale-rl results RUNS           a table of returns with intervals
-       hesscale-rl compare RUNS           which optimizer is better, and how sure that is
-       hesscale-rl effective-steps RUNS   what step-size scaling leaves of the step size
-       hesscale-rl pack SWEEP FILE        what the figures need of a sweep, small enough to publish
-       hesscale-rl ur sim                 a simulated UR controller, for the next two and for any UR client
-       hesscale-rl ur run|train|replay    a policy on a UR arm: a dry run, unless --robot-ip names a real one
-       hesscale-rl check ENV              whether an environment of yours keeps to what it declares
-       hesscale-rl doctor                 what this installation can do
-       hesscale-rl --version
 
-agents: {agents}"""
+@dataclass(frozen=True)
+class Command:
+    """A command: where its main() is, what its line of the help has behind its name, and what it does."""
 
-COMMANDS = {
-    "supervised": "hesscale_rl.scripts.supervised",
-    "evaluate": "hesscale_rl.scripts.evaluate",
-    "export": "hesscale_rl.scripts.export",
-    "sweep": "hesscale_rl.scripts.sweep",
-    "plot": "hesscale_rl.scripts.plot",
-    "report": "hesscale_rl.scripts.report",
-    "results": "hesscale_rl.scripts.analysis.returns_table",
-    "compare": "hesscale_rl.scripts.analysis.compare",
-    "effective-steps": "hesscale_rl.scripts.analysis.effective_steps",
-    "pack": "hesscale_rl.scripts.sweeping.pack",
-    "ur": "hesscale_rl.scripts.ur.deploy",
-    "check": "hesscale_rl.scripts.check",
-    "doctor": "hesscale_rl.scripts.doctor",
+    module: str
+    words: str
+    does: str
+
+
+# Every command, in the groups and the order of the help. `train` has no module: it starts an agent's own file.
+GROUPS = {
+    "train": {
+        "train": Command("", "AGENT", "train an agent; hesscale-rl train AGENT --help lists its flags"),
+        "supervised": Command("scripts.supervised", "", "train on the papers' supervised tasks; --task, --data"),
+        "evaluate": Command(
+            "scripts.evaluate", "RUN", "play episodes with what a run has learned; --video draws one"
+        ),
+        "export": Command("scripts.export", "RUN", "write the policy for use without this library; --onnx"),
+        "check": Command("scripts.check", "ENV", "whether an environment of yours keeps to what it declares"),
+        "sweep": Command("scripts.sweep", "SPEC", "carry out a grid of runs; the same command again continues it"),
+    },
+    "look": {
+        "report": Command("scripts.report", "RUNS", "a page for a sweep or a run; --serve follows it while it goes"),
+        "plot": Command("scripts.plot", "KIND RUNS", "figures with intervals: curves, sensitivity, profile"),
+    },
+    "compare": {
+        "results": Command("scripts.analysis.returns_table", "RUNS", "a table of returns with intervals"),
+        "compare": Command("scripts.analysis.compare", "RUNS", "which optimizer is better, and how sure that is"),
+        "effective-steps": Command(
+            "scripts.analysis.effective_steps", "RUNS", "what step-size scaling leaves of the step size"
+        ),
+        "pack": Command("scripts.sweeping.pack", "SWEEP FILE", "what the figures need of a sweep, small to publish"),
+    },
+    "study": {
+        "benchmark": Command("studies.throughput", "", "steps per second against the usual way"),
+        "cost": Command("studies.cost", "", "the time of one update against Adam; --experiment"),
+        "supervised-cost": Command("studies.supervised_cost", "", "time and memory of the supervised tasks' updates"),
+        "approximation": Command(
+            "studies.approximation_quality", "", "how far each method is from the exact diagonal"
+        ),
+        "rl-approximation": Command("studies.rl_approximation", "", "the same on PPO's own losses, while it learns"),
+        "diagonality": Command("studies.diagonality", "", "how diagonal the propagated Hessians are"),
+    },
+    "robot": {
+        "ur": Command(
+            "scripts.ur.deploy", "sim|run|train|replay", "a policy on a UR arm: a dry run without --robot-ip"
+        ),
+    },
+    "this installation": {
+        "doctor": Command("scripts.doctor", "", "what it can do"),
+        "completion": Command("scripts.completion", "bash|zsh", "what lets a shell complete commands and flags"),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 def main() -> int:
@@ -64,12 +85,12 @@ def run(argv: list[str]) -> int:
     if command == "--version":
         say(f"hesscale-rl {_version()}")
         return 0
-    if command in COMMANDS:
-        sys.argv[1:] = rest
-        return importlib.import_module(COMMANDS[command]).main()
-    if command != "train":
-        return _unknown("command", command, ["train", *COMMANDS])
-    return train(rest)
+    if command not in COMMANDS:
+        return _unknown("command", command, [*COMMANDS])
+    if command == "train":
+        return train(rest)
+    sys.argv[1:] = rest
+    return importlib.import_module(f"hesscale_rl.{COMMANDS[command].module}").main()
 
 
 def train(argv: list[str]) -> int:
@@ -90,16 +111,23 @@ def _agents() -> list[str]:
     return agents.names()
 
 
+def usage() -> str:
+    """Return the help: every command in its group."""
+    lines = ["usage: hesscale-rl COMMAND ...; hesscale-rl COMMAND --help has its flags"]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {f'{name} {command.words}':<26} {command.does}" for name, command in commands.items()]
+    return "\n".join([*lines, "", f"agents: {', '.join(_agents())}; hesscale-rl --version"])
+
+
 def _usage() -> int:
-    say(USAGE.format(agents=", ".join(_agents())))
+    say(usage())
     return 0
 
 
 def _unknown(what: str, word: str, known: list[str]) -> int:
-    near = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
     problem = f"no {what} {word!r}" if word else f"which {what}?"
-    complain(f"hesscale-rl: {problem}; {hint} (hesscale-rl --help)")
+    complain(f"hesscale-rl: {problem}; {near(word, known)} (hesscale-rl --help)")
     return BAD_INPUT
 
 

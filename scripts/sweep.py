@@ -1,6 +1,7 @@
 """Carry out a sweep; the same command again continues it.
 
-    hesscale-rl sweep scripts/sweeps/ppo_sensitivity_small.toml -j 4
+    hesscale-rl sweep mine.toml -j 4
+    hesscale-rl sweep ppo_sensitivity_small      a spec that comes with this package, by its name
 
 sweeping/spec.py says what a spec is, sweeping/launchers.py where the runs are carried out. DIR holds one directory a
 run, logs/ with their output, and sweep.json with the list of all runs that were asked for.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.scripts.commands import Parser, obey
-from hesscale_rl.scripts.sweeping.state import exit_code, log_end, log_path, reached, saved
+from hesscale_rl.scripts.sweeping.state import exit_code, locate, log_end, log_path, reached, saved
 from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:  # what takes its time to import waits until Ctrl-C is heeded
@@ -158,6 +159,7 @@ def sweep(args: argparse.Namespace) -> int:
     from hesscale_rl.scripts.sweeping import spec as grid
 
     check_launcher(args)
+    args.spec = locate(args.spec)
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
         say(*(run.name for run in runs))
@@ -231,7 +233,7 @@ def main() -> int:
     """Read the command line and return the exit code."""
     before = signal.signal(signal.SIGINT, leave)  # until there are runs to be ended
     parser = Parser("hesscale-rl sweep", __doc__)
-    parser.add_argument("spec", type=Path, help="a TOML or Python file")
+    parser.add_argument("spec", type=Path, help="a TOML or Python file, or the name of one that comes along")
     parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
     parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core, of Slurm any number")
     parser.add_argument(

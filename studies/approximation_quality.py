@@ -1,6 +1,6 @@
 """How far each method's diagonal is from the Hessian's own: figures 1 and 2 of the papers on HesScale.
 
-    python studies/approximation_quality.py --data digits [-o OUT]
+    hesscale-rl approximation --data digits [-o OUT]
 
 For each of many initialisations of one tanh network and each of many examples, one at a time: the L1 distance between
 an estimate and the exact diagonal (hesscale_rl.HBP), summed over the parameters of a layer and averaged over the
@@ -359,7 +359,7 @@ def common_flags(prog: str, text: str | None) -> Parser:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    flags = common_flags("studies/approximation_quality.py", __doc__)
+    flags = common_flags("hesscale-rl approximation", __doc__)
     flags.add_argument("--initialisations", type=int, default=40, metavar="N", help="networks (40)")
     flags.add_argument("--examples", type=int, default=1000, metavar="N", help="to measure on and train with (1000)")
     flags.add_argument("--step-size", type=float, default=0.01, help="of SGD (0.01)")

@@ -1,8 +1,8 @@
 """The time and memory of one update (gradient, curvature, step, zero_grad) against torch.optim.Adam with autograd.
 
-    python studies/cost.py                                       the usual networks, and the agents' minibatches
-    python studies/cost.py --experiment outputs -o OUT           Fig. 8(a) of Elsayed et al. 2024: 16 to 512 outputs
-    python studies/cost.py --experiment layers -o OUT            Fig. 8(b): 1 to 128 hidden layers
+    hesscale-rl cost                                       the usual networks, and the agents' minibatches
+    hesscale-rl cost --experiment outputs -o OUT           Fig. 8(a) of Elsayed et al. 2024: 16 to 512 outputs
+    hesscale-rl cost --experiment layers -o OUT            Fig. 8(b): 1 to 128 hidden layers
 
 All methods take turns in one run on one thread, so that a busy machine slows them alike; printed are medians and the
 median and quartiles of the ratio within a round. Networks are named by their layers' sizes, 8x512 being eight of 512.
@@ -282,7 +282,7 @@ def measure_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("studies/cost.py", __doc__)
+    parser = Parser("hesscale-rl cost", __doc__)
     parser.add_argument("--experiment", nargs="+", default=["usual"], choices=("usual", "outputs", "layers"))
     parser.add_argument("--rounds", type=int, default=40, help="how often every method has its turn")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="only these, as they are named in the table")

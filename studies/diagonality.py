@@ -1,6 +1,6 @@
 """How diagonal the Hessians are that HesScale takes as diagonal: table 1 and figure 3 of Elsayed et al. 2024.
 
-    python studies/diagonality.py --data digits [-o OUT]
+    hesscale-rl diagonality --data digits [-o OUT]
 
 rho(A) = |diag(A)| / |A| in the Frobenius norm, 1 for a diagonal matrix, of the Hessian of the loss over the
 pre-activations of each layer of a tanh network with four hidden layers, before and after training by Adam. It is
@@ -221,7 +221,7 @@ def carry_out(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    flags = common_flags("studies/diagonality.py", __doc__)
+    flags = common_flags("hesscale-rl diagonality", __doc__)
     flags.add_argument("--runs", type=int, default=30, metavar="N", help="networks (30; the paper: 300)")
     flags.add_argument("--iterations", type=int, default=10_000, metavar="N", help="of training (10000)")
     flags.add_argument("--batch", type=int, default=32, metavar="N", help="examples to train and measure with (32)")

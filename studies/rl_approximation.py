@@ -1,6 +1,6 @@
 """How well each method approximates the Hessian's diagonal on PPO's own losses, while PPO learns.
 
-    python studies/rl_approximation.py [-o rl_approximation]
+    hesscale-rl rl-approximation [-o rl_approximation]
 
 An actor with a normal policy and a critic are trained as agents/ppo.py does. At some moments, minibatches of the
 rollout are looked at before the update, where the probability ratio is one, and after it, where it is not: the L1
@@ -228,7 +228,7 @@ def carry_out(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("studies/rl_approximation.py", __doc__)
+    parser = Parser("hesscale-rl rl-approximation", __doc__)
     parser.add_argument("--env-id", default="HalfCheetah-v5", help="with continuous actions (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a policy for each (1 2 3)")
     parser.add_argument("--total-timesteps", type=int, default=300_000, help="of each (%(default)s)")

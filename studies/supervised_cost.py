@@ -1,8 +1,8 @@
 """The time and memory of an update of the papers' supervised tasks at full size, on noise of their images' shapes.
 
-    python studies/supervised_cost.py                             8 tasks, 12 optimizers; hours
-    python studies/supervised_cost.py --tasks mnist-mlp --optimizers adam kfac
-    python studies/supervised_cost.py --small                     the small twins, on 8 by 8 images; minutes
+    hesscale-rl supervised-cost                             8 tasks, 12 optimizers; hours
+    hesscale-rl supervised-cost --tasks mnist-mlp --optimizers adam kfac
+    hesscale-rl supervised-cost --small                     the small twins, on 8 by 8 images; minutes
 
 Every optimizer takes 20 updates of every task with the task's batch size and its own default settings, on one thread,
 in a process of its own. The numbers are kept in the file -o, a row at a time: the same command goes on where it
@@ -222,7 +222,7 @@ def measure_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("studies/supervised_cost.py", __doc__)
+    parser = Parser("hesscale-rl supervised-cost", __doc__)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
     parser.add_argument("--optimizers", nargs="+", metavar="NAME", help="these, in place of the 12 usual ones")
     parser.add_argument("--updates", type=int, default=20, help="of every optimizer and task (%(default)s)")

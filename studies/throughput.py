@@ -1,6 +1,6 @@
 """Environment steps per second with learning, one core: hesscale-rl, the usual way, and the physics alone.
 
-    python studies/throughput.py [--rounds 7] [--out docs/results/benchmark]
+    hesscale-rl benchmark [--rounds 7] [--out docs/results/benchmark]
 
 In every round all methods have their turn, one after the other, so that a busy machine slows them alike; printed are
 medians, minima and maxima, and ratios within a round to the baseline (baseline_agents.py). Ours are the agents
@@ -296,7 +296,7 @@ def measure_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Read the command line and return the exit code."""
-    parser = Parser("studies/throughput.py", __doc__)
+    parser = Parser("hesscale-rl benchmark", __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="how often every method has its turn (7)")
     parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ID", help="for PPO; A2C runs on the first")
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.png")

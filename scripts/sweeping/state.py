@@ -5,9 +5,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hesscale_rl.errors import DIVERGED, DONE
+from hesscale_rl.errors import DIVERGED, DONE, InputError
+from hesscale_rl.runs.command_line import near
 
+SPECS = Path(__file__).resolve().parents[1] / "sweeps"  # those that come with this package
 TAIL = 8  # lines of a log that are shown
+
+
+def built_in() -> dict[str, Path]:
+    """Return the specs that come with this package, by name."""
+    return {path.stem: path for path in sorted(SPECS.iterdir()) if path.suffix in (".toml", ".py")}
+
+
+def locate(spec: Path) -> Path:
+    """Return the file of a spec: the one there, or of a bare name the one of this package."""
+    if spec.exists() or len(spec.parts) > 1 or spec.suffix:
+        return spec
+    if spec.name not in built_in():
+        raise InputError(
+            f"{spec}: no such file, nor a sweep that comes with this package: {near(spec.name, built_in())}"
+        )
+    return built_in()[spec.name]
 
 
 def status(directory: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import hesscale_rl
 from hesscale_rl import agents
-from hesscale_rl.scripts import cli
+from hesscale_rl.scripts import cli, completion
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +37,8 @@ def command(monkeypatch, capsys, tmp_path):
 def test_help(command, words):
     code, out, err = command(*words)
     assert code == 0 and err == ""
-    assert out.startswith("usage: hesscale-rl train AGENT") and "probe" in out
+    assert out.startswith("usage: hesscale-rl COMMAND") and "probe" in out
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS) and max(map(len, out.splitlines())) < 110
 
 
 def test_version(command):
@@ -45,9 +48,9 @@ def test_version(command):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("trian", "ppo"), "no command 'trian'; did you mean train?"),
+        (("trian", "ppo"), "no command 'trian'; did you mean 'train'?"),
         (("fly",), "no command 'fly'; there is train"),
-        (("train", "prob"), "no agent 'prob'; did you mean probe?"),
+        (("train", "prob"), "no agent 'prob'; did you mean 'probe'?"),
         (("train",), "which agent?; there is "),
         (("train", "--seed", "1"), "no agent '--seed'; there is "),
     ],
@@ -56,6 +59,35 @@ def test_mistakes_are_one_line_and_exit_2(command, words, expected):
     code, out, err = command(*words)
     assert code == 2 and out == ""
     assert err.startswith(f"hesscale-rl: {expected}") and err.count("\n") == 1
+
+
+def test_every_command_is_there_with_a_help_of_its_own():
+    for name, its in cli.COMMANDS.items():
+        assert not its.module or find_spec(f"hesscale_rl.{its.module}") is not None, name
+    names = ("benchmark", "cost", "approximation", "diagonality", "ur", "report", "completion")
+    assert all(f"hesscale-rl {name}" in completion.help_of([name]) for name in names)
+
+
+def test_a_shell_completes_commands_flags_and_choices():
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash on this machine")
+    ask = "COMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _hesscale_rl; echo ${{COMPREPLY[@]}}"
+    lines = {
+        "hesscale-rl rep": "report",
+        "hesscale-rl train pp": "ppo",
+        "hesscale-rl train ppo --total": "--total-timesteps",
+        "hesscale-rl train ppo --optimizer scaled-adahessc": "scaled-adahesscale scaled-adahesscale-gn",
+        "hesscale-rl plot sens": "sensitivity",
+        "hesscale-rl plot curves x --stat": "--statistic",
+        "hesscale-rl plot curves x --statistic i": "iqm",
+        "hesscale-rl sweep ppo_sens": "ppo_sensitivity_small",
+        "hesscale-rl cost --exp": "--experiment",
+    }
+    script = "\n".join([completion.script("bash"), *(ask.format(line) for line in lines)])
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [*lines.values()] and not done.stderr
+    assert completion.script("zsh").startswith("autoload")
 
 
 def test_train_runs_the_agents_file_as_a_program(command, tmp_path):

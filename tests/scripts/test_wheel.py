@@ -27,6 +27,8 @@ def test_the_wheel_holds_one_package_and_runs_where_the_users_have_our_names(tmp
         "envs/ur/safety.py",
         "studies/cost.py",
         "scripts/sweeps/paper_ppo.toml",
+        "scripts/reporting/page.js",
+        "scripts/reporting/page.css",
         "py.typed",
     ):
         assert f"hesscale_rl/{part}" in names, part

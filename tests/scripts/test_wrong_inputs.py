@@ -87,11 +87,11 @@ extra => extra: one word too many
 """
 COMMANDS = {
     "hesscale-rl": """
-trian ppo => no command 'trian'; did you mean train?
+trian ppo => no command 'trian'; did you mean 'train'?
 EMPTY => which command?
 fly => no command 'fly'
 train => which agent?
-train ppp => no agent 'ppp'; did you mean ppo?
+train ppp => no agent 'ppp'; did you mean 'ppo'?
 doctor --foo => --foo: no such flag (hesscale-rl doctor --help)
 doctor now => now: one word too many
 """,
@@ -167,6 +167,7 @@ nope --onx => --onx: no such flag; did you mean --onnx?
     "hesscale-rl sweep": """
 => the following arguments are required: spec
 nope.toml => nope.toml: cannot be read (No such file or directory)
+ppo_sensitivity_smal => comes with this package: did you mean 'ppo_sensitivity_small'?
 file => file: needs [[settings]] tables
 broken/config.json => TOMLDecodeError
 nope.toml -j 0 => -j 0: must be at least 1
@@ -179,6 +180,30 @@ nope.toml --ray-address a:1 => --ray-address a:1: is not for --launcher local
 nope.toml --launcher slurm --time-limit 0 => --time-limit 0: must be at least 1
 nope.toml --launcher slurm --slurm cpu => --slurm cpu: must be NAME=VALUE
 nope.toml --dry => --dry: no such flag; did you mean --dir?
+""",
+    "hesscale-rl report": """
+=> the following arguments are required: RUNS
+nowhere => nowhere: no runs there; name run directories or the folder of a sweep
+empty => empty: no runs there
+foreign => no 'exp_name'
+broken => config.json: cannot be read
+nowhere --serve => nowhere: no such directory
+file --serve => file: no such directory
+empty --serve --port 99999 => --port 99999: must be between 0 and 65535
+empty --serve --port x => --port x: must be a whole number
+empty --serve -o a.html => -o a.html: is not for --serve, which writes nothing
+empty --port 80 => --port 80: is for --serve
+empty --bins 0 => --bins 0: must be at least 1
+foreign -o file/a => -o file/a.html: cannot be written
+empty --x step => --x step: did you mean 'steps'?
+""",
+    "hesscale-rl completion": """
+=> the following arguments are required: shell
+bsh => shell bsh: did you mean 'bash'?
+""",
+    "hesscale-rl benchmark": """
+--rounds x => --rounds x: must be a whole number
+--round 3 => --round: no such flag; did you mean --rounds?
 """,
     "hesscale-rl plot": """
 => the following arguments are required: kind, RUNS
