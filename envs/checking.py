@@ -20,6 +20,7 @@ from hesscale_rl.errors import Diverged, EnvironmentFault, InputError
 from hesscale_rl.rl.normalize import copy_finite
 from hesscale_rl.rl.records import LARGEST
 
+from .native import NativeStep
 from .ur.safety import RobotFault
 
 _ARRAY, _FLOATS, _BOOLS = np.ndarray, (float, np.float64), (bool, np.bool_)
@@ -32,7 +33,10 @@ class Checked(gym.Wrapper):
 
     `name` begins every message: "--env-id Mine-v0". EnvironmentFault, with one line, for anything else that the
     environment returns, and for what it raises (but a robot's faults and our own errors, which pass as they are).
+    `native`: a compiled step of the same numbers, for `step_into` to take where it can; None for none.
     """
+
+    native: NativeStep | None = None
 
     def __init__(self, env: gym.Env, name: str):
         super().__init__(env)
@@ -57,7 +61,7 @@ class Checked(gym.Wrapper):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Take an action; return the observation [O], the reward, both ends and the environment's own infos."""
         row = np.empty(self.length)
-        return row, *self.step_into(action, row)
+        return row, *self._own_step(action, row)
 
     def reset_into(self, row: np.ndarray, **how: Any) -> Any:
         """Begin an episode, write the observation into row [O] and return the infos."""
@@ -68,10 +72,24 @@ class Checked(gym.Wrapper):
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._fault("reset", what(result), "the two values observation, info", "return both")
         self._read(result[0], row, "reset")
+        if self.native is not None:
+            self.native.look()
         return result[1]
 
-    def step_into(self, action: Any, row: np.ndarray) -> tuple[float, bool, bool, Any]:
-        """Take an action, write the observation into row [O] and return the other four values."""
+    def step_into(self, action: Any, row: np.ndarray) -> tuple[float, bool, bool]:
+        """Take an action, write the observation into row [O] and return the reward and both ends."""
+        native = self.native
+        if native is None or not native.takes(action):
+            return self._own_step(action, row)[:3]
+        reward, terminated, truncated = native.step_into(action, row)
+        if not self._copy(row, row):
+            raise self._not_finite("step", row)
+        if not -LARGEST <= reward <= LARGEST:
+            self._number(reward)
+        return reward, terminated, truncated
+
+    def _own_step(self, action: Any, row: np.ndarray) -> tuple[float, bool, bool, Any]:
+        """The environment's own step: `step_into`, and its infos."""
         try:
             result: Any = self.env.step(action)
         except (Exception, SystemExit) as error:
@@ -100,9 +118,12 @@ class Checked(gym.Wrapper):
             flat = obs if self._shape else gym.spaces.flatten(self.declared, obs)
             obs = np.asarray(flat, np.float64)
         if not self._copy(obs, row):
-            at = int(np.flatnonzero(~(np.abs(row) <= LARGEST))[0])
-            came = f"an observation whose entry {at} is {row[at]}"
-            raise self._fault(call, came, "finite numbers that float32 holds", "look for what makes it so")
+            raise self._not_finite(call, row)
+
+    def _not_finite(self, call: str, row: np.ndarray) -> EnvironmentFault:
+        at = int(np.flatnonzero(~(np.abs(row) <= LARGEST))[0])
+        came = f"an observation whose entry {at} is {row[at]}"
+        return self._fault(call, came, "finite numbers that float32 holds", "look for what makes it so")
 
     def _number(self, reward: Any) -> float:
         array = as_array(reward)

@@ -13,7 +13,7 @@ import numpy as np
 from hesscale_rl.rl.rollout import Step
 from hesscale_rl.system.console import complain
 
-from . import state
+from . import native, state
 from .checking import Checked, CheckedPool
 from .plain import NotPlain
 
@@ -25,6 +25,8 @@ class Envs:
         self.copies = [env if isinstance(env, Checked) else Checked(env, "the environment") for env in copies]
         self.observation_space, self.action_space = self.copies[0].observation_space, copies[0].action_space
         self.num_envs = e = len(copies)
+        for env in self.copies:
+            env.native = native.find(env.env, env.name)
         # What a step returns changes with the next one: nothing is allocated in between.
         self._final, self._obs = np.empty((e, self.copies[0].length)), np.empty((e, self.copies[0].length))
         self._each = [*zip(range(e), self.copies, self._final, self._obs, strict=True)]
@@ -42,7 +44,7 @@ class Envs:
         """Take the actions [E, ...]; where an episode ends, begin the next."""
         over = False
         for i, env, final, first in self._each:
-            reward, terminated, truncated, _ = env.step_into(actions[i], final)
+            reward, terminated, truncated = env.step_into(actions[i], final)
             self._rewards[i], self._terminated[i], self._truncated[i] = reward, terminated, truncated
             if terminated or truncated:
                 env.reset_into(first)

@@ -75,7 +75,7 @@ def _episodes(env: "Checked", episodes: int) -> Iterator[Finding]:
         for episode in range(episodes):
             env.reset_into(row, seed=episode)
             for _ in range(STEPS):
-                _, terminated, truncated, _ = env.step_into(env.action_space.sample(), row)
+                _, terminated, truncated = env.step_into(env.action_space.sample(), row)
                 steps += 1
                 outside += not bool(((row >= space.low) & (row <= space.high)).all())
                 if terminated or truncated:

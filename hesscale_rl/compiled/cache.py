@@ -2,7 +2,7 @@
 
 A process that compiles a loop itself may run other machine code than one that finds it in the cache, and round
 otherwise: one seed would give two results, before and after the first run. So nobody compiles for themselves, unless
-no cache can be written, and then everybody does. What only `Hutchinson` needs waits until a run asks for it.
+no cache can be written, and then everybody does. What only some runs need waits until one asks for it.
 """
 
 import hashlib
@@ -18,7 +18,14 @@ from ..system.console import complain
 from ..system.locks import alone
 from . import kernels
 
-COMMON, HUTCHINSON = "common", "hutchinson"  # the loops of most runs, and those that only AdaHessian's need
+# The loops of most runs, those that only AdaHessian's need, and those of MuJoCo's tasks.
+COMMON, HUTCHINSON, NATIVE = "common", "hutchinson", "native"
+# Of each: the program that compiles them, what to call them, and about how many seconds it takes.
+PARTS = {
+    COMMON: ("hesscale_rl.rl.fast.compile_all", "its loops", 30),
+    HUTCHINSON: ("hesscale_rl.rl.fast.compile_all", "AdaHessian's loops", 20),
+    NATIVE: ("hesscale_rl.envs.native.compile_all", "the steps of MuJoCo's tasks", 15),
+}
 _ready: set[str] = set()
 
 
@@ -29,30 +36,36 @@ def ready(part: str = COMMON) -> None:
     _ready.add(part)
     if PLAIN:
         return
-    folder = kernels.forward.stats.cache_path
-    if folder is None:
-        return
-    stamp = Path(folder) / f"warm-{sources()}-{_machine()}-{part}"
-    if stamp.exists():
+    stamp = mark(part)
+    if stamp is None or stamp.exists():
         return
     # Of runs that start together, one compiles and the others wait.
-    with alone(Path(folder), lambda: _say("waiting for another process that compiles the loops")):
+    with alone(stamp.parent, lambda: _say("waiting for another process that compiles the loops")):
         if not stamp.exists():
-            _fill(Path(folder), stamp, part)
+            _fill(stamp, part)
+
+
+def mark(what: str) -> Path | None:
+    """Return the file in the cache that says `what` of these sources on this machine; None without a cache.
+
+    It is removed when the loops of other sources are compiled.
+    """
+    folder = kernels.forward.stats.cache_path
+    return None if folder is None else Path(folder) / f"warm-{sources()}-{_machine()}-{what}"
 
 
 def _say(words: str) -> None:
     complain(f"hesscale_rl: {words}")
 
 
-def _fill(folder: Path, stamp: Path, part: str) -> None:
-    what, seconds = ("its loops", 30) if part == COMMON else ("AdaHessian's loops", 20)
+def _fill(stamp: Path, part: str) -> None:
+    program, what, seconds = PARTS[part]
     _say(f"compiling {what}, once for this installation (about {seconds} s)")
-    for old in folder.glob("warm-*-*"):
+    for old in stamp.parent.glob("warm-*-*"):
         if not old.name.startswith(f"warm-{sources()}-"):
             old.unlink(missing_ok=True)
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    command = [sys.executable, "-m", "hesscale_rl.rl.fast.compile_all", part]
+    command = [sys.executable, "-m", program, part]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         stamp.touch()
@@ -68,4 +81,4 @@ def _machine() -> str:
 
 def compile_here() -> None:
     """Let this process compile what it needs itself, without another one."""
-    _ready.update((COMMON, HUTCHINSON))
+    _ready.update(PARTS)
