@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from .optim.base import CurvatureError
     from .rules import UnsupportedLayerError, register
-    from .tape import Result, backward, measure_curvature, value_grad_curvature
+    from .tape import Result, Tape, backward, measure_curvature, record, value_grad_curvature
 
 __version__ = "0.1.0"
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "ScaledAdam",
     "ScaledSGD",
     "SquaredGradient",
+    "Tape",
     "UnsupportedLayerError",
     "backward",
     "losses",
@@ -67,6 +68,7 @@ __all__ = [
     "measure_curvature",
     "networks",
     "optim",
+    "record",
     "register",
     "rules",
     "value_grad_curvature",
@@ -90,7 +92,7 @@ _HOMES = {
     ],
     "optim.base": ["CurvatureError"],
     "rules": ["UnsupportedLayerError", "register"],
-    "tape": ["Result", "backward", "measure_curvature", "value_grad_curvature"],
+    "tape": ["Result", "Tape", "backward", "measure_curvature", "record", "value_grad_curvature"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ["compiled", "curvature", "losses", "networks", "optim", "oracle", "rl", "rules", "runs", "tape"]

@@ -6,6 +6,7 @@ whatever forward a network has.
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ def changes_input(layer: nn.Module) -> bool | None:
     return None if isinstance(layer, nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout) else False
 
 
-def given_to(layer: nn.Module, x: Tensor) -> Tensor:
+def given_to(layer: nn.Module, x: Any) -> Any:
     """Return x for a layer that is not the only one to read it: a copy where the layer would change it."""
-    return x.clone() if changes_input(layer) else x
+    return x.clone() if isinstance(x, Tensor) and changes_input(layer) else x
 
 
 class Skip(nn.Module):

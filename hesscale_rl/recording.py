@@ -28,6 +28,8 @@ class Recorder(TorchFunctionMode):
     what becomes of that axis. `places`: whether each rule is to know where it was called.
     """
 
+    own_loss = False  # whether the loss is to be recorded too, so that calls are kept
+
     def __init__(self, parameters: Iterable[Tensor], samples: Sequence[Tensor] = (), places: bool = False):
         super().__init__()
         self.rules: list[Rule] = []
@@ -45,12 +47,15 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.now:
             args, kwargs = self._latest(args), {k: self._latest(v) for k, v in kwargs.items()}
-        live = torch.is_grad_enabled()
-        with torch.no_grad():
-            try:
-                return self._run(func, types, args, kwargs, live)
-            except Refusal as refusal:
-                raise UnsupportedLayerError(where(func), str(refusal)) from None
+        if not torch.is_grad_enabled():
+            return self._run(func, types, args, kwargs, False)
+        torch._C._set_grad_enabled(False)  # the context manager costs more than what it is around
+        try:
+            return self._run(func, types, args, kwargs, True)
+        except Refusal as refusal:
+            raise UnsupportedLayerError(where(func), str(refusal)) from None
+        finally:
+            torch._C._set_grad_enabled(True)
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, live: bool) -> Any:
         """Run a function that a parameter or a sample reaches; `live`: whether derivatives are wanted of it."""
@@ -76,6 +81,8 @@ class Recorder(TorchFunctionMode):
                 rule = ByAutodiff.of_call(func, args, kwargs, func(*args, **kwargs))
         if types and (odd := [kind for kind in types if kind is not Tensor and kind is not nn.Parameter]):
             raise Refusal(f"{odd[0].__qualname__} is a subclass of Tensor, which may mean another function by it")
+        if self.own_loss:
+            rule.called = func, args, kwargs
         y = self.keep(rule)
         if changed is not None:
             self.now[id(changed)] = y
@@ -87,7 +94,13 @@ class Recorder(TorchFunctionMode):
         given = rule.inputs
         if any(rule.y is t for t in given.values()):
             return rule.y
-        rule.live = [slot for slot, t in given.items() if id(t) in self.live]
+        rule.live = []
+        for slot, t in given.items():
+            if id(t) not in self.live:
+                if not t.requires_grad:
+                    continue
+                self.stray(t)
+            rule.live.append(slot)
         outputs = [t for t in each(rule.y) if isinstance(t, Tensor)]
         if self.n:
             rule.varying = [slot for slot, t in given.items() if id(t) in self.varying]
@@ -141,6 +154,7 @@ class Recorder(TorchFunctionMode):
                     return True
                 if t.requires_grad:
                     self.stray(t)
+                    return True
             elif (type(t) is tuple or type(t) is list) and self._reached(t):
                 return True
         return False

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import compiled
+from . import compiled, tail
 from .backend import compiles
 from .curvature.base import Curvature, Messages, NoCurvature
 from .curvature.blocks import Block
 from .errors import InputError
-from .losses import Loss, as_loss
+from .losses import Autodiff, Loss, as_loss
 from .networks import given_to
-from .recording import Recorder, run_forward, with_parameters
+from .recording import Recorder, run_forward, where, with_parameters
 from .rules import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
@@ -31,7 +31,7 @@ class Result(NamedTuple):
     curvature: dict[str, Any]  # tensors in the parameters' shapes; of KFAC, KFRA and HBP blocks (curvature/blocks.py)
 
 
-def record(net: nn.Module, x: Any, samples: bool = False, places: bool = False) -> tuple[list[Rule], Tensor]:
+def operations(net: nn.Module, x: Any, samples: bool = False, places: bool = False) -> tuple[list[Rule], Tensor]:
     """Run `net` on x; return the rules of what a parameter of `net` reaches, in order, and the outputs.
 
     `samples`: whether the rules are to know which of their inputs differ by sample, and along axis 0; `places`: where
@@ -69,22 +69,58 @@ def _pass(net, params, x, loss, curvature):
     checks.check_parameters(params)
     tape = Recorder(params.values(), _samples(x) if curvature.by_sample else ())
     y = run_forward(net, given_to(net, x), tape)
-    value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
-    g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
-    grads, messages, rules = Messages(), Messages(tape.uses), tape.rules
-    grads.put(y, g)
-    curvature.place(messages, y, curvature.seed(loss, y, diagonal))
+    if isinstance(y, Tensor):
+        value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
+        g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
+        grads, messages, rules = Messages(), Messages(tape.uses), tape.rules
+        grads.put(y, g)
+        curvature.place(messages, y, curvature.seed(loss, y, diagonal))
+    else:
+        value = _loss_of_several(tape, loss, y)
+        check_own_loss(curvature)
+        grads, messages = tail.start(tape.rules, value, tape.uses, curvature)
+        rules = tape.rules
     del tape
     try:
         walk(rules, grads, messages, curvature)
     except _Unpassable as error:
-        number, rule, lack = error.args
-        place = record(net, x, places=True)[0][number].place  # only now it is worth its while to know
-        why = f"{type(curvature).__name__} cannot pass it, because {lack}"
-        raise UnsupportedLayerError(place, why if isinstance(lack, MissingPrimitive) else str(lack)) from None
+        number, _, _ = error.args
+        # Only now it is worth its while to know the place.
+        raise refusal(curvature, operations(net, x, places=True)[0][number].place, error) from None
     found = {name: grads[id(p)] for name, p in params.items() if id(p) in grads}
     curved = {name: messages[id(p)] for name, p in params.items() if messages.get(id(p)) is not None}
     return value, y, found, {name: curvature.read(message) for name, message in curved.items()}
+
+
+def refusal(curvature: Curvature, place: str, error: "_Unpassable") -> UnsupportedLayerError:
+    """Return the error for what a curvature cannot pass."""
+    lack = error.args[2]
+    why = f"{type(curvature).__name__} cannot pass it, because {lack}"
+    return UnsupportedLayerError(place, why if isinstance(lack, MissingPrimitive) else str(lack))
+
+
+def check_own_loss(curvature: Curvature) -> None:
+    """Raise InputError for a method that has to know the loss as a function of one tensor of outputs."""
+    if not curvature.on_tape or not (curvature.wants_diagonal or isinstance(curvature, NoCurvature)):
+        raise InputError(
+            f"{type(curvature).__name__} needs a network with one tensor of outputs [N, ...] and its loss apart, "
+            "hesscale_rl.backward(net, x, loss); HesScale and HesScaleGN do without"
+        )
+
+
+def _loss_of_several(tape, loss, y):
+    """The loss of outputs that are not one tensor, recorded as the network is."""
+    if not isinstance(loss, Autodiff):
+        raise InputError(
+            f"the network returns a {type(y).__name__}, and {type(loss).__name__} knows one tensor: give as loss a "
+            "function of what the network returns, lambda outputs: ..."
+        )
+    tape.own_loss = True  # of what follows; the network's own operations are no part of the loss's
+    with torch.enable_grad(), tape:
+        value = loss.fn(y)
+    if not isinstance(value, Tensor) or value.ndim:
+        raise InputError("the loss returned no scalar tensor")
+    return value
 
 
 def _samples(x):
@@ -172,19 +208,15 @@ def backward(
                 result = Result(*_pass(net, params, x, loss, on_tape))
     if not curvature.on_tape:
         result = result._replace(curvature=curvature.estimate(net, dict(net.named_parameters()), x, loss))
-    hooked: dict[Tensor, tuple[Tensor, Any]] = {}  # with the sums over a parameter's places: hooks see it once
+    found: dict[Tensor, tuple[Tensor, Any]] = {}
     for name, p in params.items():
-        if not p.requires_grad or name not in result.grad:  # frozen, or without effect on the loss
-            continue
-        grad, curved = result.grad[name], result.curvature.get(name)
-        if fast_mlp is None and checks.has_hooks(p):  # a FastMLP has none
-            g, h = hooked.get(p, (None, None))
-            hooked[p] = grad if g is None else g + grad, curved if h is None else h + curved
-        else:
-            _accumulate_curvature(p, curved)
-            p.grad = grad if p.grad is None else p.grad.detach() + grad
-    if hooked:
-        _accumulate_by_autograd(hooked)
+        if p.requires_grad and name in result.grad:  # neither frozen nor without effect on the loss
+            grad, curved = result.grad[name], result.curvature.get(name)
+            if p in found:  # a FastMLP tells of each place
+                g, h = found[p]
+                grad, curved = g + grad, curved if h is None else h + curved
+            found[p] = grad, curved
+    _accumulate(found, hooks=fast_mlp is None)  # a FastMLP has none
     return result
 
 
@@ -206,6 +238,70 @@ def measure_curvature(
     return found
 
 
+class Tape(Recorder):
+    """The operations of a program with a loss of its own; made by `record`."""
+
+    own_loss = True
+
+    def __init__(self) -> None:
+        super().__init__((), places=True)
+        self.parameters: list[Tensor] = []
+        self.versions: dict[int, int] = {}
+
+    def stray(self, t: Tensor) -> None:
+        """Take a leaf that requires grad as a parameter; refuse what autograd has made of one before."""
+        if not t.is_leaf:
+            raise InputError(
+                f"{where('a tensor')}: {list(t.shape)} was computed from parameters outside of the recording: "
+                "compute it within, or detach() it"
+            )
+        self.parameters.append(t)
+        self.uses[id(t)], self.live[id(t)], self.versions[id(t)] = 0, t, t._version
+
+    def backward(self, loss: Tensor, curvature: Curvature | None = None) -> None:
+        """Add the gradient of the 0-d `loss` to `p.grad` and its curvature to `p.hess_diag` of every parameter.
+
+        What follows the last operation that a parameter enters is the loss as a function of the network's outputs,
+        and its second derivatives are exact where it is small (tail.py). Once only, as the tape is used up.
+        """
+        curvature = curvature or NoCurvature()
+        check_own_loss(curvature)
+        if not isinstance(loss, Tensor) or loss.ndim or id(loss) not in self.live:
+            raise InputError(
+                "tape.backward: the loss must be a scalar tensor that was computed from parameters while this tape "
+                "was recording, and the tape is good for one walk back"
+            )
+        for p in self.parameters:
+            if p._version != self.versions[id(p)]:
+                raise InputError(
+                    f"a parameter {list(p.shape)} was changed in place after the forward; record it anew"
+                )
+        checks.check_parameters({str(list(p.shape)): p for p in self.parameters})
+        with torch.no_grad():
+            grads, messages = tail.start(self.rules, loss, self.uses, curvature)
+            self.live = {}
+            places = [rule.place for rule in self.rules]
+            try:
+                walk(self.rules, grads, messages, curvature)
+            except _Unpassable as error:
+                raise refusal(curvature, places[error.args[0]], error) from None
+            reached = [p for p in self.parameters if id(p) in grads]
+            _accumulate(
+                {
+                    p: (grads[id(p)], None if (m := messages.get(id(p))) is None else curvature.read(m))
+                    for p in reached
+                }
+            )
+
+
+def record() -> Tape:
+    """Return a tape that records what runs under it, `with record() as tape:`; then `tape.backward(loss, curvature)`.
+
+    Parameters are all leaves that require grad and take part, as for autograd.
+    """
+    return Tape()
+
+
 def _by_graph(net, params, x, loss, curvature):
     """One pass by torch.compile; what refuses a network there is what the tape says of it."""
     with torch.no_grad():
@@ -216,13 +312,19 @@ def _by_graph(net, params, x, loss, curvature):
             raise
 
 
-def _accumulate_by_autograd(hooked):
-    """Add to p.grad as autograd itself does, for parameters whose hooks it calls on the way; curvature goes first."""
-    for p, (_, curvature) in hooked.items():
+def _accumulate(found, hooks=True):
+    """Add to every parameter the gradient and the curvature that were found of it."""
+    hooked = {}
+    for p, (grad, curvature) in found.items():
         _accumulate_curvature(p, curvature)
-        if p.grad is not None:
-            p.grad = p.grad.detach().clone()  # autograd adds in place
-    torch.autograd.backward(list(hooked), [grad.clone() for grad, _ in hooked.values()])
+        if hooks and checks.has_hooks(p):  # as autograd itself does
+            if p.grad is not None:
+                p.grad = p.grad.detach().clone()  # autograd adds in place
+            hooked[p] = grad.clone()
+        else:
+            p.grad = grad if p.grad is None else p.grad.detach() + grad
+    if hooked:
+        torch.autograd.backward(list(hooked), list(hooked.values()))
 
 
 def _accumulate_curvature(p, curvature):

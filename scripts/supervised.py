@@ -175,7 +175,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
 
     from hesscale_rl.curvature.hbp import HBP
     from hesscale_rl.rules.shape import Reshape
-    from hesscale_rl.tape import record
+    from hesscale_rl.tape import operations
 
     if curvature is None or not curvature.on_tape:
         return
@@ -185,7 +185,7 @@ def check_curvature(args: Args, net: nn.Sequential, curvature: hs.Curvature | No
         raise InputError(f"{what} needs a rule for every layer, and --task {args.task} has LSTMs; take {others}")
     if isinstance(curvature, HBP):
         with torch.no_grad():
-            tape = record(net, x[:1])[0]
+            tape = operations(net, x[:1])[0]
         widest = max(rule.y.numel() for rule in tape if not isinstance(rule, Reshape))
         # A convolution takes its Jacobian for every example, a Linear has one for all.
         copies = (args.batch_size or 1) if any(isinstance(m, nn.Conv2d) for m in net.modules()) else 1

@@ -65,9 +65,17 @@ def surroundings(device: str) -> str:
 
 
 def check_input(x: Any) -> None:
-    """Raise InputError unless x is a batch [N, ...] of real numbers, at least one, with nothing around the call."""
+    """Raise InputError unless x is a batch [N, ...], at least one sample, with nothing around the call.
+
+    Several inputs are a tuple, net(*x), or a dict, net(**x).
+    """
+    if type(x) in (tuple, dict) and x:
+        for part in x.values() if type(x) is dict else x:
+            if isinstance(part, Tensor):
+                check_input(part)
+        return
     if not isinstance(x, Tensor):
-        raise InputError(f"x must be a torch.Tensor [N, ...], got {type(x).__name__}: a network here has one input")
+        raise InputError(f"x must be a torch.Tensor [N, ...], a tuple or a dict of such, got {type(x).__name__}")
     if type(x) not in PLAIN:
         raise InputError(
             f"x is a {type(x).__name__}: hand over a plain tensor, x.as_subclass(torch.Tensor) or its own"
@@ -80,9 +88,9 @@ def check_input(x: Any) -> None:
         raise InputError("x is a nested tensor: hand over samples of one shape, x.to_padded_tensor(0.0)")
     if x.requires_grad:
         raise InputError("x requires grad, and nothing flows back into it: hand over x.detach()")
-    if not x.dtype.is_floating_point:
-        raise InputError(f"x {list(x.shape)} holds {x.dtype}, expected real floating-point numbers: x.float()")
-    if x.ndim == 1 and len(x):
+    if x.dtype.is_complex:
+        raise InputError(f"x {list(x.shape)} holds {x.dtype}, expected real numbers: torch.view_as_real(x)")
+    if x.ndim == 1 and len(x) and x.dtype.is_floating_point:
         raise InputError(f"x has the shape {list(x.shape)}: axis 0 must be the samples; for one sample, x[None]")
     if not x.ndim or not x.shape[0]:
         raise InputError(f"x has the shape {list(x.shape)}: there is no sample in it")

@@ -14,6 +14,8 @@ from .rule import Rule
 class Dropout(Rule):
     """y = mask * x with a mask drawn once per pass; the identity in eval mode."""
 
+    draws = True
+
     def run(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """Return mask * x; the mask holds 0 and 1/(1 - p)."""
         self.take(x)

@@ -83,10 +83,12 @@ class Rule:
     one_use = False  # whether a parameter acts on one entry of a sample's output at most: (J_p'v)^2 = (J_p*J_p)'v^2
     joint = True  # whether the second derivatives in two inputs at once are zero
     diagonal = False  # whether the second derivatives in one input are a diagonal
-    live: Sequence[str] = ()
+    live: list[str]
     varying: Slots = ()
     by_sample = False  # whether y has the samples on axis 0, each made of its own inputs alone; if the tape looks
     place = ""  # where it was called, if the tape keeps that
+    called: Any = None  # function, arguments and named arguments, if the tape keeps them
+    draws = False  # whether another call gives other numbers
     func: Any = None  # the torch function
     layer: Any
     x: Tensor
