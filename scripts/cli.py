@@ -31,6 +31,7 @@ GROUPS = {
         "export": Command("scripts.export", "RUN", "write the policy for use without this library; --onnx"),
         "check": Command("scripts.check", "ENV", "whether an environment of yours keeps to what it declares"),
         "sweep": Command("scripts.sweep", "SPEC", "carry out a grid of runs; the same command again continues it"),
+        "tune": Command("scripts.tune", "ENV", "find settings for a task, by Optuna; the same command again goes on"),
     },
     "look": {
         "report": Command("scripts.report", "RUNS", "a page for a sweep or a run; --serve follows it while it goes"),

@@ -13,6 +13,7 @@ import io
 import re
 import runpy
 import sys
+import warnings
 
 from hesscale_rl import agents
 from hesscale_rl.errors import DONE
@@ -43,8 +44,9 @@ def help_of(words: list[str]) -> str:
     before, said = sys.argv[:], io.StringIO()
     sys.argv[:] = [f"hesscale-rl {' '.join(words)}", "--help"]
     try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit), warnings.catch_warnings():
             if words[0] == "train":
+                warnings.simplefilter("ignore")  # of a program that has imported the agent's file before
                 runpy.run_module(f"hesscale_rl.agents.{words[1]}", run_name="__main__", alter_sys=True)
             else:
                 importlib.import_module(f"hesscale_rl.{COMMANDS[words[0]].module}").main()

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -98,13 +99,8 @@ def work(account: Account, launcher: launchers.Launcher) -> bool:
     from rich.live import Live
     from rich.table import Table
 
-    stop: list[int] = []
-    ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
-        ends.append(signal.SIGHUP)  # of a terminal that is gone
-    before = {n: signal.signal(n, lambda number, frame: stop.append(number)) for n in ends}
     console, due = Console(), 0.0
-    try:
+    with told_to_stop() as stop:
         table = Live(console=console, auto_refresh=False)
         with table if console.is_terminal else contextlib.nullcontext():
             while account.open() and not stop:
@@ -121,13 +117,30 @@ def work(account: Account, launcher: launchers.Launcher) -> bool:
                     due = time.monotonic() + (SHOW if console.is_terminal else PLAIN)
                 time.sleep(POLL)
             if stop:
-                say("ending the runs at their next checkpoint; the same command goes on")
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-                launcher.stop()
+                end_runs(launcher)
+    return not stop
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[list[int]]:
+    """Heed the signals that end a program: they are collected, for the loop that looks whether there are any."""
+    stop: list[int] = []
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+        ends.append(signal.SIGHUP)  # of a terminal that is gone
+    before = {n: signal.signal(n, lambda number, frame: stop.append(number)) for n in ends}
+    try:
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return not stop
+
+
+def end_runs(launcher: launchers.Launcher) -> None:
+    """Let the runs save and end; a second Ctrl-C does not wait for it."""
+    say("ending the runs at their next checkpoint; the same command goes on")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    launcher.stop()
 
 
 def ending(code: int) -> str:
@@ -178,7 +191,7 @@ def sweep(args: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
     try:
-        _compile()
+        compile_loops()
         account = Account(runs, folder)
         launcher.begin(account.open(), folder)
         return report(account) if work(account, launcher) else INTERRUPTED
@@ -186,7 +199,7 @@ def sweep(args: argparse.Namespace) -> int:
         own.release()
 
 
-def _compile() -> None:
+def compile_loops() -> None:
     """Compile the loops before many processes want them."""
     from hesscale_rl.compiled.cache import ready
 
@@ -208,13 +221,17 @@ def check_launcher(args: argparse.Namespace) -> None:
             raise InputError(f"--slurm {pair}: must be NAME=VALUE, one of sbatch's options")
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_launcher(args: argparse.Namespace) -> launchers.Launcher:
     """Return the launcher that is asked for."""
     from hesscale_rl.scripts.sweeping import launchers
 
     if args.launcher == "local":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return launchers.Local(args.jobs or cores)
+        return launchers.Local(args.jobs or cores())
     if args.launcher == "ray":
         return launchers.OnRay(args.ray_address)
     options: dict[str, Any] = {"timeout_min": args.time_limit or 240}
@@ -229,12 +246,8 @@ def leave(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def main() -> int:
-    """Read the command line and return the exit code."""
-    before = signal.signal(signal.SIGINT, leave)  # until there are runs to be ended
-    parser = Parser("hesscale-rl sweep", __doc__)
-    parser.add_argument("spec", type=Path, help="a TOML or Python file, or the name of one that comes along")
-    parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
+def add_launcher(parser: Parser) -> None:
+    """Add the flags that say where runs are carried out."""
     parser.add_argument("-j", "--jobs", type=int, help="runs at once; default one a core, of Slurm any number")
     parser.add_argument(
         "--launcher",
@@ -245,12 +258,26 @@ def main() -> int:
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a Ray cluster; default one on this machine")
     parser.add_argument("--time-limit", type=int, metavar="MINUTES", help="of a Slurm job; default 240")
     parser.add_argument("--slurm", nargs="+", metavar="NAME=VALUE", help="options of sbatch: partition=cpu")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
+
+
+def obey_launching(parser: Parser, act: Callable[[argparse.Namespace], int]) -> int:
+    """Parse the command line and act; Ctrl-C is obeyed at once until there are runs to be ended."""
+    before = signal.signal(signal.SIGINT, leave)
     try:
         # A second Ctrl-C does not wait for the runs.
-        return obey(parser, sweep, "interrupted; the same command goes on from the runs' last checkpoints")
+        return obey(parser, act, "interrupted; the same command goes on from the runs' last checkpoints")
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def main() -> int:
+    """Read the command line and return the exit code."""
+    parser = Parser("hesscale-rl sweep", __doc__)
+    parser.add_argument("spec", type=Path, help="a TOML or Python file, or the name of one that comes along")
+    parser.add_argument("--dir", type=Path, help="where the runs are; default sweeps/NAME OF SPEC")
+    add_launcher(parser)
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and do nothing")
+    return obey_launching(parser, sweep)
 
 
 if __name__ == "__main__":

@@ -69,18 +69,17 @@ def start(run: Planned, folder: Path) -> subprocess.Popen:
 class Tries:
     """Counts how often runs were started, anew from each of their checkpoints: who gets further may crash again."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self) -> None:
         self.begun: Counter[tuple[Planned, int]] = Counter()
 
-    def start(self, run: Planned) -> subprocess.Popen:
+    def start(self, run: Planned, folder: Path) -> subprocess.Popen:
         """Start a run."""
-        self.begun[run, saved(self.folder / run.name)] += 1
-        return start(run, self.folder)
+        self.begun[run, saved(folder / run.name)] += 1
+        return start(run, folder)
 
-    def over(self, run: Planned, code: int) -> bool:
+    def over(self, run: Planned, folder: Path, code: int) -> bool:
         """Whether that was a run's end."""
-        return code in (DONE, DIVERGED, BAD_INPUT) or self.begun[run, saved(self.folder / run.name)] >= ATTEMPTS
+        return code in (DONE, DIVERGED, BAD_INPUT) or self.begun[run, saved(folder / run.name)] >= ATTEMPTS
 
 
 class Performer:
@@ -90,15 +89,15 @@ class Performer:
 
     def __call__(self, run: Planned, folder: Path) -> int:
         """Do the run, or what is left of it; return its exit code."""
-        tries = Tries(folder)
+        tries = Tries()
         while True:
             while held(folder / run.name):  # one that was left alone by its launcher is still saving
                 time.sleep(0.2)
             code = exit_code(folder / run.name)
             if code is None:
-                self.process = tries.start(run)
+                self.process = tries.start(run, folder)
                 code = self.process.wait()
-            if tries.over(run, code):
+            if tries.over(run, folder, code):
                 return code
 
     def checkpoint(self, run: Planned, folder: Path) -> Any:
@@ -120,7 +119,11 @@ class Launcher(Protocol):
     """Takes runs. One that cannot be is an InputError when it is made, which touches no file."""
 
     def begin(self, runs: Sequence[Planned], folder: Path) -> None:
-        """Take the runs of a sweep."""
+        """Take runs of a sweep; more may come later."""
+        ...
+
+    def drop(self, run: Planned) -> None:
+        """Let one run save and end, whatever is left of it."""
         ...
 
     def poll(self) -> list[tuple[Planned, int]]:
@@ -141,10 +144,21 @@ class Local:
     def __init__(self, jobs: int):
         self.jobs = jobs
         self.running: dict[Planned, subprocess.Popen] = {}
+        self.waiting: deque[Planned] = deque()
+        self.tries = Tries()
 
     def begin(self, runs: Sequence[Planned], folder: Path) -> None:
-        """Take the runs of a sweep."""
-        self.waiting, self.folder, self.tries = deque(runs), folder, Tries(folder)
+        """Take runs of a sweep; more may come later."""
+        self.waiting.extend(runs)
+        self.folder = folder
+
+    def drop(self, run: Planned) -> None:
+        """Let one run save and end."""
+        if run in self.waiting:
+            self.waiting.remove(run)
+        if (process := self.running.pop(run, None)) is not None:
+            process.terminate()
+            process.wait()
 
     def poll(self) -> list[tuple[Planned, int]]:
         """Return what has ended; begin what can begin."""
@@ -154,7 +168,7 @@ class Local:
             if code is None:
                 continue
             del self.running[run]
-            if self.tries.over(run, code):
+            if self.tries.over(run, self.folder, code):
                 ended.append((run, code))
             else:
                 self.waiting.appendleft(run)
@@ -165,7 +179,7 @@ class Local:
             if held(self.folder / run.name):  # left alone by a launcher that was killed; it is still saving
                 self.waiting.append(run)
             else:
-                self.running[run] = self.tries.start(run)
+                self.running[run] = self.tries.start(run, self.folder)
         return ended
 
     def stop(self) -> None:
@@ -186,6 +200,7 @@ class OnRay:
         except ImportError:
             raise InputError("--launcher ray: needs Ray, pip install 'hesscale-rl[ray]'") from None
         self.ray = ray
+        self.waiting: dict[Any, Planned] = {}
         if address := address or os.environ.get("RAY_ADDRESS"):  # which Ray takes, too
             self._connect(address)
         else:
@@ -228,9 +243,15 @@ class OnRay:
             raise failed
 
     def begin(self, runs: Sequence[Planned], folder: Path) -> None:
-        """Take the runs of a sweep."""
+        """Take runs of a sweep; more may come later."""
         task = self.ray.remote(num_cpus=1, max_retries=-1)(perform)
-        self.waiting = {task.remote(run, folder): run for run in runs}
+        self.waiting |= {task.remote(run, folder): run for run in runs}
+
+    def drop(self, run: Planned) -> None:
+        """Cancel a run, which loses its worker, and with it saves and ends."""
+        for task in [task for task, other in self.waiting.items() if other == run]:
+            self.ray.cancel(task, force=True)
+            del self.waiting[task]
 
     def poll(self) -> list[tuple[Planned, int]]:
         """Return what has ended."""
@@ -265,6 +286,7 @@ class OnSlurm:
         self.cluster, self.options = cluster, {"cpus_per_task": 1, **parallel, **options}
         self.errors = (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError)
         self.executor = submitit.AutoExecutor
+        self.waiting: dict[Planned, Any] = {}
         self._call(lambda: self._executor(Path("unused")))  # it makes its folder with the first job only
 
     def _call(self, action: Callable[[], Any]) -> Any:
@@ -279,10 +301,15 @@ class OnSlurm:
         return executor
 
     def begin(self, runs: Sequence[Planned], folder: Path) -> None:
-        """Take the runs of a sweep."""
+        """Take runs of a sweep; more may come later."""
         executor = self._executor(folder / "slurm")
         handles = self._call(lambda: executor.map_array(Performer(), runs, [folder] * len(runs)) if runs else [])
-        self.waiting = dict(zip(runs, handles, strict=True))
+        self.waiting |= dict(zip(runs, handles, strict=True))
+
+    def drop(self, run: Planned) -> None:
+        """Cancel a job; Slurm gives it time to save."""
+        with contextlib.suppress(Exception):  # one that has ended meanwhile
+            self.waiting.pop(run).cancel()
 
     def poll(self) -> list[tuple[Planned, int]]:
         """Return what has ended."""

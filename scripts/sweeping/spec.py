@@ -60,7 +60,7 @@ def read(spec: Path, here: bool = True, fetch: bool = False) -> list[Planned]:
     runs: dict[str, tuple[Planned, Any, str]] = {}
     for number, setting in enumerate(_settings(spec)):
         where = f"{spec}, settings {number + 1}"
-        for run, args in _runs(where, setting, here):
+        for run, args in combinations(where, setting, here):
             _, other, there = runs.setdefault(run.name, (run, args, where))
             if other != args:
                 differing = [name for name, value in asdict(other).items() if value != getattr(args, name)]
@@ -116,8 +116,11 @@ def _settings(spec: Path) -> Any:
     return found
 
 
-def _runs(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, Any]]:
-    """Every combination of one setting's lists with its arguments, checked as the agent itself would."""
+def combinations(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, Any]]:
+    """Return every combination of one setting's lists with its arguments, checked as the agent itself would.
+
+    InputError, which begins with `where`, for one that cannot be.
+    """
     runs = []
     flags = {name: value for name, value in given.items() if name not in ("agent", "preset")}
     for agent in _chosen(where, "agent", given.get("agent"), [*agents.names(), SUPERVISED]):
