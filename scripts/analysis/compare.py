@@ -20,7 +20,7 @@ from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array, Group
 from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, collect, read
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.scripts.commands import Parser, near, obey
 from hesscale_rl.system.console import complain, say
 
 
@@ -78,10 +78,9 @@ def chosen(methods: list[tuple[str, str]], to: str) -> tuple[str, str]:
     """Return the method that `--to` names: an optimizer, or one with its settings."""
     found = [method for method in methods if title(method) == to] or [m for m in methods if m[0] == to]
     if len(found) != 1:
-        there = "; ".join(title(method) for method in sorted(found or methods))
-        raise InputError(
-            f"--to {to}: {'it is there with several settings, name one of' if found else 'there is'} {there}"
-        )
+        names = [title(method) for method in sorted(found or methods)]
+        what = f"it is there with several settings, name one of {'; '.join(names)}" if found else near(to, names)
+        raise InputError(f"--to {to}: {what}")
     return found[0]
 
 

@@ -68,7 +68,7 @@ def content(asked: Asked, kept: Kept | None = None) -> Json:
     table = [row(run, place, shared) for run, place in places.items()] + lost
     return {
         "title": ", ".join(os.path.basename(os.path.abspath(name)) for name in asked.runs[:3]),
-        "folders": [str(Path(name).absolute()) for name in asked.runs[:8]],
+        "folders": [*asked.runs[:8]],
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "counts": {state: n for state in STATES if (n := sum(entry["state"] == state for entry in table))},
         "progress": progress(found, lost),

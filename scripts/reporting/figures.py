@@ -83,7 +83,9 @@ def figure(kind: str, agent: str, lines: list[Line], ids: Ids, note: str) -> Jso
             ylabel = "average score"
         shape = layout(xlabel, ylabel, (low, high), powers)
         if kind == "sensitivity":
-            shape["xaxis"] |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+            rates = np.concatenate([line.x for line in own])
+            shape["xaxis"] |= {"type": "log", "exponentformat": "power"}
+            shape["xaxis"] |= {"dtick": 1} if rates.max() >= 100 * rates.min() else {}
         panels.append({"title": title, "traces": traces, "layout": shape})
     return {"kind": kind, "note": note, "legend": [*legend.values()], "panels": panels}
 
