@@ -9,6 +9,7 @@ learning rates by these same runs flatters its optimizer: give runs of other see
 """
 
 import argparse
+import difflib
 import math
 import sys
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from hesscale_rl.runs.command_line import path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array, Group
 from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, collect, read
-from hesscale_rl.scripts.commands import Parser, near, obey
+from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
 
@@ -79,7 +80,9 @@ def chosen(methods: list[tuple[str, str]], to: str) -> tuple[str, str]:
     found = [method for method in methods if title(method) == to] or [m for m in methods if m[0] == to]
     if len(found) != 1:
         names = [title(method) for method in sorted(found or methods)]
-        what = f"it is there with several settings, name one of {'; '.join(names)}" if found else near(to, names)
+        close, every = difflib.get_close_matches(to, names, n=1, cutoff=0.5), "; ".join(names)  # a name has commas
+        what = f"did you mean {close[0]!r}?" if close else f"there is {every}"
+        what = f"it is there with several settings, name one of {every}" if found else what
         raise InputError(f"--to {to}: {what}")
     return found[0]
 

@@ -110,7 +110,8 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys):
     make(tmp_path, (1.0, 2.0), optimizer="sgd", gamma=0.9)
     make(tmp_path, (1.0, 3.0), optimizer="sgd", gamma=0.99)
     for words, problem in {
-        ("--to", "adm"): "--to adm: there is adam; sgd, gamma 0.9; sgd, gamma 0.99",
+        ("--to", "adm"): "--to adm: did you mean 'adam'?",
+        ("--to", "kfac"): "--to kfac: there is adam; sgd, gamma 0.9; sgd, gamma 0.99",
         ("--to", "sgd"): "--to sgd: it is there with several settings, name one of sgd, gamma 0.9; sgd, gamma 0.99",
         ("--last", 0.25, "--bins", 5): "--last 0.25: is no whole number of 5 bins",
         ("--last", 0): "--last 0: must be above 0 and at most 1",
