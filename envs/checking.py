@@ -82,11 +82,15 @@ class Checked(gym.Wrapper):
         if native is None or not native.takes(action):
             return self._own_step(action, row)[:3]
         reward, terminated, truncated = native.step_into(action, row)
-        if not self._copy(row, row):
-            raise self._not_finite("step", row)
-        if not -LARGEST <= reward <= LARGEST:
-            self._number(reward)
+        if not self._copy(row, row) or not -LARGEST <= reward <= LARGEST:
+            raise self.fault_of(row, reward)
         return reward, terminated, truncated
+
+    def fault_of(self, row: np.ndarray, reward: float) -> EnvironmentFault:
+        """Return what to raise for a step's observation or reward of which one is not finite."""
+        if not (np.abs(row) <= LARGEST).all():
+            return self._not_finite("step", row)
+        return self._unbounded(reward)
 
     def _own_step(self, action: Any, row: np.ndarray) -> tuple[float, bool, bool, Any]:
         """The environment's own step: `step_into`, and its infos."""
@@ -132,9 +136,12 @@ class Checked(gym.Wrapper):
             raise self._fault("step", came, "one number", "return a float")
         value = float(array)
         if not -LARGEST <= value <= LARGEST:
-            came = f"the reward {value}"
-            raise self._fault("step", came, "a finite number that float32 holds", "look for what makes it so")
+            raise self._unbounded(value)
         return value
+
+    def _unbounded(self, reward: float) -> EnvironmentFault:
+        came = f"the reward {reward}"
+        return self._fault("step", came, "a finite number that float32 holds", "look for what makes it so")
 
     def _end(self, which: str, value: Any) -> bool:
         if not isinstance(value, _BOOLS):

@@ -10,11 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from hesscale_rl.rl.policy import Policy
 from hesscale_rl.rl.rollout import Step
 from hesscale_rl.system.console import complain
 
 from . import native, state
 from .checking import Checked, CheckedPool
+from .native.rollout import Driver, driver
 from .plain import NotPlain
 
 
@@ -54,6 +56,10 @@ class Envs:
             obs, going = self._obs, ~(self._terminated | self._truncated)
             obs[going] = self._final[going]
         return Step(obs, self._final, self._rewards, self._terminated, self._truncated, self._always)
+
+    def driver(self, policy: Policy) -> Driver | None:
+        """Return what takes a rollout's steps with a policy in few calls, None where they are taken one by one."""
+        return driver(self.copies[0], policy) if self.num_envs == 1 else None
 
     def save(self) -> list[state.State] | None:
         """Return the state of every environment, or None if it cannot be known; a line says so if it should be."""

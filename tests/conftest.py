@@ -3,12 +3,13 @@
 import pace
 import pytest
 
-from hesscale_rl.compiled.cache import HUTCHINSON, ready
+from hesscale_rl.compiled.cache import HUTCHINSON, NATIVE, ready
 
 
 def pytest_sessionstart() -> None:
     ready()
     ready(HUTCHINSON)
+    ready(NATIVE)
 
 
 def pytest_collection_modifyitems(items):

@@ -1,28 +1,29 @@
-"""Take one step of a task: the process that fills the cache with the loops of all.
+"""Take one step of a task, and one rollout: the process that fills the cache with the loops of all.
 
 python -m hesscale_rl.envs.native.compile_all native
 """
 
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+from gymnasium.wrappers import TimeLimit
+from torch import nn
 
 from hesscale_rl.compiled.cache import compile_here
+from hesscale_rl.networks import GaussianHead, mlp
+from hesscale_rl.rl.normalize import RewardNorm
+from hesscale_rl.rl.policy import Policy
+from hesscale_rl.rl.rollout import Rollout
 
 from .. import mujoco
-from .library import library
-from .stepping import NativeStep, known
+from ..vector import Envs
 
 
 def compile_steps() -> None:
     """Call every loop once, with every type of argument that it is called with."""
-    env, found = HalfCheetahEnv(), library()
-    task = known(env)
-    if task is None or found is None:
-        return
-    env.reset(seed=0)
-    own = NativeStep(env, task, found)
-    own.look()
-    own.step_into(np.zeros(6, np.float32), np.empty(17))
+    env = Envs(TimeLimit(HalfCheetahEnv(), 1000))  # whose steps are tried at once
+    actor = nn.Sequential(*mlp([17, 4, 6]), GaussianHead(6))
+    policy = Policy(17, env.action_space, actor, mlp([17, 4, 1]), "log_std", RewardNorm(0.99))
+    Rollout(env, policy, np.random.SeedSequence(0)).collect(2, lambda *_: None)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""MuJoCo's own functions, by their addresses, and how compiled loops call them."""
+"""MuJoCo's own functions and memory, by their addresses, and how compiled loops reach them."""
 
 import ctypes
 from functools import cache
 from typing import NamedTuple
 
 import mujoco
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from hesscale_rl.jit import EXACT
 
 
 class Library(NamedTuple):
@@ -40,3 +43,26 @@ def call(context, function, model, data):
         return target.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def _doubles(context, address):
+    """The address as a pointer to float64."""
+    kind = types.CPointer(types.float64)
+
+    def generate(target, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], target.get_value_type(kind))
+
+    return kind(types.intp), generate
+
+
+@EXACT
+def numbers(address, n):
+    """The n numbers at an address."""
+    return numba.carray(_doubles(address), (n,))  # type: ignore[call-arg]
+
+
+@EXACT
+def points(address, n):
+    """The n points [n, 3] at an address."""
+    return numba.carray(_doubles(address), (n, 3))  # type: ignore[call-arg]

@@ -17,17 +17,18 @@ from gymnasium.envs.mujoco import mujoco_env
 
 from . import tasks
 from .library import Library
-from .tasks import Settings, Simulation
+from .tasks import Settings
 
 MOST = 128  # numbers that `arithmetic.sum_of_squares` can sum up as NumPy does
 
 
 class Task(NamedTuple):
-    """A task's number, the file of its model, and the bodies that it names."""
+    """A task's number, the file of its model, the bodies that it names, and whether their masses count."""
 
     number: int
     model: str
     bodies: tuple[str, ...] = ()
+    weighs: bool = False
 
 
 KNOWN = {
@@ -38,7 +39,7 @@ KNOWN = {
     "hopper_v5.HopperEnv": Task(tasks.HOPPER, "hopper.xml"),
     "walker2d_v5.Walker2dEnv": Task(tasks.WALKER2D, "walker2d_v5.xml"),
     "ant_v5.AntEnv": Task(tasks.ANT, "ant.xml"),
-    "humanoid_v5.HumanoidEnv": Task(tasks.HUMANOID, "humanoid.xml"),
+    "humanoid_v5.HumanoidEnv": Task(tasks.HUMANOID, "humanoid.xml", weighs=True),
     "humanoidstandup_v5.HumanoidStandupEnv": Task(tasks.STANDUP, "humanoidstandup.xml"),
     "reacher_v5.ReacherEnv": Task(tasks.REACHER, "reacher.xml", ("fingertip", "target")),
     "pusher_v5.PusherEnv": Task(tasks.PUSHER, "pusher_v5.xml", ("tips_arm", "object", "goal")),
@@ -66,6 +67,9 @@ class NativeStep:
         self.inner: Any = env.unwrapped
         self.sizes = sizes(self.inner)
         self.ready = False
+        self.model: Any = None
+        self.data: Any = None
+        self.decides: Any = None  # what `block` was made from beside these two
 
     def look(self) -> bool:
         """Look at the environment as it is now; return, and keep in `ready`, whether it is one that is known."""
@@ -73,15 +77,18 @@ class NativeStep:
         if known(self.env) is not self.task or sizes(self.inner) != self.sizes:
             return False
         try:
-            self.settings = settings(self.inner)
+            own = settings(self.inner)
         except NotCovered:
             return False
         wrappers = wrappers_of(self.env)
-        self.model, self.data = self.inner.model, self.inner.data
         self.limit = next((w for w in wrappers if type(w) is gym.wrappers.TimeLimit), None)
         self.orders = [w for w in wrappers if type(w) is gym.wrappers.OrderEnforcing]
-        self.simulation = simulation(self.inner, self.task, self.library)
-        self.length = self.model.nu
+        model, data = self.inner.model, self.inner.data
+        decides = own, self.inner.frame_skip, model.opt.timestep, getattr(self.inner, "_main_body", None)
+        if self.data is not data or self.model is not model or self.decides != decides or self.task.weighs:
+            self.block = block(self.inner, self.task, self.library, own)
+        self.model, self.data, self.decides = model, data, decides
+        self.length = model.nu
         self.ready = all(w._has_reset for w in self.orders) and (
             self.limit is None or self.limit._elapsed_steps is not None
         )
@@ -89,18 +96,17 @@ class NativeStep:
 
     def takes(self, action: Any) -> bool:
         """Whether this step can be taken with such an action: everything else is the environment's own to judge."""
-        return (
-            self.ready
-            and type(action) is np.ndarray
-            and action.dtype == np.float32
-            and action.shape == (self.length,)
-            and self.inner.data is self.data
-            and self.inner.model is self.model
-        )
+        fits = type(action) is np.ndarray and action.dtype == np.float32 and action.shape == (self.length,)
+        return fits and self.takes_steps
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the next step can be taken."""
+        return self.ready and self.inner.data is self.data and self.inner.model is self.model
 
     def step_into(self, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
         """Take an action [A] float32 and write the observation into row [O]; return the reward and both ends."""
-        reward, terminated = tasks.step(self.task.number, self.simulation, self.settings, action, row)
+        reward, terminated = tasks.step(self.block, action, row)
         truncated = False
         if self.limit is not None:
             elapsed: Any = self.limit._elapsed_steps  # a number: `look` has seen to it
@@ -178,31 +184,16 @@ def covered(value: Any, usual: Any) -> Any:
     return float(value) if type(value) in (int, float) and not math.isnan(value) else None
 
 
-def simulation(inner: Any, task: Task, found: Library) -> Simulation:
-    """Return where an environment's model and data are; good as long as both live."""
+def block(inner: Any, task: Task, found: Library, own: Settings) -> np.ndarray:
+    """Return where an environment's model and data are, [1] of tasks.BLOCK; good as long as both live."""
     model, data = inner.model, inner.data
     names: tuple[Any, ...] = (inner._main_body,) if task.number == tasks.ANT else task.bodies
-    bodies = [model.body(name).id for name in names]
-    return Simulation(
-        *found,
-        model=model._address,
-        data=data._address,
-        frame_skip=inner.frame_skip,
-        dt=float(inner.dt),
-        timestep=float(model.opt.timestep),
-        qpos=data.qpos,
-        qvel=data.qvel,
-        ctrl=data.ctrl,
-        xpos=data.xpos,
-        xipos=data.xipos,
-        site_xpos=data.site_xpos,
-        body_mass=model.body_mass,
-        cinert=data.cinert.reshape(-1),
-        cvel=data.cvel.reshape(-1),
-        cfrc_ext=data.cfrc_ext.reshape(-1),
-        qfrc_actuator=data.qfrc_actuator,
-        qfrc_constraint=data.qfrc_constraint,
-        bodies=(*bodies, *[0] * (3 - len(bodies))),
-        mass=float(model.body_mass.sum()),
-        two=2.0,
-    )
+    bodies = [model.body(name).id for name in names] + [0] * (3 - len(names))
+    row = [task.number, *found, model._address, data._address, inner.frame_skip, *bodies]
+    row += [inner.dt, model.opt.timestep, model.body_mass.sum(), 2.0]
+    row += [getattr(own, name) for name in tasks.NUMBERS[4:]]
+    row += [bound for name in tasks.RANGES for bound in getattr(own, name)]
+    for name in tasks.ARRAYS:
+        array = getattr(model if name == "body_mass" else data, name)
+        row += [array.ctypes.data, len(array) if name in tasks.POINTS else array.size]
+    return np.array([tuple(row)], tasks.BLOCK)

@@ -13,7 +13,7 @@ import numpy as np
 from hesscale_rl.jit import EXACT
 
 from .arithmetic import clip, distance, sum_of_squares
-from .library import call
+from .library import call, numbers, points
 
 
 class Simulation(NamedTuple):
@@ -24,23 +24,23 @@ class Simulation(NamedTuple):
     model: int
     data: int
     frame_skip: int
+    bodies: tuple[int, int, int]  # the numbers of those that the task names
     dt: float  # s of a step
     timestep: float  # s of a frame
+    mass: float  # of all bodies
+    two: float  # 2, unknown to the compiler: NumPy's x**2 is the C library's pow, which does not round as x*x does
     qpos: np.ndarray
     qvel: np.ndarray
     ctrl: np.ndarray
-    xpos: np.ndarray  # [bodies, 3]
-    xipos: np.ndarray  # [bodies, 3]
-    site_xpos: np.ndarray  # [sites, 3]
     body_mass: np.ndarray
     cinert: np.ndarray  # flat, as the next two
     cvel: np.ndarray
     cfrc_ext: np.ndarray
     qfrc_actuator: np.ndarray
     qfrc_constraint: np.ndarray
-    bodies: tuple[int, int, int]  # the numbers of those that the task names
-    mass: float  # of all bodies
-    two: float  # 2, unknown to the compiler: NumPy's x**2 is the C library's pow, which does not round as x*x does
+    xpos: np.ndarray  # [bodies, 3]
+    xipos: np.ndarray  # [bodies, 3]
+    site_xpos: np.ndarray  # [sites, 3]
 
 
 Range = tuple[float, float]
@@ -69,6 +69,49 @@ class Settings(NamedTuple):
     contact_force_range: Range = (0.0, 0.0)
     contact_cost_range: Range = (0.0, 0.0)
     impact_cost_range: Range = (0.0, 0.0)
+
+
+WHOLE = (*Simulation._fields[:5], "body_0", "body_1", "body_2")
+NUMBERS = (*Simulation._fields[6:10], *(name for name in Settings._fields if not name.endswith("_range")))
+RANGES = tuple(name for name in Settings._fields if name.endswith("_range"))
+ARRAYS, POINTS = Simulation._fields[10:], Simulation._fields[-3:]
+# Both records as one, arrays by their addresses and lengths: a call from Python takes a while for every argument.
+BLOCK = np.dtype(
+    [("task", "i8"), *((name, "i8") for name in WHOLE), *((name, "f8") for name in NUMBERS)]
+    + [(f"{name}_{end}", "f8") for name in RANGES for end in ("low", "high")]
+    + [(f"{name}_{part}", "i8") for name in ARRAYS for part in ("at", "n")]
+)
+
+
+@EXACT
+def simulation_of(b):
+    """Return the Simulation in a block."""
+    return Simulation(
+        b.mj_step, b.mj_rnePostConstraint, b.model, b.data, b.frame_skip, (b.body_0, b.body_1, b.body_2),
+        b.dt, b.timestep, b.mass, b.two,
+        numbers(b.qpos_at, b.qpos_n), numbers(b.qvel_at, b.qvel_n), numbers(b.ctrl_at, b.ctrl_n),
+        numbers(b.body_mass_at, b.body_mass_n), numbers(b.cinert_at, b.cinert_n), numbers(b.cvel_at, b.cvel_n),
+        numbers(b.cfrc_ext_at, b.cfrc_ext_n), numbers(b.qfrc_actuator_at, b.qfrc_actuator_n),
+        numbers(b.qfrc_constraint_at, b.qfrc_constraint_n), points(b.xpos_at, b.xpos_n),
+        points(b.xipos_at, b.xipos_n), points(b.site_xpos_at, b.site_xpos_n),
+    )  # fmt: skip
+
+
+@EXACT
+def settings_of(b):
+    """Return the Settings in a block."""
+    return Settings(
+        b.forward_reward_weight, b.ctrl_cost_weight, b.contact_cost_weight, b.impact_cost_weight, b.healthy_reward,
+        b.reward_dist_weight, b.reward_near_weight, b.reward_control_weight,
+        b.terminate_when_unhealthy != 0, b.exclude_current_positions_from_observation != 0,
+        b.include_cinert_in_observation != 0, b.include_cvel_in_observation != 0,
+        b.include_qfrc_actuator_in_observation != 0, b.include_cfrc_ext_in_observation != 0,
+        (b.healthy_state_range_low, b.healthy_state_range_high), (b.healthy_z_range_low, b.healthy_z_range_high),
+        (b.healthy_angle_range_low, b.healthy_angle_range_high),
+        (b.contact_force_range_low, b.contact_force_range_high),
+        (b.contact_cost_range_low, b.contact_cost_range_high),
+        (b.impact_cost_range_low, b.impact_cost_range_high),
+    )  # fmt: skip
 
 
 @EXACT
@@ -293,8 +336,10 @@ def returned(task, sim, settings, action, before, obs):
 
 
 @EXACT
-def step(task, sim, settings, action, obs):
-    """Take an action [A], fill obs [O], and return the reward and whether the episode terminated."""
+def step(blocks, action, obs):
+    """Take an action [A] in the simulation of blocks [1], fill obs [O]; return the reward and `terminated`."""
+    block = blocks[0]
+    task, sim, settings = block.task, simulation_of(block), settings_of(block)
     before = sim.qpos[0]
     if task == ANT:
         before = sim.xpos[sim.bodies[0], 0]

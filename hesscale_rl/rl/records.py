@@ -67,3 +67,16 @@ class Outcomes(NamedTuple):
     terminated: np.ndarray
     done: np.ndarray
     valid: np.ndarray
+
+
+class Rows(NamedTuple):
+    """The rows of a rollout, [T, E, ...]: the normalised observations, the noise, the actions, and what followed.
+
+    `to_env`: the actions within their bounds, as the environments take them.
+    """
+
+    obs: np.ndarray
+    noise: np.ndarray
+    actions: np.ndarray
+    to_env: np.ndarray
+    outcomes: Outcomes

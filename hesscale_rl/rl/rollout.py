@@ -11,7 +11,7 @@ from ..backend import chosen, compiles, has_twin
 from ..errors import Diverged
 from .normalize import normalize_and_update, normalizers, scale_and_update
 from .policy import Policy, addresses, sampler
-from .records import OBSERVATION, REWARD, Account, Normalizers, Outcomes, Step
+from .records import OBSERVATION, REWARD, Account, Normalizers, Outcomes, Rows, Step
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,6 +51,8 @@ def record(
 class Rollout:
     """Steps E environments (`envs`: reset, step, save and load as envs/vector.py has them) with a policy.
 
+    Where `envs` has a `driver` for it, that one takes the steps between the ends of episodes, to the same numbers.
+
     `step` counts transitions over all environments. Each environment, and the noise of the actions, has a random
     stream of its own, spawned from `seed`: neighbouring seeds share none. The policy's parameters may change
     from one call of `collect` to the next.
@@ -64,7 +66,7 @@ class Rollout:
         self.account = Account(np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64))
         self.obs = np.empty((envs.num_envs, policy.observations), np.float32)
         self._begin([int(s.generate_state(1)[0]) for s in env_seeds])
-        self._sampled: Any = None  # for which backend and addresses `_sample` is good
+        self._sampled: Any = None  # for which backend and addresses `_sample` and `_driver` are good
         self._norms = normalizers(policy.obs_norm, policy.reward_norm)
 
     def _begin(self, seeds: list[int]) -> None:
@@ -85,34 +87,46 @@ class Rollout:
         e, shape, each, policy = self.envs.num_envs, self.obs.shape, (self.envs.num_envs,), self.policy
         if self._sampled != (where := (compiles(), addresses(policy.actor))):
             self._sampled, self._sample = where, sampler(policy)
-        enter = chosen(record)
-        noise = policy.noise(self.random, num_steps, e)
+            self._driver = self.envs.driver(policy) if hasattr(self.envs, "driver") and compiles() else None
+        enter, noise = chosen(record), policy.noise(self.random, num_steps, e)
         obs = np.empty((num_steps, *self.obs.shape), dtype=np.float32)
         actions = np.empty(noise.shape[:2], np.int64) if policy.discrete else np.empty_like(noise)
         terminated, done, valid = (np.zeros((num_steps, e), dtype=bool) for _ in range(3))
-        rows = Outcomes(np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32), terminated, done, valid)
+        followed = Outcomes(np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32), terminated, done, valid)
         # Environments may keep what they are given: every step has its own.
-        to_env, taken = np.empty_like(actions), num_steps
-        for t in range(num_steps):
-            obs[t] = self.obs
-            if not self._sample(self.obs, noise[t], actions[t], to_env[t]):
-                raise Diverged("an action is not finite")
-            step = self.envs.step(policy.given(to_env[t]))
+        rows, t = Rows(obs, noise, actions, np.empty_like(actions), followed), 0
+        while t < num_steps:
+            if self._driver is not None and self._driver.ready:
+                first = t
+                t, driven = self._driver.drive(t, rows, self.obs, self.account, self._norms)
+                self.step += t - first
+                if driven is None:
+                    break
+                step = driven
+            else:
+                step = self._act(t, rows)
             # The loop below reads as many numbers as it was told of.
             ends = step.terminated.shape == step.truncated.shape == step.valid.shape == step.rewards.shape == each
             if not (ends and step.obs.shape == step.final.shape == shape):
                 raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")
-            over = enter(t, step, step.obs is not step.final, self.obs, self.account, self._norms, rows)
+            over = enter(t, step, step.obs is not step.final, self.obs, self.account, self._norms, followed)
             if over < 0:
                 raise Diverged("a reward is not finite" if over == REWARD else "an observation is not finite")
             if over > 0:
                 self._end(done[t] & valid[t], np.cumsum(valid[t]), ended)
             self.step += int(np.count_nonzero(valid[t]))
+            t += 1
             if over > 0 and stop_at_end:
-                taken = t + 1
                 break
-        every = dict(obs=obs, actions=actions) | rows._asdict()
-        return {name: values[:taken] for name, values in every.items()}
+        every = dict(obs=obs, actions=actions) | followed._asdict()
+        return {name: values[:t] for name, values in every.items()}
+
+    def _act(self, t: int, rows: Rows) -> Step:
+        """Act in every environment for row t; return what followed."""
+        rows.obs[t] = self.obs
+        if not self._sample(self.obs, rows.noise[t], rows.actions[t], rows.to_env[t]):
+            raise Diverged("an action is not finite")
+        return self.envs.step(self.policy.given(rows.to_env[t]))
 
     def _end(self, over: np.ndarray, counted: np.ndarray, ended: Callable[[int, float, int], None]) -> None:
         """Close the accounts of the environments whose episode is over."""

@@ -5,14 +5,18 @@ import logging
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from comparing import assert_equal
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
 from hesscale_rl import backend
+from hesscale_rl.agents import ppo
 from hesscale_rl.envs import mujoco, native, state
 from hesscale_rl.envs.native import finding, proof
 from hesscale_rl.envs.vector import Envs
+from hesscale_rl.errors import Diverged, EnvironmentFault
+from hesscale_rl.rl.rollout import Rollout
 
 NAMES = ["HalfCheetah", "Swimmer", "Hopper", "Walker2d", "Ant", "Humanoid", "HumanoidStandup", "Reacher", "Pusher"]
 TASKS = [f"{name}-v5" for name in [*NAMES, "InvertedPendulum", "InvertedDoublePendulum"]]
@@ -88,6 +92,62 @@ def test_a_state_that_is_not_finite_is_what_gymnasium_makes_of_it(caplog):
             obs, reward, terminated, truncated, _ = taken
     assert obs.tobytes() == row.tobytes() and taken == (reward, terminated, truncated)
     assert warned[0] == warned[1] and "Nan, Inf or huge value in QPOS" in warned[0][0]
+
+
+def rollouts(env, std, calls, stop_at_end=False):
+    """What several calls of `collect` return in an environment, the ends of its episodes, and all that is saved."""
+    torch.manual_seed(0)
+    args = ppo.Args(std=std)
+    policy = ppo.make_policy(env.observation_space, env.action_space, args)
+    rollout, ends, rows = Rollout(env, policy, np.random.SeedSequence(3)), [], []
+    for steps in calls:
+        rows.append(rollout.collect(steps, lambda *end: ends.append(end), stop_at_end))
+    return rows, ends, rollout.state_dict(), dict(policy.named_buffers()), rollout
+
+
+@pytest.mark.parametrize(
+    ("env_id", "std"), [("Hopper-v5", "parameter"), ("Walker2d-v5", "network"), ("Ant-v5", "shared")]
+)
+@pytest.mark.parametrize("stop_at_end", [False, True])
+def test_a_driven_rollout_is_the_one_that_is_taken_step_by_step(env_id, std, stop_at_end):
+    driven, single, own = (Envs(gym.make(env_id, disable_env_checker=True, max_episode_steps=60)) for _ in range(3))
+    single.driver = lambda policy: None
+    own.copies[0].native = None
+    results = [rollouts(env, std, [150, 5, 5, 100], stop_at_end) for env in (driven, single, own)]
+    assert results[0][4]._driver is not None and results[2][4]._driver is None and len(results[0][1]) >= 2
+    for rows, ends, saved, buffers, _ in results[1:]:
+        assert ends == results[0][1]
+        assert_equal(saved, results[0][2])
+        assert_equal(buffers, results[0][3])
+        for found, expected in zip(results[0][0], rows, strict=True):
+            assert found.keys() == expected.keys()
+            assert all(found[name].tobytes() == expected[name].tobytes() for name in found)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Hopper-v5"])
+def test_a_rollout_is_driven_only_with_actions_and_networks_that_the_loops_know(env_id):
+    env = Envs(gym.make(env_id, disable_env_checker=True))
+    args = ppo.Args(rescale_actions=env_id == "Hopper-v5")
+    assert env.driver(ppo.make_policy(env.observation_space, env.action_space, args)) is None
+
+
+@pytest.mark.parametrize("what", ["action", "observation"])
+def test_a_driven_step_that_is_not_finite_ends_as_a_single_one_does(what):
+    messages = []
+    for driven in (True, False):
+        env = Envs(gym.make("HalfCheetah-v5", disable_env_checker=True))
+        rollout = rollouts(env, "parameter", [3])[4]
+        if not driven:
+            rollout._driver = None
+        if what == "action":
+            torch.nn.init.constant_(next(rollout.policy.actor.parameters()), np.nan)
+        else:
+            env.copies[0].unwrapped.model.body_mass[:] = np.nan
+            env.copies[0].native.ready = driven
+        with pytest.raises((Diverged, EnvironmentFault)) as caught:
+            rollout.collect(3, lambda *_: None)
+        messages.append(f"{type(caught.value).__name__}: {caught.value}")
+    assert messages[0] == messages[1]
 
 
 class Slower(HalfCheetahEnv):
