@@ -22,12 +22,17 @@ RECORDS = "records.py"  # where NamedTuples and codes of compiled functions stan
 PLAIN = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # NUMBA_DISABLE_JIT=1, to debug: all is Python
 
 
+def has_loops(path: Path, text: bytes) -> bool:
+    """Return whether a file's text becomes machine code: its loops, intrinsics, or the records that they take."""
+    return path.name == RECORDS or b"jit import" in text or b"import intrinsic" in text
+
+
 @cache
 def sources() -> str:
     """Return one stamp over the text of every file of compiled functions, and of what they have constants from."""
     paths = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")})
     texts = (path.read_bytes() for path in paths)
-    covered = (text for path, text in zip(paths, texts, strict=True) if path.name == RECORDS or b"jit import" in text)
+    covered = (text for path, text in zip(paths, texts, strict=True) if has_loops(path, text))
     return hashlib.sha256(b"\n".join(covered)).hexdigest()[:12]
 
 

@@ -24,22 +24,21 @@ PORT = 8765
 
 def report(args: argparse.Namespace) -> int:
     """Write the page, or serve it until Ctrl-C; return the exit code."""
-    from hesscale_rl.scripts.analysis.panels import check_writable, write
-    from hesscale_rl.scripts.reporting.content import Asked, content
-    from hesscale_rl.scripts.reporting.page import page, scripts
-
     if args.bins < 1:
         raise InputError(f"--bins {args.bins}: must be at least 1")
-    scripts()  # before any work is done, see whether there is what draws the page
+    if args.serve and args.output is not None:
+        raise InputError(f"-o {args.output}: is not for --serve, which writes nothing")
+    if not args.serve and args.port != PORT:
+        raise InputError(f"--port {args.port}: is for --serve")
+    from hesscale_rl.scripts.analysis.panels import check_writable, write
+    from hesscale_rl.scripts.reporting.content import Asked, content
+    from hesscale_rl.scripts.reporting.page import page
+
     asked = Asked(tuple(args.runs), args.metric, args.x, args.over.replace("-", "_"), args.to, args.bins)
     if args.serve:
         from hesscale_rl.scripts.reporting.server import serve
 
-        if args.output is not None:
-            raise InputError(f"-o {args.output}: is not for --serve, which writes nothing")
         return serve(asked, args.port)
-    if args.port != PORT:
-        raise InputError(f"--port {args.port}: is for --serve")
     name = target(args.output)
     check_writable(name)
     data = content(asked)

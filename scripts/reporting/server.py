@@ -13,7 +13,7 @@ from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.scripts.analysis.read_runs import Kept
 from hesscale_rl.scripts.reporting.content import Asked, content
 from hesscale_rl.scripts.reporting.figures import Json
-from hesscale_rl.scripts.reporting.page import as_json, page, policy
+from hesscale_rl.scripts.reporting.page import as_json, page, policy, scripts
 from hesscale_rl.system.console import complaints, say
 
 HOST = "127.0.0.1"
@@ -127,6 +127,7 @@ def serve(asked: Asked, port: int) -> int:
         if not Path(name).is_dir():
             raise InputError(f"{name}: no such directory")
     with Server(port, Watch(asked)) as server:
+        scripts()  # whether there is what draws the page, before anybody looks at it
         say(f"http://{server.names[0]}  (Ctrl-C ends it)")
         server.serve_forever(poll_interval=0.2)
     return DONE

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl import agents
-from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, find_arm
+from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, Arm, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
 from hesscale_rl.runs.command_line import Parser, read_kwargs
 from hesscale_rl.scripts.evaluate import agent_of, need_video, run_flags
@@ -47,9 +47,7 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
     from hesscale_rl.scripts.ur.supervision import Operated, confirm, end_at_once
 
     task = PRESETS[args.task].on(find_arm(args.arm))
-    most = task.arm.payload
-    if not 0 <= args.payload <= most:
-        raise InputError(f"--payload {args.payload:g}: must be between 0 and {most:g} kg, which a {args.arm} carries")
+    check_payload(args.payload, task.arm)
     end_at_once()
     with controller(args.robot_ip, args.arm) as (host, simulated, what):
         settings = Settings(
@@ -85,6 +83,12 @@ def operated(args: argparse.Namespace, rollout: int) -> "Iterator[Operated]":
         finally:
             driver.close()
             say(f"log   {args.log}")
+
+
+def check_payload(kg: float, arm: Arm) -> None:
+    """Raise InputError for a payload that the arm does not carry."""
+    if not 0 <= kg <= arm.payload:
+        raise InputError(f"--payload {kg:g}: must be between 0 and {arm.payload:g} kg, which a {arm.name} carries")
 
 
 def _make(log: Path) -> None:
@@ -311,6 +315,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         ):
             if not ok:
                 raise InputError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be {allowed}")
+        # Without --arm it is the run's own that counts: here, before that is read, any.
+        check_payload(args.payload, ARMS[args.arm] if args.arm else max(ARMS.values(), key=lambda arm: arm.payload))
     return args, others
 
 

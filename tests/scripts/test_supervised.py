@@ -250,7 +250,7 @@ def test_the_command_and_its_files(tmp_path, monkeypatch, capsys):
     "changes, words",
     [
         ({"task": "mnist"}, "--task mnist: did you mean 'mnist-mlp'? must be one of mnist-mlp,"),
-        ({"data": "cifar10"}, "--data cifar10: must be one of mnist, digits for --task mnist-mlp"),
+        ({"data": "cifar10"}, "--data cifar10: must be one of mnist, fashion-mnist, digits for --task mnist-mlp"),
         ({"optimizer": "adamw"}, "--optimizer adamw: did you mean 'adam'? must be one of"),
         ({"blocks": 2}, "--blocks 2: must be left out: it is for --optimizer hessian-free"),
         ({"optimizer": "hessian-free", "blocks": 9}, "--blocks 9: must be at most 4, the layers"),
