@@ -1,10 +1,10 @@
 """Dense derivatives by torch.func, through the network's own forward: slow, and free of every rule in this library.
 
 The tests and the approximation study hold the fast methods against these. All take the network, its parameters by
-name, x [N, ...] and a loss of hesscale_rl.losses.
+name, x [N, ...] (a tuple or a dict of several) and a loss of hesscale_rl.losses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
     def value(params: Params) -> Tensor:
         every = {name: params[source] for name, source in name_of.items()}
         with Elementary():
-            return loss.value(functional_call(net, every, (given_to(net, x),), tie_weights=False))
+            return loss.value(_applied(net, every, x, tie_weights=False))
 
     return value
 
@@ -116,15 +116,25 @@ def hessian_product(
     return times
 
 
-def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk: int = 256) -> Params:
-    """Return the Hessian's diagonal, by name, without ever holding the Hessian: `chunk` rows of it at a time."""
-    params = _detached(params)
-    product = vjp(grad(loss_of(net, x, loss)), params)[1]  # the Hessian is symmetric, so this is H times a vector
+def hessian_diagonal(
+    net: nn.Module, params: Params, x: Any, loss: Any, chunk: int = 256, names: Iterable[str] | None = None
+) -> Params:
+    """Return the Hessian's diagonal, by name, without ever holding the Hessian: `chunk` rows of it at a time.
+
+    `names`: of those parameters alone, which is cheaper.
+    """
+    params, value = _detached(params), loss_of(net, x, loss)
+    wanted = {name: params[name] for name in (params if names is None else names)}
+
+    def of(some: Params) -> Tensor:
+        return value({**params, **some})
+
+    product = vjp(grad(of), wanted)[1]  # the Hessian is symmetric, so this is H times a vector
     diagonal = {}
-    for name, p in params.items():
+    for name, p in wanted.items():
 
         def entry(i: Tensor, name: str = name, p: Tensor = p) -> Tensor:
-            direction = {k: torch.zeros_like(v) for k, v in params.items()}
+            direction = {k: torch.zeros_like(v) for k, v in wanted.items()}
             direction[name] = (torch.arange(p.numel(), device=p.device) == i).to(p).view_as(p)
             return product(direction)[0][name].flatten().gather(0, i[None])[0]
 
@@ -136,11 +146,17 @@ def hessian_diagonal(net: nn.Module, params: Params, x: Tensor, loss: Any, chunk
 def ggn(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
     """Return each parameter's own block of the generalised Gauss-Newton matrix, sum_n J_n' H_n J_n, [n, n]."""
     params = _detached(params)
-    curvature = loss.hessian(functional_call(net, params, (given_to(net, x),)))  # [N, C, C]
-    jacobian = jacrev(lambda p: functional_call(net, p, (given_to(net, x),)))(params)
+    curvature = loss.hessian(_applied(net, params, x))  # [N, C, C]
+    jacobian = jacrev(lambda p: _applied(net, p, x))(params)
     return {
         name: torch.einsum("nci,ncd,ndj->ij", j.flatten(2), curvature, j.flatten(2)) for name, j in jacobian.items()
     }
+
+
+def _applied(net, params, x, **settings):
+    """net(x), net(*x) or net(**x) with those parameters."""
+    args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (given_to(net, x),)
+    return functional_call(net, params, args, x if isinstance(x, dict) else None, **settings)
 
 
 def _detached(params: Params) -> Params:

@@ -18,6 +18,11 @@ from .. import oracle
 from ..rules import Rule, Slots
 
 
+def no_message(y: Tensor, like: Any) -> Tensor:
+    """Return zeros for an output that the loss does not depend on."""
+    return torch.zeros_like(y, dtype=like.dtype)
+
+
 class Messages(dict[Any, Any]):
     """What has arrived at each tensor, by its id; `uses`: how often each parameter is an input of an operation."""
 
@@ -32,7 +37,7 @@ class Messages(dict[Any, Any]):
         old = self.get(id(t))
         self[id(t)] = message if old is None else old + message
 
-    def take(self, rule: Rule, zeros: Any = torch.zeros_like) -> Any:
+    def take(self, rule: Rule, zeros: Any = no_message) -> Any:
         """Remove and return what has arrived at the rule's output, None if nothing; a list for several outputs."""
         if not isinstance(rule.y, tuple | list):
             return self.pop(id(rule.y), None)
@@ -41,11 +46,6 @@ class Messages(dict[Any, Any]):
         if like is None:
             return None
         return [zeros(y, like) if m is None else m for m, y in zip(found, rule.y, strict=True)]
-
-
-def no_message(y: Tensor, like: Any) -> Tensor:
-    """Return zeros for an output that the loss does not depend on."""
-    return torch.zeros_like(y, dtype=like.dtype)
 
 
 class Curvature:

@@ -1,17 +1,16 @@
 """The networks of public agents of reinforcement learning, in the shape of each."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, Normal
+
 from zoo.model import Model, N, chosen, normal, squared
 
 IMAGE = normal(2, 4, 36, 36).abs() * 100
 
 
-def layer_init(layer, std=math.sqrt(2), bias=0.0):
+def layer_init(layer, std=2**0.5, bias=0.0):
     nn.init.orthogonal_(layer.weight, std)
     nn.init.constant_(layer.bias, bias)
     return layer
@@ -19,7 +18,11 @@ def layer_init(layer, std=math.sqrt(2), bias=0.0):
 
 def ppo_loss(logprob, entropy, value):
     """The clipped losses of policy and critic with an entropy bonus."""
-    old, advantage, target = logprob.detach() + 0.1 * normal(len(value)), normal(len(value), seed=1), normal(len(value))
+    old, advantage, target = (
+        logprob.detach() + 0.1 * normal(len(value)),
+        normal(len(value), seed=1),
+        normal(len(value)),
+    )
     ratio = (logprob - old).exp()
     policy = torch.max(-advantage * ratio, -advantage * torch.clamp(ratio, 0.8, 1.2)).mean()
     value = value.view(-1)
@@ -44,10 +47,18 @@ class PPOAgent(nn.Module):
     def __init__(self):
         super().__init__()
         self.critic = nn.Sequential(
-            layer_init(nn.Linear(5, 16)), nn.Tanh(), layer_init(nn.Linear(16, 16)), nn.Tanh(), layer_init(nn.Linear(16, 1), 1.0)
+            layer_init(nn.Linear(5, 16)),
+            nn.Tanh(),
+            layer_init(nn.Linear(16, 16)),
+            nn.Tanh(),
+            layer_init(nn.Linear(16, 1), 1.0),
         )
         self.actor = nn.Sequential(
-            layer_init(nn.Linear(5, 16)), nn.Tanh(), layer_init(nn.Linear(16, 16)), nn.Tanh(), layer_init(nn.Linear(16, 3), 0.01)
+            layer_init(nn.Linear(5, 16)),
+            nn.Tanh(),
+            layer_init(nn.Linear(16, 16)),
+            nn.Tanh(),
+            layer_init(nn.Linear(16, 3), 0.01),
         )
 
     def forward(self, x):
@@ -161,7 +172,7 @@ class NoisyNetwork(nn.Module):
 
 
 class SACActor(nn.Module):
-    """Mean and log standard deviation, the latter squashed into [-5, 2]; returns the action and its log-probability."""
+    """Mean and log standard deviation, squashed into [-5, 2]; returns an action and its log-probability."""
 
     def __init__(self):
         super().__init__()

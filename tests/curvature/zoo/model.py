@@ -14,7 +14,7 @@ class Model(NamedTuple):
     """A network, its input (a tensor, or a tuple of arguments), a loss of what it returns, and its last layers.
 
     `last`: the parameters in which HesScale is exact. `rows`: of those which rows; a matrix that also embeds the
-    input is exact in the rows of tokens that do not occur in it.
+    input is exact in the rows of tokens that do not occur in it. `coupled`: whether the loss couples the samples.
     """
 
     build: Callable[[], nn.Module]
@@ -22,6 +22,7 @@ class Model(NamedTuple):
     loss: Callable[[Any], Any]
     last: str
     rows: slice = slice(None)
+    coupled: bool = False
 
 
 def normal(*shape, seed=0):

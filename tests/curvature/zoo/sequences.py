@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from zoo.model import Model, N, classes, next_tokens, normal, squared, tokens
 
 T, WORDS = 5, 11  # steps; words, of which the last three occur in no input
@@ -313,11 +314,6 @@ X, IDS = normal(N, 5), tokens(N, T, of=SEEN)
 UNSEEN = slice(SEEN, None)
 MODELS = {
     "GPT block, masked softmax, tied": Model(lambda: GPT(False), IDS, next_tokens, "lm_head", UNSEEN),
-    "GPT block, fused attention, tied": Model(lambda: GPT(True), IDS, next_tokens, "lm_head", UNSEEN),
-    "Llama block: RMSNorm, rotary, SwiGLU": Model(Llama, IDS, next_tokens, "lm_head"),
-    "TransformerEncoder, post-norm": Model(lambda: Encoder(False), IDS, classes, "head"),
-    "TransformerEncoder, pre-norm": Model(lambda: Encoder(True), IDS, classes, "head"),
-    "MultiheadAttention": Model(Attention, (normal(2, N, 8), normal(3, N, 6)), classes, "head"),
     "LSTM, two layers": Model(lambda: Recurrent(nn.LSTM, num_layers=2), IDS, classes, "head"),
     "LSTM, both directions": Model(lambda: Recurrent(nn.LSTM, bidirectional=True), IDS, classes, "head"),
     "GRU": Model(lambda: Recurrent(nn.GRU), IDS, classes, "head"),
@@ -328,10 +324,9 @@ MODELS = {
     "WaveNet block": Model(CausalTCN, normal(N, 3, 6), squared, "out"),
     "mixture of experts": Model(MixtureOfExperts, X, classes, "head"),
     "mixture of experts, top one": Model(TopOneExperts, X, classes, "head"),
-    "wide and deep": Model(WideAndDeep, (torch.arange(N), torch.arange(N) + 1, normal(N, 2)), squared, "out bias"),
     "graph convolution": Model(GraphConvolution, X, classes, "two.bias"),
     "PointNet": Model(PointNet, normal(N, 6, 3), classes, "head"),
     "maxout, PReLU": Model(Maxout, X, classes, "head"),
-    "CLIP": Model(Clip, (X, normal(N, 6)), contrastive, ""),
+    "CLIP": Model(Clip, (X, normal(N, 6)), contrastive, "", coupled=True),
     "Dreamer's core": Model(WorldModel, normal(N, 6), squared, ""),
 }

@@ -4,11 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
+
 from zoo.model import Model, classes, normal, squared
 
 
 def norm_layer(kind, channels):
-    return {"batch": nn.BatchNorm2d, "group": lambda c: nn.GroupNorm(2, c), "none": lambda c: nn.Identity()}[kind](channels)
+    return {"batch": nn.BatchNorm2d, "group": lambda c: nn.GroupNorm(2, c), "none": lambda c: nn.Identity()}[kind](
+        channels
+    )
 
 
 class BasicBlock(nn.Module):
@@ -19,7 +22,9 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=norm == "none")
         self.bn2, self.downsample = norm_layer(norm, planes), None
         if stride != 1 or inputs != planes:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, planes, 1, stride, bias=False), norm_layer(norm, planes))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, planes, 1, stride, bias=False), norm_layer(norm, planes)
+            )
 
     def forward(self, x):
         identity = x
@@ -62,7 +67,7 @@ class Net3C3D(nn.Module):
         super().__init__()
         self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 6, 3, padding=1)
         self.pool = nn.MaxPool2d(3, 2)
-        self.dense1, self.dense2, self.dense3 = nn.Linear(24, 10), nn.Linear(10, 8), nn.Linear(8, 4)
+        self.dense1, self.dense2, self.dense3 = nn.Linear(6, 10), nn.Linear(10, 8), nn.Linear(8, 4)
 
     def forward(self, x):
         x = self.pool(F.pad(F.relu(self.conv1(x)), (0, 1, 0, 1)))
@@ -189,7 +194,9 @@ class Patches(nn.Module):
 class Autoencoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6)
+        )
         self.decoder = nn.Linear(6, 64)
         self.out = nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1)
 
@@ -256,19 +263,15 @@ class SuperResolution(nn.Module):
 X = normal(3, 3, 8, 8)
 MODELS = {
     "ResNet-18, batch norm (eval)": Model(lambda: ResNet18("batch"), normal(2, 3, 32, 32), classes, "fc"),
-    "ResNet-18, group norm": Model(lambda: ResNet18("group"), normal(2, 3, 64, 64), classes, "fc"),
     "ResNet-18, no norm": Model(lambda: ResNet18("none"), normal(2, 3, 32, 32), classes, "fc"),
     "3C3D": Model(Net3C3D, normal(3, 3, 20, 20), classes, "dense3"),
     "All-CNN-C": Model(AllCNNC, normal(3, 3, 12, 12), classes, "last"),
     "DenseNet block": Model(DenseBlock, X, classes, "classifier"),
     "UNet": Model(UNet, X, classes, "head"),
-    "MobileNet block, squeeze and excitation": Model(SqueezeExcitation, X, classes, "classifier"),
     "ConvNeXt block": Model(ConvNeXtBlock, X, classes, "head"),
-    "ViT": Model(Patches, X, classes, "head"),
     "convolutional autoencoder": Model(Autoencoder, X, squared, "out"),
     "variational autoencoder": Model(VAE, normal(4, 3, 2, 2), evidence, "out"),
     "Siamese": Model(Siamese, (normal(4, 3, 2, 2), normal(4, 3, 2, 2, seed=1)), squared, "head"),
     "weight_norm": Model(lambda: WeightNormed(parametrizations.weight_norm), X, classes, "head"),
     "spectral_norm": Model(lambda: WeightNormed(parametrizations.spectral_norm), X, classes, "head"),
-    "super-resolution, pixel shuffle": Model(SuperResolution, X, squared, "conv2"),
 }
