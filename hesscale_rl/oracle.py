@@ -4,6 +4,7 @@ The tests and the approximation study hold the fast methods against these. All t
 name, x [N, ...] (a tuple or a dict of several) and a loss of hesscale_rl.losses.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -70,7 +71,25 @@ def _weight_norm(v, g, dim=0):
     return g * (v / v.square().sum(over, keepdim=True).sqrt())
 
 
-_DEFINITIONS = {torch._weight_norm: _weight_norm, F.layer_norm: _layer_norm, F.batch_norm: _batch_norm}
+def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    if enable_gqa:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if attn_mask is not None:
+        bool_mask = attn_mask.dtype is torch.bool
+        scores = scores.masked_fill(~attn_mask, -math.inf) if bool_mask else scores + attn_mask
+    return F.dropout(scores.softmax(-1), dropout_p) @ v
+
+
+_DEFINITIONS = {
+    F.scaled_dot_product_attention: _attention,
+    F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,  # torch's own slope is rounded to float32
+    torch._weight_norm: _weight_norm,
+    F.layer_norm: _layer_norm,
+    F.batch_norm: _batch_norm,
+}
 
 
 def gradient(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:

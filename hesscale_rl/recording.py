@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
-from .rules import CONSTANT, FUNCTIONS, IN_PLACE, RULES, NotCovered, Refusal, Rule, UnsupportedLayerError
+from .losses.checks import is_traced
+from .rules import CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, RULES, NotCovered, Refusal, Rule, UnsupportedLayerError
 from .rules.autodiff import ByAutodiff
 
+ENTERED = ("torch.nn.functional", "torch.functional")
+SET_ITEM = Tensor.__setitem__
+_ENTERED: dict[Any, Callable[..., Any]] = {}
 _TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 
 
@@ -36,7 +41,8 @@ class Recorder(TorchFunctionMode):
         self.uses: dict[int, int] = {id(p): 0 for p in parameters}  # by id, how often a parameter is an input
         self.live: dict[int, Any] = dict.fromkeys(self.uses)  # by id, what a parameter reaches, kept so that ids last
         self.n = len(samples[0]) if samples else 0
-        self.varying = {id(t): (t, True) for t in samples}  # what differs by sample, and whether along axis 0
+        # What differs by sample; "" where along axis 0, else what has moved or joined the samples.
+        self.varying: dict[int, tuple[Tensor, str]] = {id(t): (t, "") for t in samples}
         self.now: dict[int, Tensor] = {}  # what an operation in place has made of a tensor
         self.places, self.paused = places, False
 
@@ -46,7 +52,7 @@ class Recorder(TorchFunctionMode):
         if self.paused or not (self._reached(args) or (kwargs and self._reached(kwargs.values()))):
             return func(*args, **kwargs)
         if self.now:
-            args, kwargs = self._latest(args), {k: self._latest(v) for k, v in kwargs.items()}
+            args, kwargs = self.latest(args), {k: self.latest(v) for k, v in kwargs.items()}
         if not torch.is_grad_enabled():
             return self._run(func, types, args, kwargs, False)
         torch._C._set_grad_enabled(False)  # the context manager costs more than what it is around
@@ -66,13 +72,29 @@ class Recorder(TorchFunctionMode):
             func, changed = IN_PLACE[func], args[0]
         elif kwargs.get("inplace"):
             kwargs, changed = {k: v for k, v in kwargs.items() if k != "inplace"}, args[0]
+        elif func is SET_ITEM:
+            changed = args[0]
+        if changed is not None:
+            self.check_in_place(changed)
+        if (definition := DEFINED.get(func)) is not None:
+            try:
+                with torch.enable_grad(), self:
+                    return self.changed_to(changed, definition(*args, **kwargs))
+            except NotCovered:
+                pass
         kind = FUNCTIONS.get(func)
         if kind is None:
+            if isinstance(func, FunctionType) and func.__module__ in ENTERED:
+                with torch.enable_grad(), self:
+                    return self.changed_to(changed, entered(func)(*args, **kwargs))
+            state = torch.get_rng_state()
             y = func(*args, **kwargs)
             if not any(isinstance(t, Tensor) and t.dtype.is_floating_point for t in each(y)):
                 return y
             if getattr(func, "__name__", "").endswith("_"):
                 raise Refusal("it works in place on what has derivatives; take the function without the underscore")
+            if not torch.equal(state, torch.get_rng_state()):
+                raise Refusal("it draws random numbers, and has no rule")
             rule: Rule = ByAutodiff.of_call(func, args, kwargs, y)
         else:
             try:
@@ -83,10 +105,25 @@ class Recorder(TorchFunctionMode):
             raise Refusal(f"{odd[0].__qualname__} is a subclass of Tensor, which may mean another function by it")
         if self.own_loss:
             rule.called = func, args, kwargs
-        y = self.keep(rule)
-        if changed is not None:
-            self.now[id(changed)] = y
-            self.live.setdefault(id(changed), changed)
+        return self.changed_to(changed, self.keep(rule))
+
+    def check_in_place(self, t: Tensor) -> None:
+        """Raise Refusal where a change of t would change what others see of it, or a parameter."""
+        if id(t) in self.uses:
+            raise Refusal("it changes a parameter in place")
+        if is_traced(t):
+            return
+        own = t.untyped_storage().data_ptr()
+        for rule in self.rules:
+            for other in (*rule.inputs.values(), *each(rule.y)):
+                if other is not t and isinstance(other, Tensor) and own == other.untyped_storage().data_ptr():
+                    raise Refusal("it works in place on memory that another tensor shares; clone() before")
+
+    def changed_to(self, t: Tensor | None, y: Any) -> Any:
+        """Return y, what t is from now on if that is a tensor that was changed in place."""
+        if t is not None:
+            self.now[id(t)] = y
+            self.live.setdefault(id(t), t)
         return y
 
     def keep(self, rule: Rule) -> Any:
@@ -105,11 +142,13 @@ class Recorder(TorchFunctionMode):
         if self.n:
             rule.varying = [slot for slot, t in given.items() if id(t) in self.varying]
             if rule.varying:
-                aligned = all(self.varying[id(given[slot])][1] for slot in rule.varying)
-                rule.by_sample = aligned and rule.keeps_samples(self.n)
-                self.varying.update({id(t): (t, rule.by_sample) for t in outputs})
+                rule.mixed = next(filter(None, (self.varying[id(given[slot])][1] for slot in rule.varying)), "")
+                if not rule.mixed and not rule.keeps_samples(self.n):
+                    rule.mixed = where(rule.func if rule.func is not None else rule.layer)
+                rule.by_sample = not rule.mixed
+                self.varying.update({id(t): (t, rule.mixed) for t in outputs})
             elif rule.live and rule.repeats(self.n):
-                rule.by_sample, self.varying[id(rule.y)] = True, (rule.y, True)
+                rule.by_sample, self.varying[id(rule.y)] = True, (rule.y, "")
         if rule.live:
             self.rules.append(rule)
             for slot in rule.live:
@@ -166,11 +205,29 @@ class Recorder(TorchFunctionMode):
             "nn.Parameter of a module, or detach() it to be a constant"
         )
 
-    def _latest(self, value: Any) -> Any:
+    def latest(self, value: Any) -> Any:
         """Return an argument with the tensors that were changed in place as they are now."""
         if isinstance(value, Tensor):
             return self.now.get(id(value), value)
-        return type(value)(map(self._latest, value)) if type(value) in (tuple, list) else value
+        if type(value) is dict:
+            return {name: self.latest(t) for name, t in value.items()}
+        return type(value)(map(self.latest, value)) if type(value) in (tuple, list) else value
+
+
+def entered(func: FunctionType) -> Callable[..., Any]:
+    """Return a function of torch's, written in Python, so that what it calls is recorded and not the call itself."""
+    if func not in _ENTERED:
+        own = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
+        inner = FunctionType(
+            func.__code__, func.__globals__ | own, func.__name__, func.__defaults__, func.__closure__
+        )
+        inner.__kwdefaults__ = func.__kwdefaults__
+        _ENTERED[func] = inner
+    return _ENTERED[func]
+
+
+def _never(*args: Any) -> bool:
+    return False
 
 
 def each(y: Any) -> Iterable[Any]:
@@ -273,9 +330,8 @@ def run_forward(net: nn.Module, x: Any, recorder: Recorder) -> Any:
             )
     try:
         with modules_with_rules(recorder), torch.enable_grad(), recorder:
-            if isinstance(x, Tensor):
-                return net(x)
-            return net(**x) if isinstance(x, dict) else net(*x)
+            y = net(x) if isinstance(x, Tensor) else net(**x) if isinstance(x, dict) else net(*x)
+        return recorder.latest(y)
     except (InputError, UnsupportedLayerError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:

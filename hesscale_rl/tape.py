@@ -264,7 +264,7 @@ class Tape(Recorder):
         What follows the last operation that a parameter enters is the loss as a function of the network's outputs,
         and its second derivatives are exact where it is small (tail.py). Once only, as the tape is used up.
         """
-        curvature = curvature or NoCurvature()
+        curvature, loss = curvature or NoCurvature(), self.latest(loss)
         check_own_loss(curvature)
         if not isinstance(loss, Tensor) or loss.ndim or id(loss) not in self.live:
             raise InputError(

@@ -237,7 +237,10 @@ def structured(method: Curvature, rule: Rule, params: dict[int, int]) -> None:
     """Raise Refusal unless the operation has what blocks by layer need: samples on axis 0, weights as they are."""
     name = type(method).__name__
     if not rule.by_sample:
-        raise Refusal(f"{name} needs the samples on axis 0 of every activation, and here they move or meet")
+        raise Refusal(
+            f"{name} needs the samples on axis 0 of every activation, and they are moved or joined by "
+            f"{rule.mixed or 'it'}"
+        )
     for slot in rule.live:
         if slot not in rule.varying and id(rule.inputs[slot]) not in params:
             raise Refusal(f"{name} needs the parameters themselves where samples meet them, not what is made of them")

@@ -15,12 +15,13 @@ from .rule import (
     described,
     unbroadcast,
 )
-from .table import BUILT_IN, CONSTANT, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, register
+from .table import BUILT_IN, CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, register
 
 __all__ = [
     "Affine",
     "BUILT_IN",
     "CONSTANT",
+    "DEFINED",
     "FUNCTIONS",
     "IN_PLACE",
     "Layout",

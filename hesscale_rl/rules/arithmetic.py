@@ -1,12 +1,14 @@
 """The rules of arithmetic with broadcasting, each from its function and its partial derivatives."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import Several, Slots, unbroadcast
+from .rule import NotCovered, Rule, Several, Slots, unbroadcast
 
 Partial = Callable[[Any, Any, Any], Any]  # of a, b and y; None: one everywhere, or zero for a second derivative
 
@@ -108,7 +110,6 @@ def scaled(sign: int) -> type[Binary]:
 
 Add, Sub = scaled(1), scaled(-1)
 Rsub = binary(lambda a, b: b - a, lambda a, b, y: -1, None)
-Mul = binary(lambda a, b: a * b, lambda a, b, y: b, lambda a, b, y: a, joint=False)
 Div = binary(
     lambda a, b: a / b,
     lambda a, b, y: 1 / b,
@@ -117,3 +118,152 @@ Div = binary(
     lambda a, b, y: 2 * y / (b * b),
     joint=False,
 )
+
+
+class Square(Rule):
+    """a * a, which is no product of two inputs."""
+
+    diagonal = True
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return x * x."""
+        self.take(x)
+        return x * x
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """2 x v."""
+        return 2 * self.x * v
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """4 x^2 d."""
+        return 4 * self.x.square() * d
+
+    def second(self, g: Tensor) -> Tensor:
+        """2 g."""
+        return 2 * g
+
+
+class Mul(binary(lambda a, b: a * b, lambda a, b, y: b, lambda a, b, y: a, joint=False)):  # type: ignore[misc]
+    """a b; of one tensor with itself its square."""
+
+    @classmethod
+    def call(cls, func: Any, args: Any, kwargs: Any) -> Rule:
+        """Return the rule of the product, or of the square."""
+        if len(args) == 2 and args[0] is args[1]:
+            return Square.call(func, args[:1], {})
+        return super().call(func, args, kwargs)
+
+
+def _slope_of_power(a: Any, b: Any, y: Tensor) -> Any:
+    return 1 if isinstance(b, int | float) and b == 1 else b * a ** (b - 1)
+
+
+def _bend_of_power(a: Any, b: Any, y: Tensor) -> Any:
+    if isinstance(b, int | float) and b in (0, 1):
+        return torch.zeros_like(y)
+    return b * (b - 1) * a ** (b - 2)
+
+
+def _log(a: Any) -> Any:
+    return torch.log(a) if isinstance(a, Tensor) else math.log(a)
+
+
+def _larger(a: Any, b: Any, y: Tensor) -> Tensor:
+    return (a > b).to(y.dtype) + 0.5 * (a == b).to(y.dtype)
+
+
+def _smaller(a: Any, b: Any, y: Tensor) -> Tensor:
+    return (a < b).to(y.dtype) + 0.5 * (a == b).to(y.dtype)
+
+
+Power = binary(
+    lambda a, b: a**b,
+    _slope_of_power,
+    lambda a, b, y: y * _log(a),
+    _bend_of_power,
+    lambda a, b, y: y * _log(a) ** 2,
+    joint=False,
+)
+Rpow = binary(
+    lambda a, b: b**a,
+    lambda a, b, y: y * _log(b),
+    lambda a, b, y: _slope_of_power(b, a, y),
+    lambda a, b, y: y * _log(b) ** 2,
+    lambda a, b, y: _bend_of_power(b, a, y),
+    joint=False,
+)
+Rdiv = binary(
+    lambda a, b: b / a,
+    lambda a, b, y: -y / a,
+    lambda a, b, y: 1 / a,
+    lambda a, b, y: 2 * y / (a * a),
+    joint=False,
+)
+Maximum = binary(torch.maximum, _larger, lambda a, b, y: 1 - _larger(a, b, y))
+Minimum = binary(torch.minimum, _smaller, lambda a, b, y: 1 - _smaller(a, b, y))
+Atan2 = binary(
+    torch.atan2,
+    lambda a, b, y: b / (a * a + b * b),
+    lambda a, b, y: -a / (a * a + b * b),
+    lambda a, b, y: -2 * a * b / (a * a + b * b) ** 2,
+    lambda a, b, y: 2 * a * b / (a * a + b * b) ** 2,
+    joint=False,
+)
+
+
+class Where(Several):
+    """a where a condition holds, else b."""
+
+    def run(self, condition: Tensor, a: Any, b: Any) -> Tensor:
+        """Return the choice."""
+        self.condition = condition
+        self.inputs = {name: t for name, t in (("x", a), ("other", b)) if isinstance(t, Tensor)}
+        return torch.where(condition, a, b)
+
+    def keeps_samples(self, n: int) -> bool:
+        """Where the samples' axes meet."""
+        return self.y.shape[:1] == (n,) and all(self.inputs[name].ndim == self.y.ndim for name in self.varying)
+
+    def of(self, slot: str, v: Tensor) -> Tensor:
+        """v where it was taken."""
+        zero = torch.zeros_like(v)
+        kept = torch.where(self.condition, v, zero) if slot == "x" else torch.where(self.condition, zero, v)
+        return unbroadcast(kept, self.inputs[slot].shape)
+
+
+class MaskedFill(Rule):
+    """x, but a number where a mask says so."""
+
+    def run(self, x: Tensor, mask: Tensor, value: Any) -> Tensor:
+        """Return it."""
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise NotCovered
+        self.take(x)
+        self.mask = mask
+        return x.masked_fill(mask, value)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v where x was left."""
+        return unbroadcast(v.masked_fill(self.mask, 0.0), self.x.shape)
+
+
+class LogisticLoss(
+    binary(  # type: ignore[misc]
+        lambda a, b: F.binary_cross_entropy_with_logits(a, b, reduction="none"),
+        lambda a, b, y: torch.sigmoid(a) - b,
+        lambda a, b, y: -a,
+        lambda a, b, y: torch.sigmoid(a) * torch.sigmoid(-a),
+        joint=False,
+    )
+):
+    """softplus(a) - a b, without weights."""
+
+    def run(self, a: Any, b: Any, weight: Any = None, **named: Any) -> Tensor:
+        """Return the losses, not reduced."""
+        if (
+            weight is not None
+            or named.pop("reduction", "mean") != "none"
+            or any(v is not None for v in named.values())
+        ):
+            raise NotCovered
+        return super().run(a, b)

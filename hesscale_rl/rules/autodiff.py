@@ -9,6 +9,7 @@ from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..losses.checks import eye
+from ..oracle import Elementary
 from .rule import Refusal, Several
 
 LARGEST = 2**22  # entries of a Jacobian, or of a Hessian, that are computed at once
@@ -25,7 +26,7 @@ class ByAutodiff(Several):
     def of_call(cls, func: Any, args: Sequence[Any], kwargs: dict[str, Any], y: Any) -> "ByAutodiff":
         """Return the rule of func(*args, **kwargs) = y; its inputs are all real tensors in the arguments."""
         rule = cls.__new__(cls)
-        rule.func = func
+        rule.func, rule.p = func, {}
         leaves, tree = tree_flatten((list(args), kwargs))
         at = [i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t.dtype.is_floating_point]
         rule.inputs = {"x" if k == 0 else str(k): leaves[i] for k, i in enumerate(at)}
@@ -36,7 +37,8 @@ class ByAutodiff(Several):
             for slot, t in changed.items():
                 filled[rule.where[slot]] = t
             a, k = tree_unflatten(filled, tree)
-            return func(*a, **k)
+            with Elementary():
+                return func(*a, **k)
 
         rule.apply = apply
         rule.y = y

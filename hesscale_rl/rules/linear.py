@@ -1,13 +1,13 @@
 """The rules of linear layers, and what they share with convolutions; rule.py says what a rule is."""
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import NotCovered, Rule
+from .rule import NotCovered, Refusal, Rule, arguments
 
 
 class Layout(NamedTuple):
@@ -113,3 +113,29 @@ class Linear(Affine):
     def mean_sandwich(self, h: Tensor, jacobian: bool) -> Tensor:
         """The same: J is that of every sample."""
         return self.sandwich(h) if self.one_use else super().mean_sandwich(h, jacobian)
+
+
+class Embedding(Rule):
+    """Rows of a weight by their numbers; x is the weight."""
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return weight[index]."""
+        names = ("weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+        m, index = arguments(dict.fromkeys(names), args, kwargs), x
+        weight = m["weight"]
+        if m["max_norm"] is not None or m["scale_grad_by_freq"]:
+            raise Refusal("max_norm and scale_grad_by_freq have no rule: they change the weight, or its gradient")
+        self.take(weight)
+        self.inputs = {"x": weight, "index": index}
+        self.index, self.padding = index, m["padding_idx"]
+        return F.embedding(index, weight)
+
+    def _add(self, v: Tensor, index: Tensor) -> Tensor:
+        rows = index.reshape(-1)
+        if self.padding is not None:
+            v = v * (index != self.padding).to(v.dtype)[..., None]
+        return torch.zeros_like(self.x).index_add(0, rows, v.reshape(len(rows), -1))
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v added up by rows."""
+        return self._add(v, self.index)

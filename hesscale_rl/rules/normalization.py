@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..losses.checks import eye
-from .rule import NotCovered, Refusal, Rule, Several, arguments
+from .rule import NotCovered, Rule, Several, arguments
 
 
 class Scale(Rule):
@@ -41,6 +41,12 @@ class Scale(Rule):
 def _summed(t: Tensor, axes: list[int]) -> Tensor:
     """The sum over some axes; over none it is t, where torch would take all."""
     return t.sum(axes) if axes else t
+
+
+def spread_over_positions(blocks: Tensor) -> Tensor:
+    """Return [N, Q n, Q n] of a block [N, Q, n, n] for every position: zeros between two."""
+    n, q, size = blocks.shape[:3]
+    return torch.einsum("nqij,qp->nqipj", blocks, eye(q, blocks)).reshape(n, q * size, q * size)
 
 
 class LayerNorm(Scale):
@@ -111,13 +117,11 @@ class LayerNorm(Scale):
         j = (eye(self.n, h) - (1 + outer) / self.n) / s[..., None]
         cross = v[..., :, None] * h[..., None, :]
         blocks = -(cross + cross.mT + gh[..., None] * j) / (self.n * s[..., None])  # [N, Q, n, n]
-        q = blocks.shape[1]
-        whole = torch.einsum("nqij,qp->nqipj", blocks, eye(q, h))
-        return whole.reshape(len(v), q * self.n, q * self.n)
+        return spread_over_positions(blocks)
 
 
 class BatchNorm(Scale):
-    """Batch normalisation in eval mode, where it is an affine map per channel (axis 1)."""
+    """Batch normalisation by running statistics, where it is an affine map per channel (axis 1)."""
 
     def axes(self) -> list[int]:
         """All but the channels."""
@@ -135,11 +139,6 @@ class BatchNorm(Scale):
     ) -> Tensor:
         """Return w (x - running mean)/sqrt(running var + eps) + b."""
         m = arguments(dict(training=False, momentum=0.1, eps=1e-5), rest, settings)
-        if m["training"] or running_mean is None:
-            raise Refusal(
-                "batch normalisation by the batch's own statistics couples the samples, so no curvature per "
-                "sample exists; call .eval() on it or use LayerNorm"
-            )
         self.take(x, weight=weight, bias=bias)
         for name, t in (self.p | {"running_mean": running_mean, "running_var": running_var}).items():
             if t.shape != x.shape[1:2] or t.dtype is not x.dtype:
@@ -199,3 +198,44 @@ class WeightNorm(Several):
             return None
         along = self._along(g * self.u)
         return (along * (3 * self.u.square() - 1) - 2 * g * self.u) * (self.g / self.norm.square())
+
+
+class RMSNorm(LayerNorm):
+    """y = w h with h = x/r over the last axes, r the root of the mean square and eps; J = (I - h h'/n)/r."""
+
+    def run(self, x: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None) -> Tensor:  # type: ignore[override]
+        """Return w h."""
+        self.take(x, weight=weight)
+        normed = torch.Size(normalized_shape)
+        if x.shape[-len(normed) :] != normed or (weight is not None and weight.dtype is not x.dtype):
+            raise NotCovered
+        self.k, self.n = len(normed), math.prod(normed)
+        self.over = list(range(-self.k, 0))
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+        self.s = (x.square().mean(self.over, keepdim=True) + eps).sqrt()
+        self.h = x / self.s
+        return self.h if weight is None else self.h * weight
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """(v - h sum(v h)/n)/r with v times w."""
+        v = self._times_w(v)
+        return (v - self.h * self._sum(v * self.h) / self.n) / self.s
+
+    def vjp_sq(self, d: Tensor) -> Tensor:
+        """J_ki = (delta_ki - h_k h_i/n)/r, squared and multiplied out."""
+        d, h2, n = self._times_w(d, 2), self.h.square(), self.n
+        return (d * (1 - 2 * h2 / n) + h2 * self._sum(d * h2) / n**2) / self.s**2
+
+    def second(self, g: Tensor) -> Tensor:
+        """From dr/dx_i = h_i/n."""
+        g, h, n = self._times_w(g), self.h, self.n
+        return ((3 * h.square() / n - 1) * self._sum(g * h) - 2 * g * h) / (n * self.s**2)
+
+    def hessian(self, g: Tensor) -> Tensor:
+        """((3 h h'/n - I) (g h) - g h' - h g')/(n r^2) with g times w; zero between two positions."""
+        g, h, s = (t.expand_as(self.x).flatten(-self.k) for t in (self._times_w(g), self.h, self.s))
+        g, h, s = (t.reshape(len(t), -1, self.n) for t in (g, h, s))  # [N, Q, n]
+        outer, cross = h[..., :, None] * h[..., None, :], g[..., :, None] * h[..., None, :]
+        along = (g * h).sum(-1)[..., None, None]
+        blocks = (along * (3 * outer / self.n - eye(self.n, h)) - cross - cross.mT) / (self.n * s[..., None] ** 2)
+        return spread_over_positions(blocks)

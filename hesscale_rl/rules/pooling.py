@@ -120,3 +120,31 @@ class AdaptiveMeanPool(MeanPool):
     def _matrix(self, i: int, eye: Tensor) -> Tensor:
         size = self.sizes[i]
         return F.adaptive_avg_pool1d(eye, eye.shape[-1] if size is None else size)
+
+
+class Resize(MeanPool):
+    """Interpolation: separable too, its matrices read off by resizing the identity along one axis at a time."""
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return x in another size."""
+        self.take(x)
+        self.axes = x.ndim - 2
+        self.matrices = []
+        for axis in range(2, x.ndim):
+            n = x.shape[axis]
+            one = eye(n, x).view(n, 1, *(n if i == axis else 1 for i in range(2, x.ndim)))
+            one = one.expand(n, 1, *x.shape[2:])  # weights along the other axes add up to one
+            resized = self.func(one, *args, **kwargs)
+            self.matrices.append(resized.movedim(axis, -1).flatten(1, -2)[:, 0].mT)
+        return self.func(x, *args, **kwargs)
+
+
+class AdaptiveMaxPool(MaxPool):
+    """Max-pooling to a given output size."""
+
+    def run(self, x: Tensor, output_size: Any, return_indices: bool = False) -> Any:  # type: ignore[override]
+        """Return the maxima, and where they stood if that is asked for."""
+        self.take(x)
+        self.axes = int(self.func.__name__[-2])
+        y, self.index = self.func(x, output_size, return_indices=True)
+        return (y, self.index) if return_indices else y

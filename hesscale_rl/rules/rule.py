@@ -86,6 +86,7 @@ class Rule:
     live: list[str]
     varying: Slots = ()
     by_sample = False  # whether y has the samples on axis 0, each made of its own inputs alone; if the tape looks
+    mixed = ""  # what has moved or joined the samples, if the tape looks
     place = ""  # where it was called, if the tape keeps that
     called: Any = None  # function, arguments and named arguments, if the tape keeps them
     draws = False  # whether another call gives other numbers

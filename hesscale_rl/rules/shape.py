@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import Rule, Several, Slots, arguments
+from .rule import Rule, Several, Slots, arguments, unbroadcast
 
 
 class Reshape(Rule):
@@ -107,6 +107,14 @@ class Cat(Several):
 class Pad(Rule):
     """A constant around the last axes; the way back cuts it off (a negative padding of v)."""
 
+    @classmethod
+    def call(cls, func: Any, args: Any, kwargs: Any) -> Rule:
+        """Return the rule; other modes than a constant repeat entries."""
+        named = arguments({"pad": None, "mode": "constant", "value": None}, args[1:], kwargs)
+        if named["mode"] != "constant":
+            return Selection.call(func, args, kwargs)
+        return super().call(func, args, kwargs)
+
     def run(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
         """Return x with margins."""
         self.take(x)
@@ -120,3 +128,55 @@ class Pad(Rule):
     def vjp(self, v: Tensor) -> Tensor:
         """v without the margins."""
         return F.pad(v, [-n for n in self.pad])
+
+
+class Cast(Rule):
+    """The same numbers in another precision, or on another device."""
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return x as it is wanted."""
+        self.take(x)
+        return self.func(x, *args, **kwargs)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v as x is."""
+        return v.to(dtype=self.x.dtype, device=self.x.device)
+
+
+class Stack(Cat):
+    """Tensors side by side along a new axis."""
+
+    def run(self, x: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the tensors x stacked."""
+        self.dim = arguments({"dim": 0}, args, kwargs)["dim"]
+        names = ["x", *(str(i) for i in range(1, len(x)))]
+        self.inputs = dict(zip(names, x, strict=True))
+        return torch.stack(list(x), self.dim)
+
+    def of(self, slot: str, v: Tensor) -> Tensor:
+        """Its own slice of v."""
+        return v.select(self.dim, 0 if slot == "x" else int(slot))
+
+
+class SetItem(Several):
+    """x with some entries replaced, as by x[index] = value; what it gives is another tensor."""
+
+    def run(self, x: Tensor, index: Any, value: Any) -> Tensor:
+        """Return a changed copy."""
+        self.index = index
+        self.inputs = {name: t for name, t in (("x", x), ("value", value)) if isinstance(t, Tensor)}
+        y = x.clone()
+        y[index] = value
+        return y
+
+    def keeps_samples(self, n: int) -> bool:
+        """Only by chance."""
+        return False
+
+    def of(self, slot: str, v: Tensor) -> Tensor:
+        """v without these entries, or they."""
+        if slot == "value":
+            return unbroadcast(v[self.index], self.inputs["value"].shape)
+        v = v.clone()
+        v[self.index] = 0
+        return v

@@ -8,7 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import activation, arithmetic, convolution, linear, normalization, pooling, shape
+from . import (
+    activation,
+    arithmetic,
+    composite,
+    convolution,
+    elementary,
+    linear,
+    normalization,
+    pooling,
+    products,
+    recurrent,
+    reduction,
+    shape,
+    softmax,
+)
 from .rule import Rule
 
 OPERATIONS: dict[str, type[Rule]] = {
@@ -16,7 +30,10 @@ OPERATIONS: dict[str, type[Rule]] = {
     "linear": linear.Linear,
     "conv1d conv2d conv3d": convolution.Conv,
     "conv_transpose1d conv_transpose2d conv_transpose3d": convolution.ConvTranspose,
-    # activations
+    "embedding": linear.Embedding,
+    "matmul mm bmm mv dot": products.Matmul,
+    "einsum": products.Einsum,
+    # activations and elementary functions
     "relu": activation.ReLU,
     "leaky_relu": activation.LeakyReLU,
     "elu": activation.ELU,
@@ -24,34 +41,130 @@ OPERATIONS: dict[str, type[Rule]] = {
     "gelu": activation.GELU,
     "silu": activation.SiLU,
     "tanh": activation.Tanh,
-    "sigmoid": activation.Sigmoid,
+    "sigmoid expit": activation.Sigmoid,
     "logsigmoid": activation.LogSigmoid,
     "softplus": activation.Softplus,
     "exp": activation.Exp,
-    # normalisation, pooling
+    "hardtanh": elementary.Hardtanh,
+    "relu6": elementary.ReLU6,
+    "hardsigmoid": elementary.Hardsigmoid,
+    "hardswish": elementary.Hardswish,
+    "softsign": elementary.Softsign,
+    "mish": elementary.Mish,
+    "celu": elementary.CELU,
+    "tanhshrink": elementary.Tanhshrink,
+    "softshrink": elementary.Softshrink,
+    "hardshrink": elementary.Hardshrink,
+    "threshold _threshold": elementary.Threshold,
+    "rrelu": elementary.RReLU,
+    "clamp clip": elementary.Clamp,
+    "neg negative __neg__": elementary.Neg,
+    "abs absolute __abs__": elementary.Abs,
+    "square": elementary.Square,
+    "sqrt": elementary.Sqrt,
+    "rsqrt": elementary.Rsqrt,
+    "reciprocal": elementary.Reciprocal,
+    "exp2": elementary.Exp2,
+    "expm1": elementary.Expm1,
+    "log": elementary.Log,
+    "log1p": elementary.Log1p,
+    "log2": elementary.Log2,
+    "log10": elementary.Log10,
+    "sin": elementary.Sin,
+    "cos": elementary.Cos,
+    "tan": elementary.Tan,
+    "asin arcsin": elementary.Asin,
+    "acos arccos": elementary.Acos,
+    "atan arctan": elementary.Atan,
+    "sinh": elementary.Sinh,
+    "cosh": elementary.Cosh,
+    "asinh arcsinh": elementary.Asinh,
+    "atanh arctanh": elementary.Atanh,
+    "erf": elementary.Erf,
+    # normalisation, pooling, softmax
     "layer_norm": normalization.LayerNorm,
-    "batch_norm": normalization.BatchNorm,
+    "rms_norm": normalization.RMSNorm,
     "_weight_norm": normalization.WeightNorm,
     "max_pool1d max_pool2d max_pool3d": pooling.MaxPool,
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d": pooling.AdaptiveMaxPool,
     "avg_pool1d avg_pool2d avg_pool3d": pooling.MeanPool,
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d": pooling.AdaptiveMeanPool,
+    "interpolate upsample": pooling.Resize,
     "dropout": pooling.Dropout,
+    "softmax": softmax.Softmax,
+    "log_softmax": softmax.LogSoftmax,
+    "logsumexp": softmax.LogSumExp,
     # arithmetic
     "add __radd__": arithmetic.Add,
     "sub subtract": arithmetic.Sub,
     "rsub __rsub__": arithmetic.Rsub,
     "mul multiply __rmul__": arithmetic.Mul,
     "div divide true_divide": arithmetic.Div,
+    "__rdiv__ __rtruediv__": arithmetic.Rdiv,
+    "pow": arithmetic.Power,
+    "__rpow__": arithmetic.Rpow,
+    "maximum": arithmetic.Maximum,
+    "minimum": arithmetic.Minimum,
+    "atan2 arctan2": arithmetic.Atan2,
+    "where": arithmetic.Where,
+    "binary_cross_entropy_with_logits": arithmetic.LogisticLoss,
+    "masked_fill": arithmetic.MaskedFill,
+    # along axes
+    "sum": reduction.Sum,
+    "mean": reduction.Mean,
+    "var": reduction.Var,
+    "std": reduction.Std,
+    "norm vector_norm": reduction.Norm,
+    "amax amin": reduction.Extreme,
     # entries that move
     "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze clone contiguous ravel": shape.Reshape,
     "expand expand_as broadcast_to": shape.Expand,
-    "__getitem__ transpose permute movedim moveaxis swapaxes swapdims t T mT flip roll": shape.Selection,
-    "narrow select unbind split chunk tensor_split": shape.Selection,
+    "__getitem__ transpose permute movedim moveaxis swapaxes swapdims t T mT H mH flip roll": shape.Selection,
+    "narrow select unbind split chunk tensor_split index_select gather take_along_dim repeat tile": shape.Selection,
+    "repeat_interleave tril triu diag diagonal cumsum unfold fold pixel_shuffle pixel_unshuffle": shape.Selection,
+    "channel_shuffle broadcast_tensors hsplit vsplit diag_embed masked_select rot90 im2col col2im": shape.Selection,
     "cat concat concatenate": shape.Cat,
+    "stack": shape.Stack,
     "pad": shape.Pad,
+    "to float double half bfloat16 type type_as cuda cpu": shape.Cast,
+    "__setitem__": shape.SetItem,
+    "scaled_dot_product_attention": softmax.Attention,
+    "batch_norm": normalization.BatchNorm,
+}
+# What is told in terms of others: tried before a rule of the same name; where it raises NotCovered that is taken.
+DEFINITIONS: dict[str, Callable[..., Any]] = {
+    "addmm addmv addbmm baddbmm": composite.addmm,
+    "addcmul": composite.addcmul,
+    "addcdiv": composite.addcdiv,
+    "lerp": composite.lerp,
+    "softmin": composite.softmin,
+    "glu": composite.glu,
+    "prelu": composite.prelu,
+    "mse_loss": composite.mse_loss,
+    "l1_loss": composite.l1_loss,
+    "nll_loss": composite.nll_loss,
+    "cross_entropy": composite.cross_entropy,
+    "binary_cross_entropy_with_logits": composite.bce_with_logits,
+    "group_norm": composite.group_norm,
+    "instance_norm": composite.instance_norm,
+    "batch_norm": composite.batch_norm,
+    "bilinear": composite.bilinear,
+    "scaled_dot_product_attention": composite.attention,
+    "max": composite.extreme_of_two("max"),
+    "min": composite.extreme_of_two("min"),
+    "dropout1d dropout2d dropout3d feature_dropout": composite.channel_dropout,
+    "alpha_dropout": composite.alpha_dropout,
+    "lstm": recurrent.lstm,
+    "gru": recurrent.gru,
+    "rnn_tanh": recurrent.rnn_tanh,
+    "rnn_relu": recurrent.rnn_relu,
+    "lstm_cell": recurrent.lstm_cell,
+    "gru_cell": recurrent.gru_cell,
+    "rnn_tanh_cell": recurrent.rnn_tanh_cell,
+    "rnn_relu_cell": recurrent.rnn_relu_cell,
 }
 
-_HOMES: tuple[Any, ...] = (torch, Tensor, F, torch._C._nn, torch.special)
+_HOMES: tuple[Any, ...] = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 
 
 def spellings(name: str) -> list[Any]:
@@ -95,6 +208,9 @@ IN_PLACE: dict[Any, Any] = {  # what works in place, and the function without it
     if not name.startswith("_")
     for own in (f"{name}_", f"__i{name}__")
     for f in spellings(own)
+} | {f: zeros for zeros in (torch.zeros_like,) for f in spellings("zero_")}
+DEFINED: dict[Any, Callable[..., Any]] = {
+    f: definition for names, definition in DEFINITIONS.items() for name in names.split() for f in spellings(name)
 }
 RULES: dict[type[nn.Module], type[Rule]] = {}  # of modules, each one operation whatever its forward does
 BUILT_IN: Mapping[Any, type[Rule]] = MappingProxyType(dict(FUNCTIONS))  # before anybody registers another

@@ -146,8 +146,9 @@ def test_a_step_without_fresh_curvature_is_an_error_that_changes_nothing():
 
 def test_an_operation_that_cannot_be_is_named_with_the_way_out():
     net = nn.Sequential(nn.Linear(5, 6), networks.Skip(nn.BatchNorm1d(6)), nn.Linear(6, 4))
-    with pytest.raises(hs.UnsupportedLayerError, match=r"layer 1\.body\.0 .*BatchNorm1d, batch_norm.*register"):
-        hs.backward(net, torch.randn(N, 5), hs.losses.CrossEntropy(torch.zeros(N, dtype=torch.int64)))
+    loss = hs.losses.CrossEntropy(torch.zeros(N, dtype=torch.int64))
+    with pytest.raises(hs.UnsupportedLayerError, match=r"KFAC needs .*layer 1\.body\.0 .*BatchNorm1d, .*register"):
+        hs.backward(net, torch.randn(N, 5), loss, hs.KFAC())
 
 
 def test_the_four_cases_of_ppos_clip_and_both_of_the_value_loss():
