@@ -305,6 +305,7 @@ def train(args: Args) -> int:
         Run(args, args.run_dir, args.quiet, __file__, updates * epochs, saved) as run,
         Progress(updates * epochs, args.quiet, now.step) as progress,
     ):
+        run.tell()
 
         def log(logs: dict[str, float]) -> dict[str, float]:
             for name in ("validation", "test"):

@@ -64,8 +64,8 @@ class Run:
 
     `args` is the agent's dataclass of arguments; its `env_id`, `exp_name` and `seed` name the default directory under
     runs/. `directory` names it exactly instead: InputError if that holds anything already. `source` is the agent's
-    file. `checkpoint`, one of the directory's own, resumes the run there. `quiet` leaves out the line that tells the
-    path, the attribute `directory`.
+    file. `checkpoint`, one of the directory's own, resumes the run there. `quiet` leaves out the line by which
+    `tell` says the path, the attribute `directory`.
 
     While it is open, SIGINT, SIGTERM and SIGHUP only set `stop`, for the agent to end after its current update; a
     second SIGINT interrupts at once. `track`: Weights & Biases as well.
@@ -128,6 +128,11 @@ class Run:
             self._wandb = wandb.init(
                 project="hesscale-rl", name=self.directory.name, config=dataclasses.asdict(args), dir=self.directory
             )
+
+    def tell(self) -> None:
+        """Say where the run is, unless it is `quiet`; a run that has come to nothing may be discarded unsaid."""
+        if not self.quiet:
+            say(self._about)
 
     def log(self, global_step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by TensorBoard tag ("charts/episodic_return") at one step. `flush` brings them to disk."""
@@ -274,8 +279,6 @@ class Run:
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
-        if not self.quiet:
-            say(self._about)
         return self
 
     def __exit__(

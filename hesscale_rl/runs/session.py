@@ -47,6 +47,7 @@ from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
 from .progress import Progress
 
+LIBRARIES = ("hesscale_rl", "gymnasium")  # between an agent and a user's environment
 RECENT = 20  # episodes whose mean return is told at the end
 
 
@@ -104,6 +105,8 @@ class Session:
             self.run = stack.enter_context(
                 Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)
             )
+            if not self._fresh:
+                self.run.tell()
             if self.total < args.total_timesteps and not args.quiet:
                 size = args.num_steps * args.num_envs
                 asked = f"of the {args.total_timesteps:,} asked for"
@@ -130,20 +133,17 @@ class Session:
             raise RuntimeError(f"sys.exit({error.code!r}) was called in the midst of training") from error
         if fault is not None:
             _blame(fault, self.run)
-        elif ended or error is None:
+        elif ended or error is None or isinstance(error, KeyboardInterrupt):
             self.run.report(self.recent)
         return ended
 
     def _conclude(self, error: BaseException | None) -> None:
-        """Give the run its status: it diverged, or its environment failed and what was learnt is kept."""
-        if not isinstance(error, EnvironmentFault):
-            self.run.log(self.run.global_step, {"charts/diverged": 1.0})
-            self.run.finish("diverged", reason=str(error))
+        """Give the run its status: it diverged, or its environment failed."""
+        if isinstance(error, EnvironmentFault):
+            self.run.finish("failed", reason=str(error))
             return
-        if self.collected:
-            with contextlib.suppress(Diverged, Unwritable):  # a policy that is not worth keeping, or a full disk
-                self._save(new_episodes=True)
-        self.run.finish("failed", reason=str(error))
+        self.run.log(self.run.global_step, {"charts/diverged": 1.0})
+        self.run.finish("diverged", reason=str(error))
 
     @property
     def _learnt(self) -> bool:
@@ -181,8 +181,18 @@ class Session:
                 self._save()
 
     def collect(self, stop_at_end: bool = False) -> Arrays:
-        """Take the steps of a rollout, as `Rollout.collect` does."""
-        steps = self.rollout.collect(self.args.num_steps, self._ended, stop_at_end)
+        """Take the steps of a rollout, as `Rollout.collect` does; whatever ends it, the updates before are kept."""
+        try:
+            steps = self.rollout.collect(self.args.num_steps, self._ended, stop_at_end)
+        except Diverged:
+            raise
+        except BaseException:
+            if self.collected:  # the updates before are whole, the environments' episodes are not
+                with contextlib.suppress(Diverged, Unwritable):  # not worth keeping, or a full disk
+                    self._save(new_episodes=True)
+            raise
+        if self._fresh and not self.collected:
+            self.run.tell()  # not before: an environment that fails at first leaves nothing to look for
         self.collected += 1
         return steps
 
@@ -246,9 +256,18 @@ def _close(env: Any, env_id: str) -> None:
         complain(f"--env-id {env_id}: its close() raised {type(error).__name__}: {error}")
 
 
+def _users_frames(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is neither ours nor Gymnasium's; the whole if there is none."""
+    own = trace
+    while own is not None and own.tb_frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES:
+        own = own.tb_next
+    return own or trace
+
+
 def _blame(fault: EnvironmentFault, run: Run) -> None:
     """Say what an environment did in the middle of a run, with its own traceback, and what to do."""
-    if fault.__cause__ is not None:
-        complain("".join(traceback.format_exception(fault.__cause__)).rstrip())
+    if (cause := fault.__cause__) is not None:
+        own = _users_frames(cause.__traceback__)
+        complain("".join(traceback.format_exception(cause.with_traceback(own))).rstrip())
     kept = f"what was learnt until step {run.saved:,} is kept" if run.saved is not None else "nothing was kept"
     complain(f"{fault}\n{kept}; mend the environment, then go on with --resume {run.directory}")

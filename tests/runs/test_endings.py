@@ -13,6 +13,7 @@ import pytest
 
 from hesscale_rl import envs
 from hesscale_rl.agents import ppo
+from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, FAILED, INTERRUPTED, Diverged
 from hesscale_rl.runs import directory as run_module
 from hesscale_rl.runs import session
@@ -185,7 +186,70 @@ def test_the_status_is_true_whatever_happens(tmp_path, monkeypatch, capsys, arra
         assert list(tmp_path.iterdir()) == [] and told.count("\n") == 1
     assert status.get("output", {}) == console.lost
     if verdict == "interrupted":
-        assert status["checkpoint"] in (32, 64)
+        assert status["checkpoint"] in (32, LATER - 1, 64)
+
+
+class Leaves(BaseException):
+    """What no `except Exception` sees."""
+
+
+@pytest.fixture
+def acting(tmp_path, monkeypatch):
+    make = envs.make
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(envs, "make", lambda *given: Acting(make(*given)))
+    monkeypatch.setattr(Acting, "steps", 0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Leaves("so"), RobotFault("a cable"), OSError("no window")])
+def test_what_the_last_update_has_learnt_is_kept_whatever_ends_the_next_rollout(
+    acting, tmp_path, monkeypatch, capsys, error
+):
+    acts(throw(error))(monkeypatch)
+    args, ends = replace(SMALL, checkpoint_interval=10**6), isinstance(error, KeyboardInterrupt | OSError)
+    if ends:
+        assert ppo.main(args) == (INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+    else:
+        with pytest.raises(type(error)):
+            ppo.main(args)
+    out, status = capsys.readouterr().out, json.loads((tmp_path / "läuft" / "status.json").read_text())
+    assert status["status"] == ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+    assert status["checkpoint"] == LATER - 1 and "run  läuft" in out
+    assert ("interrupted  39 steps" in out) == isinstance(error, KeyboardInterrupt)
+    assert ppo.main(replace(args, run_dir="läuft", resume="läuft", quiet=True)) == DONE
+
+
+def test_a_run_that_leaves_nothing_says_nowhere_that_it_is_there(acting, tmp_path, monkeypatch, capsys):
+    acts(throw(ZeroDivisionError("by zero")), at=3)(monkeypatch)
+    assert ppo.main(SMALL) == BAD_INPUT
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and not [*tmp_path.iterdir()]
+
+
+class Breaks(gym.Env):
+    """Fails in a function of its own, behind Gymnasium's wrappers."""
+
+    observation_space, action_space, steps = gym.spaces.Box(-1.0, 1.0, (2,)), gym.spaces.Discrete(2), 0
+
+    def reset(self, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.sample(), 1.0 / (LATER - self.steps), False, False, {}
+
+
+def test_the_traceback_of_an_environment_begins_with_its_own_frames(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    gym.register("Breaks-v0", Breaks, max_episode_steps=100)
+    try:
+        assert ppo.main(replace(SMALL, env_id="Breaks-v0", quiet=True)) == FAILED
+    finally:
+        del gym.registry["Breaks-v0"]
+    lines = capsys.readouterr().err.splitlines()
+    places = [line for line in lines if line.startswith("  File ")]
+    assert len(places) == 1 and __file__ in places[0] and "in step" in places[0]
+    assert lines[0] == "Traceback (most recent call last):" and "--resume läuft" in lines[-1]
 
 
 def test_a_full_disk_is_one_line_with_the_file_and_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):

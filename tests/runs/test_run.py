@@ -222,9 +222,12 @@ def test_the_first_verdict_stands(start):
 
 
 def test_one_line_tells_where_unless_quiet(start, capsys):
-    with start("a", quiet=True):
+    with start("a", quiet=True) as run:
+        run.tell()
         assert capsys.readouterr().out == ""
-    with start("b", quiet=False):
+    with start("b", quiet=False) as run:
+        assert capsys.readouterr().out == ""
+        run.tell()
         out = capsys.readouterr().out
     assert out.startswith("run  b  ") and out.count("\n") == 1 and torch.__version__.partition("+")[0] in out
 
