@@ -134,7 +134,7 @@ def contenders(algorithm: str, env_id: str) -> dict[str, Turn]:
 
 @contextlib.contextmanager
 def watched(spent: dict[str, float], places: dict[str, tuple[Any, str]]) -> Iterator[None]:
-    """While it lasts, the seconds spent in each part's function are added up; for a sampler, in what it returns."""
+    """While it lasts, the seconds spent in each part's function are added up."""
     kept = []
 
     def timed(part: str, function: Callable) -> Callable:
@@ -147,13 +147,10 @@ def watched(spent: dict[str, float], places: dict[str, tuple[Any, str]]) -> Iter
 
         return call
 
-    def made(part: str, function: Callable) -> Callable:
-        return lambda *args: timed(part, function(*args))
-
     for part, (owner, name) in places.items():
         function = getattr(owner, name)
         kept.append((owner, name, function))
-        setattr(owner, name, made(part, function) if name == "sampler" else timed(part, function))
+        setattr(owner, name, timed(part, function))
     try:
         yield
     finally:
@@ -162,20 +159,19 @@ def watched(spent: dict[str, float], places: dict[str, tuple[Any, str]]) -> Iter
 
 
 def where(algorithm: str, env_id: str) -> dict[str, dict[str, float]]:
-    """Return microseconds per step by part, of the baseline and of AdaHesScale."""
-    from hesscale_rl.envs.vector import Envs
-    from hesscale_rl.rl.policy import Policy
+    """Return microseconds per step by part, of the baseline and of AdaHesScale, whose "env" acts as well."""
+    from hesscale_rl.rl.rollout import Rollout
     from hesscale_rl.studies import baseline_agents as baseline
 
     agent, result = importlib.import_module(f"hesscale_rl.agents.{algorithm}"), {}
     usual_parts = {"act": "act", "env": "step", "advantages": "advantages", "update": "update"}
-    our_parts = {"env": (Envs, "step"), "advantages": (agent, "prepare"), "update": (agent, "update")}
+    our_parts = {"env": (Rollout, "collect"), "advantages": (agent, "prepare"), "update": (agent, "update")}
     for method, turn, places in (
         (BASELINE, usual(algorithm, env_id), {part: (baseline, name) for part, name in usual_parts.items()}),
         (
             "hesscale-rl, adahesscale",
             ours(algorithm, env_id, "adahesscale"),
-            our_parts | {"act": (Policy, "sampler")},
+            our_parts,
         ),
     ):
         spent: dict[str, float] = defaultdict(float)
