@@ -198,7 +198,7 @@ def measure(algorithm: str, env_id: str, rounds: int) -> list[dict[str, Any]]:
         row = {"agent": algorithm, "env": env_id, "method": name, "rounds": rounds}
         for what, numbers in (("sps", values), ("ratio", ratios)):
             row |= {f"{what}_{f.__name__}": f(numbers) for f in (statistics.median, min, max)}
-        rows.append(row | {f"us_{part}": parts[name][part] for part in PARTS if name in parts})
+        rows.append(row | {f"us_{part}": parts[name][part] for part in PARTS if part in parts.get(name, {})})
     return rows
 
 

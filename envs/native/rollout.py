@@ -68,8 +68,8 @@ class Driver:
 
     @property
     def ready(self) -> bool:
-        """Whether the next steps can be taken."""
-        return self.native.takes_steps
+        """Whether the next steps can be taken, and the actions are as many as the model's controls."""
+        return self.native.takes_steps and self.native.length == len(self.actor.low)
 
     def drive(
         self, t: int, rows: Rows, seen: np.ndarray, account: Account, norms: Normalizers

@@ -131,6 +131,13 @@ def test_a_rollout_is_driven_only_with_actions_and_networks_that_the_loops_know(
     assert env.driver(ppo.make_policy(env.observation_space, env.action_space, args)) is None
 
 
+def test_actions_that_are_not_as_many_as_the_controls_are_gymnasiums_to_refuse():
+    env = gym.make("Hopper-v5", disable_env_checker=True)
+    env.unwrapped.action_space = gym.spaces.Box(-1, 1, (40,), np.float32)
+    with pytest.raises(EnvironmentFault, match="Action dimension mismatch"):
+        rollouts(Envs(env), "parameter", [3])
+
+
 @pytest.mark.parametrize("what", ["action", "observation"])
 def test_a_driven_step_that_is_not_finite_ends_as_a_single_one_does(what):
     messages = []
