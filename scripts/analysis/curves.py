@@ -144,11 +144,11 @@ def gather(runs: list[RecordedRun], bins: int, together: bool, worst: str | None
     # An epoch has one value.
     parts = {run: min(bins, lengths[run]) if run.view.axis == "epochs" else bins for run in runs}
     curves = {run: curve for run in runs if (curve := on_grid(run, lengths[run], parts[run])) is not None}
-    for run in runs:
+    for run in [run for run in runs if run not in curves]:
         same = [curve.min() for other, curve in curves.items() if keys[other][0] == keys[run][0]]
-        if run not in curves and run.status == "diverged" and same:
+        if run.status == "diverged" and same:
             curves[run] = np.full(parts[run], min(same))
-        elif run not in curves:
+        else:
             length = f" in {lengths[run] / FINE[run.view.axis]:,.9g} {run.view.axis}" if lengths[run] else " yet"
             complain(f"{run.path}: no {run.view.metric}{length}; left out")
     if not curves:
