@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -287,7 +288,8 @@ class OnSlurm:
         self.errors = (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError)
         self.executor = submitit.AutoExecutor
         self.waiting: dict[Planned, Any] = {}
-        self._call(lambda: self._executor(Path("unused")))  # it makes its folder with the first job only
+        with tempfile.TemporaryDirectory() as folder:  # which some executors make at once
+            self._call(lambda: self._executor(Path(folder)))
 
     def _call(self, action: Callable[[], Any]) -> Any:
         try:

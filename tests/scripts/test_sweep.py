@@ -286,6 +286,13 @@ def test_a_run_that_crashes_is_tried_again_and_then_told_with_its_log(tmp_path, 
     assert error.count("first line") < 10 * sweep.TAILS
 
 
+def test_a_launcher_that_is_made_touches_no_file(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    launchers.OnSlurm(None, "local", {"timeout_min": 1})
+    assert not list(tmp_path.iterdir())
+
+
 def test_submitits_executors_do_the_same(tmp_path, monkeypatch, capsys):
     pytest.importorskip("submitit")
     spec = write(tmp_path, SPEC.format(seeds=[3]).replace("4096", "512"))
