@@ -17,7 +17,18 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 from .losses.checks import is_traced
-from .rules import CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, RULES, NotCovered, Refusal, Rule, UnsupportedLayerError
+from .rules import (
+    CONSTANT,
+    DEFINED,
+    FUNCTIONS,
+    IN_PLACE,
+    RULES,
+    SHAPE_ONLY,
+    NotCovered,
+    Refusal,
+    Rule,
+    UnsupportedLayerError,
+)
 from .rules.autodiff import ByAutodiff
 
 ENTERED = ("torch.nn.functional", "torch.functional")
@@ -99,6 +110,8 @@ class Recorder(TorchFunctionMode):
         else:
             try:
                 rule = kind.call(func, args, kwargs)
+                if func not in SHAPE_ONLY:
+                    self.check_inputs(rule, (*args, *kwargs.values()))
             except NotCovered:
                 rule = ByAutodiff.of_call(func, args, kwargs, func(*args, **kwargs))
         if types and (odd := [kind for kind in types if kind is not Tensor and kind is not nn.Parameter]):
@@ -106,6 +119,15 @@ class Recorder(TorchFunctionMode):
         if self.own_loss:
             rule.called = func, args, kwargs
         return self.changed_to(changed, self.keep(rule))
+
+    def check_inputs(self, rule: Rule, values: Iterable[Any]) -> None:
+        """Raise NotCovered if a parameter reaches an argument that the rule takes for a setting."""
+        for t in values:
+            if isinstance(t, Tensor):
+                if (id(t) in self.live or t.requires_grad) and not any(t is own for own in rule.inputs.values()):
+                    raise NotCovered
+            elif type(t) in (tuple, list):
+                self.check_inputs(rule, t)
 
     def check_in_place(self, t: Tensor) -> None:
         """Raise Refusal where a change of t would change what others see of it, or a parameter."""

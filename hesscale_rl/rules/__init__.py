@@ -15,7 +15,7 @@ from .rule import (
     described,
     unbroadcast,
 )
-from .table import BUILT_IN, CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, register
+from .table import BUILT_IN, CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, SHAPE_ONLY, register
 
 __all__ = [
     "Affine",
@@ -31,6 +31,7 @@ __all__ = [
     "OPERATIONS",
     "RULES",
     "Refusal",
+    "SHAPE_ONLY",
     "Rule",
     "Several",
     "Slots",

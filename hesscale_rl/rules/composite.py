@@ -36,6 +36,12 @@ def softmin(x: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None)
     return F.softmax(-x, dim=dim, dtype=dtype)
 
 
+def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All in one shape."""
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    return tuple(t.expand(shape) for t in tensors)
+
+
 def glu(x: Tensor, dim: int = -1) -> Tensor:
     """a sigmoid(b) of the two halves."""
     a, b = x.chunk(2, dim)

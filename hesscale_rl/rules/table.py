@@ -122,7 +122,7 @@ OPERATIONS: dict[str, type[Rule]] = {
     "__getitem__ transpose permute movedim moveaxis swapaxes swapdims t T mT H mH flip roll": shape.Selection,
     "narrow select unbind split chunk tensor_split index_select gather take_along_dim repeat tile": shape.Selection,
     "repeat_interleave tril triu diag diagonal cumsum unfold fold pixel_shuffle pixel_unshuffle": shape.Selection,
-    "channel_shuffle broadcast_tensors hsplit vsplit diag_embed masked_select rot90 im2col col2im": shape.Selection,
+    "channel_shuffle hsplit vsplit diag_embed masked_select rot90 im2col col2im": shape.Selection,
     "cat concat concatenate": shape.Cat,
     "stack": shape.Stack,
     "pad": shape.Pad,
@@ -139,6 +139,7 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "lerp": composite.lerp,
     "softmin": composite.softmin,
     "glu": composite.glu,
+    "broadcast_tensors": composite.broadcast_tensors,
     "prelu": composite.prelu,
     "mse_loss": composite.mse_loss,
     "l1_loss": composite.l1_loss,
@@ -212,6 +213,8 @@ IN_PLACE: dict[Any, Any] = {  # what works in place, and the function without it
 DEFINED: dict[Any, Callable[..., Any]] = {
     f: definition for names, definition in DEFINITIONS.items() for name in names.split() for f in spellings(name)
 }
+# What looks at its second argument's shape or kind alone.
+SHAPE_ONLY = {f for name in ("expand_as", "view_as", "reshape_as", "type_as") for f in spellings(name)}
 RULES: dict[type[nn.Module], type[Rule]] = {}  # of modules, each one operation whatever its forward does
 BUILT_IN: Mapping[Any, type[Rule]] = MappingProxyType(dict(FUNCTIONS))  # before anybody registers another
 

@@ -1,4 +1,4 @@
-"""Programs that nobody thought of: 300 at random, with forks, products, sharing and broadcasting, against autograd."""
+"""Programs at random, with forks, products, sharing and broadcasting: 300 of them against autograd."""
 
 import torch
 from hypothesis import HealthCheck, given, settings

@@ -170,6 +170,8 @@ CALLS = {
         [(3, 2, 4, 2), (3, 2, 4, 2), (3, 2, 4, 3)],
     ),
     "attention, mask": (F.scaled_dot_product_attention, [(3, 4, 2), (3, 5, 2), (3, 5, 3), (4, 5)]),
+    "broadcast": (lambda a, b: torch.mul(*torch.broadcast_tensors(a, b.exp())), [(3, 4), (4,)]),
+    "a live setting": (lambda a, b: a.clamp(max=b), [(3, 4), (3, 4)]),
     "stack": (lambda a, b: torch.stack([a, b], 1), [(3, 4), (3, 4)]),
     "cast": (lambda a: a.to(torch.float64, copy=True), [(3, 4)]),
     "gather": (lambda a: a.gather(1, ROWS.view(3, 2) % 2), [(3, 4)]),
