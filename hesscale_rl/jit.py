@@ -22,6 +22,15 @@ RECORDS = "records.py"  # where NamedTuples and codes of compiled functions stan
 PLAIN = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # NUMBA_DISABLE_JIT=1, to debug: all is Python
 
 
+def plain(record: tuple) -> tuple:
+    """Return a record as nested tuples without names.
+
+    numba looks up the type of each NamedTuple at every call from Python, a microsecond apiece, and of tuples in a
+    tenth of it. What is called at every step takes these, and makes records of them inside.
+    """
+    return tuple(plain(value) if isinstance(value, tuple) else value for value in record)
+
+
 def has_loops(path: Path, text: bytes) -> bool:
     """Return whether a file's text becomes machine code: its loops, intrinsics, or the records that they take."""
     return path.name == RECORDS or b"jit import" in text or b"import intrinsic" in text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backend import chosen, compiles, has_twin
+from ..backend import compiles, definition, has_twin
 from ..errors import Diverged
 from .normalize import normalize_and_update, normalizers, scale_and_update
 from .policy import Policy, addresses, sampler
@@ -46,6 +46,13 @@ def record(
         account.lengths[i] += 1
         over += done
     return over
+
+
+@has_twin
+def recorder(account: Account, norms: Normalizers, rows: Outcomes) -> Callable[[int, Step, bool, np.ndarray], int]:
+    """Return `record` for these records: a function of t, step, reset and seen, for loops that call it often."""
+    enter = definition(record)
+    return lambda t, step, reset, seen: enter(t, step, reset, seen, account, norms, rows)
 
 
 class Rollout:
@@ -88,13 +95,14 @@ class Rollout:
         if self._sampled != (where := (compiles(), addresses(policy.actor))):
             self._sampled, self._sample = where, sampler(policy)
             self._driver = self.envs.driver(policy) if hasattr(self.envs, "driver") and compiles() else None
-        enter, noise = chosen(record), policy.noise(self.random, num_steps, e)
+        noise = policy.noise(self.random, num_steps, e)
         obs = np.empty((num_steps, *self.obs.shape), dtype=np.float32)
         actions = np.empty(noise.shape[:2], np.int64) if policy.discrete else np.empty_like(noise)
         terminated, done, valid = (np.zeros((num_steps, e), dtype=bool) for _ in range(3))
         followed = Outcomes(np.empty_like(obs), np.zeros((num_steps, e), dtype=np.float32), terminated, done, valid)
         # Environments may keep what they are given: every step has its own.
         rows, t = Rows(obs, noise, actions, np.empty_like(actions), followed), 0
+        enter = recorder(self.account, self._norms, followed)
         while t < num_steps:
             if self._driver is not None and self._driver.ready:
                 first = t
@@ -109,7 +117,7 @@ class Rollout:
             ends = step.terminated.shape == step.truncated.shape == step.valid.shape == step.rewards.shape == each
             if not (ends and step.obs.shape == step.final.shape == shape):
                 raise ValueError(f"the environments' step returned {[a.shape for a in step]}, not {shape}")
-            over = enter(t, step, step.obs is not step.final, self.obs, self.account, self._norms, followed)
+            over = enter(t, step, step.obs is not step.final, self.obs)
             if over < 0:
                 raise Diverged("a reward is not finite" if over == REWARD else "an observation is not finite")
             if over > 0:

@@ -42,7 +42,7 @@ def assert_same_bits(a, b):
 def test_these_have_twins():
     names = {f.__name__ for f in TWINNED}
     assert names == {
-        *("gae", "function", "sampler", "record", "copy_finite", "welford_update", "normalize"),
+        *("gae", "function", "sampler", "record", "recorder", "copy_finite", "welford_update", "normalize"),
         *("normalize_and_update", "scale_and_update"),
     }
 
@@ -95,6 +95,9 @@ def test_the_account_of_a_rollout(raw):
     rows = Outcomes(np.zeros((T, E, WIDE), np.float32), np.zeros((T, E), np.float32), *flags)
     account, seen = Account(np.zeros(E), np.zeros(E, np.int64)), np.zeros((E, WIDE), np.float32)
     sides = [copy.deepcopy((seen, account, normalizers(*norms), rows)) for _ in range(2)]
+    ways = [
+        way(rollout.recorder)(*side[1:]) for way, side in zip((backend.definition, backend.twin), sides, strict=True)
+    ]
     ended = 0
     for t in range(T):
         over, final = rng.random(E) < 0.2, rng.normal(5, 3, (E, WIDE))
@@ -106,8 +109,7 @@ def test_the_account_of_a_rollout(raw):
         if t == T - 1:
             wrong[2, 3] = np.inf
             step = step._replace(obs=wrong, final=wrong)
-        ways = (backend.definition(rollout.record), backend.twin(rollout.record))
-        results = [way(t, step, reset, *side) for way, side in zip(ways, sides, strict=True)]
+        results = [way(t, step, reset, side[0]) for way, side in zip(ways, sides, strict=True)]
         expected = {T - 2: REWARD, T - 1: OBSERVATION}.get(t, int((over & step.valid).sum()))
         assert results == [expected] * 2
         ended += max(0, expected)

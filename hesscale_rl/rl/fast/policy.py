@@ -13,7 +13,7 @@ from ... import compiled
 from ...compiled.kernels import outputs
 from ...compiled.mlp import branches, fast_mlps
 from ...compiled.records import DISTRIBUTIONS, LOG_STD, LOG_VAR, MLP
-from ...jit import FAST
+from ...jit import FAST, plain
 
 
 class GaussianActor(NamedTuple):
@@ -94,12 +94,33 @@ def actor_record(policy: Any) -> GaussianActor | CategoricalActor | None:
     return GaussianActor(kind, bool(variance), mean, variance[0] if variance else mean, *bounds)
 
 
+@FAST
+def _mlp(m):
+    """The record of a plain MLP."""
+    return MLP(m[0], m[1], m[2], m[3])
+
+
+@FAST
+def _gaussian(actor, obs, noise, actions, to_env):
+    """As `sample_gaussian`, of plain tuples."""
+    distribution, separate, mean, variance, low, high = actor
+    record = GaussianActor(distribution, separate, _mlp(mean), _mlp(variance), low, high)
+    return sample_gaussian(record, obs, noise, actions, to_env)
+
+
+@FAST
+def _categorical(actor, obs, noise, actions, to_env):
+    """As `sample_categorical`, of plain tuples."""
+    logits, start = actor
+    return sample_categorical(CategoricalActor(_mlp(logits), start), obs, noise, actions, to_env)
+
+
 def sampler(policy: Any) -> Callable[..., bool]:
     """As rl/policy.py says."""
     actor = actor_record(policy)
     if actor is None:
         return NotImplemented
-    return partial(sample_categorical if policy.discrete else sample_gaussian, actor)
+    return partial(_categorical if policy.discrete else _gaussian, plain(actor))
 
 
 def function(net: nn.Module, observations: int) -> Callable[[np.ndarray], np.ndarray]:

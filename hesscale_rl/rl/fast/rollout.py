@@ -1,9 +1,12 @@
 """The account of a step in compiled form: the twin of rl/rollout.py's, to the last bit."""
 
 import math
+from collections.abc import Callable
 
-from ...jit import EXACT
-from ..records import OBSERVATION, REWARD
+import numpy as np
+
+from ...jit import EXACT, plain
+from ..records import OBSERVATION, REWARD, Account, Normalizers, Outcomes, RewardScale, Statistics, Step
 from .normalize import normalize_and_update, scale_and_update
 
 
@@ -31,3 +34,31 @@ def record(t, step, reset, seen, account, norms, rows):
         else:
             rows.done[t, i] = True  # it only reset itself: nothing may be summed across it
     return over
+
+
+@EXACT
+def _statistics(s):
+    """The record of plain statistics."""
+    return Statistics(s[0], s[1], s[2], s[3], s[4], s[5])
+
+
+@EXACT
+def _record(t, step, reset, seen, kept):
+    """As `record`, of plain tuples."""
+    account, norms, rows = kept
+    obs, (ret, gamma, rewards) = norms
+    return record(
+        t,
+        Step(step[0], step[1], step[2], step[3], step[4], step[5]),
+        reset,
+        seen,
+        Account(account[0], account[1]),
+        Normalizers(_statistics(obs), RewardScale(ret, gamma, _statistics(rewards))),
+        Outcomes(rows[0], rows[1], rows[2], rows[3], rows[4]),
+    )
+
+
+def recorder(account: Account, norms: Normalizers, rows: Outcomes) -> Callable[[int, Step, bool, np.ndarray], int]:
+    """As rl/rollout.py says."""
+    kept = plain(account), plain(norms), plain(rows)
+    return lambda t, step, reset, seen: _record(t, tuple(step), reset, seen, kept)
