@@ -90,6 +90,8 @@ class Args:
     """a run directory: go on where its last checkpoint stands, with its arguments"""
     accept_changes: bool = False
     """let other flags given with --resume change the run"""
+    trust_env_module: bool = False
+    """with --resume: import the module that the run names, as naming it again with --env-module does"""
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
     backend: str = "auto"

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from hesscale_rl.errors import InputError
+from hesscale_rl.names import POOL
 from hesscale_rl.runs.command_line import read_kwargs
 from hesscale_rl.system.console import complain
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .checking import Checked
     from .vector import Envs, NextStep
 
-POOL = "envpool:"
 UR_REACHER: dict[str, dict[str, str]] = {
     "URReacher-v0": {},
     "URReacherStock-v0": {"preset": "stock"},

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hesscale_rl import agents
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.runs.arguments import need_one_of
-from hesscale_rl.runs.checkpoint import checkpoints, newest_checkpoint, read_config, read_object
+from hesscale_rl.runs.checkpoint import checkpoints, newest_checkpoint, read_config, read_object, trusted_module
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
@@ -49,20 +49,6 @@ def agent_of(run: Path) -> str:
     if not checkpoints(run / "checkpoints"):
         raise InputError(f"{run}: it has no checkpoint yet")
     return name
-
-
-def trusted_module(run: Path, config: Any, named: str | None, trust: bool) -> str | None:
-    """Return the module that registers the run's environment: the one `named`, or the run's own if that is trusted.
-
-    InputError where config.json names a module, as Python code of anybody's, that the command line does not.
-    """
-    from hesscale_rl import envs
-
-    own = {config.env_module, config.env_id.removeprefix(envs.POOL).rpartition(":")[0] or None} - {None}
-    if not trust and (asked := sorted(own - {named}) if named is None or len(own) > 1 else []):
-        way = f"--trust-env-module, or --env-module {asked[0]}"
-        raise InputError(f"{run}: its config.json has the module {asked[0]} imported; if it is yours, add {way}")
-    return named or config.env_module
 
 
 def load(

@@ -1,5 +1,6 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
+import argparse
 import contextlib
 import math
 import os
@@ -13,7 +14,7 @@ from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
 from ..names import BACKENDS, DEVICES
 from ..optim import declaration
 from ..system.console import complain, guard
-from .checkpoint import changes, read_config
+from .checkpoint import changes, read_config, trusted_module
 from .command_line import Parser, one_of, path_text, read_kwargs
 from .flags import read
 
@@ -33,10 +34,12 @@ def parse(
         first = Parser(prog, add_help=False)
         first.add_argument("--preset", default="default")
         first.add_argument("--resume", type=path_text)
+        first.add_argument("--env-module")
+        first.add_argument("--trust-env-module", action="store_true")
         known = first.parse_known_args(argv)[0]
         default = presets.get(known.preset, presets["default"])  # an unknown one is left to `check`
         if known.resume is not None:
-            default = _resumed(known.resume, kind)
+            default = _resumed(known, kind)
         args = read(kind, default, argv, prog)
         check(args)
     except InputError as error:
@@ -45,9 +48,13 @@ def parse(
     return args
 
 
-def _resumed(directory: str, kind: type[A]) -> A:
+def _resumed(given: argparse.Namespace, kind: type[A]) -> A:
     try:
-        return replace(read_config(directory, kind), resume=directory, run_dir=directory)  # type: ignore[type-var]
+        config: Any = read_config(given.resume, kind)
+        if hasattr(config, "env_module"):  # a supervised run has none
+            trusted_module(given.resume, config, given.env_module, given.trust_env_module)
+            config = replace(config, trust_env_module=False)  # for this time alone
+        return replace(config, resume=given.resume, run_dir=given.resume)
     except InputError as error:
         raise InputError(f"--resume {error}") from None
 

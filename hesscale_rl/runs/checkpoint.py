@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .. import __version__
 from ..errors import InputError
+from ..names import POOL
 from ..system.console import complain
 
 FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
@@ -17,10 +18,10 @@ KEYS = {"logs", "global_step", "policy", "optimizer", "rollout"}  # what every a
 KEPT = 2  # checkpoints of a run: should the last be torn, there is the one before
 
 # Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
-FREE = {"resume", "accept_changes", "quiet", "run_dir", "checkpoint_interval", "track"}
+FREE = {"resume", "accept_changes", "trust_env_module", "quiet", "run_dir", "checkpoint_interval", "track"}
 
 # Flags that came later: a run of an earlier version has them as they are where nobody gives them.
-LATER = {"env_kwargs", "rescale_actions"}
+LATER = {"env_kwargs", "rescale_actions", "trust_env_module"}
 
 A = TypeVar("A")
 
@@ -49,6 +50,18 @@ def read_config(directory: str | Path, kind: type[A]) -> A:
             what = annotation.__name__ if isinstance(annotation, type) else annotation
             raise InputError(f"{path}: {name} is {str(saved[name])[:100]!r}, and must be {what}") from None
     return kind(**values)
+
+
+def trusted_module(run: str | Path, config: Any, named: str | None, trust: bool) -> str | None:
+    """Return the module that registers the run's environment: the one `named`, or the run's own if that is trusted.
+
+    InputError where config.json names a module, as Python code of anybody's, that the command line does not.
+    """
+    own = {config.env_module, config.env_id.removeprefix(POOL).rpartition(":")[0] or None} - {None}
+    if not trust and (asked := sorted(own - {named}) if named is None or len(own) > 1 else []):
+        way = f"--trust-env-module, or --env-module {asked[0]}"
+        raise InputError(f"{run}: its config.json has the module {asked[0]} imported; if it is yours, add {way}")
+    return named or config.env_module
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -144,17 +144,19 @@ def gather(runs: list[RecordedRun], bins: int, together: bool, worst: str | None
     # An epoch has one value.
     parts = {run: min(bins, lengths[run]) if run.view.axis == "epochs" else bins for run in runs}
     curves = {run: curve for run in runs if (curve := on_grid(run, lengths[run], parts[run])) is not None}
+    bare = []
     for run in [run for run in runs if run not in curves]:
         same = [curve.min() for other, curve in curves.items() if keys[other][0] == keys[run][0]]
         if run.status == "diverged" and same:
             curves[run] = np.full(parts[run], min(same))
         else:
             length = f" in {lengths[run] / FINE[run.view.axis]:,.9g} {run.view.axis}" if lengths[run] else " yet"
-            complain(f"{run.path}: no {run.view.metric}{length}; left out")
+            bare.append(f"{run.path}: no {run.view.metric}{length}; left out")
     if not curves:
         tags = ", ".join(sorted(tag for tag in runs[0].tags if "/" in tag))
         what = f"no {runs[0].view.metric} in any of {len(runs)} runs; there is nothing to plot"
         raise InputError(f"{runs[0].path}: {what}" + f" (--metric: {tags})" * bool(tags))
+    complain(*bare)
     if worst == "env":
         for own in collect(curves, lambda run: keys[run][0]).values():
             floor = min(curves[run].min() for run in own)

@@ -27,7 +27,7 @@ TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/sec
 LOSSES = ("loss/", "losses/policy_loss", "losses/value_loss")  # how metrics begin of which less is better
 # Flags that decide nothing about a run's numbers, or only their last digits.
 SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"}
-SESSION |= {"torch_threads", "backend", "compile", "device"}
+SESSION |= {"trust_env_module", "torch_threads", "backend", "compile", "device"}
 FINE = {"steps": 1, "epochs": 1, "seconds": 1000}  # parts of its unit that are told apart
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, InputError
+from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
 from hesscale_rl.scripts.sweeping.spec import Planned, module_name, one_line
 from hesscale_rl.scripts.sweeping.state import exit_code, log_path, saved
 from hesscale_rl.system.locks import held
@@ -40,7 +41,8 @@ def start(run: Planned, folder: Path) -> subprocess.Popen:
     """Start a run, or go on with it where its last checkpoint stands."""
     directory = folder / run.name
     if (directory / "config.json").exists():
-        line = ["--resume", str(directory)]
+        trust = ["--trust-env-module"] if run.agent != SUPERVISED else []  # it was imported as the spec's
+        line = ["--resume", str(directory), *trust]
     else:
         shutil.rmtree(directory, ignore_errors=True)  # killed before it had written anything
         line = [*run.flags, "--run-dir", str(directory)]

@@ -35,7 +35,8 @@ from hesscale_rl.runs.checkpoint import fitted
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
 from hesscale_rl.scripts.commands import near
 
-OWN = {"run_dir", "resume", "accept_changes", "quiet", "torch_threads", "track"}  # the sweep's to decide
+# The sweep's to decide.
+OWN = {"run_dir", "resume", "accept_changes", "trust_env_module", "quiet", "torch_threads", "track"}
 UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name", "data_dir"}
 NAMED = {"env_id", "task", "optimizer", "learning_rate", "seed"}  # in every name, at a place of their own
 LONGEST = 251  # bytes of a name: file systems take 255, and the log's has four more

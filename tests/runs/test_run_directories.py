@@ -106,6 +106,24 @@ def test_a_module_that_a_run_names_is_imported_only_when_it_is_trusted(run, tmp_
         assert code == DONE and out.startswith("imported\nreturn ")
 
 
+def test_a_resumed_run_imports_its_module_only_when_it_is_trusted(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "hostile.py").write_text("print('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    change(run, env_module="hostile")
+
+    def resume(*flags):
+        sys.modules.pop("hostile", None)
+        return ppo.main(ppo.parse(ppo.Args, ppo.PRESETS, ["--resume", str(run), "--quiet", *flags], "train"))
+
+    with pytest.raises(SystemExit) as end:
+        resume()
+    out, err = capsys.readouterr()
+    assert end.value.code == BAD_INPUT and out == "" and err.count("\n") == 1
+    assert f"--resume {run}: its config.json has the module hostile imported" in err and "--trust-env-module" in err
+    for flags in (["--trust-env-module"], ["--env-module", "hostile"]):
+        assert resume(*flags) == DONE and capsys.readouterr().out == "imported\n"
+
+
 def test_an_episode_that_does_not_end_is_cut_and_told(run, monkeypatch, capsys):
     code, out, err = call(evaluate, monkeypatch, capsys, run, "--episodes", 2, "--max-steps", 5)
     assert code == DONE and out.startswith("return 5.0")
