@@ -179,7 +179,8 @@ def backward(
     `x` [N, ...] is data: nothing flows back into it, and one that requires grad is refused. `loss`: one of
     hesscale_rl.losses, or any callable outputs -> scalar (slower: its second derivatives come from autodiff). Like
     autograd, it sums into what is there, and it leaves frozen parameters alone and calls the hooks of the others
-    (`register_hook` changes what is added to p.grad, not the curvature and not the result).
+    (`register_hook` changes what is added to p.grad, not the curvature and not the result). Hooks on autograd's
+    own nodes (get_gradient_edge(p).node) cannot be seen here, and are called only where p has hooks itself.
     `backend`: "auto" takes compiled loops for what they cover (compiled/mlp.py: small MLPs in float32 on the CPU),
     with the tape's results up to rounding, where backend.py allows it; "torch" always takes the tape; "compile" the
     tape by torch.compile, which takes half a minute for each new network, loss or batch size, and a C++ compiler (on
@@ -256,7 +257,7 @@ class Tape(Recorder):
                 "compute it within, or detach() it"
             )
         self.parameters.append(t)
-        self.uses[id(t)], self.live[id(t)], self.versions[id(t)] = 0, t, t._version
+        self.uses[id(t)], self.live[id(t)], self.versions[id(t)] = 0, t, _version(t)
 
     def backward(self, loss: Tensor, curvature: Curvature | None = None) -> None:
         """Add the gradient of the 0-d `loss` to `p.grad` and its curvature to `p.hess_diag` of every parameter.
@@ -322,7 +323,7 @@ def _accumulate(found, hooks=True):
                 p.grad = p.grad.detach().clone()  # autograd adds in place
             hooked[p] = grad.clone()
         else:
-            p.grad = grad if p.grad is None else p.grad.detach() + grad
+            p.grad = grad if p.grad is None else grad + p.grad.detach()  # in this order it may be sparse
     if hooked:
         torch.autograd.backward(list(hooked), list(hooked.values()))
 
@@ -338,5 +339,16 @@ def _accumulate_curvature(p, curvature):
         old = getattr(p, name, None)
         stale = old is None or p.grad is None or hasattr(old, "used_at_version")
         total = curvature if stale else old + curvature
-        total.of_version = p._version
+        total.of_version = _version(p)
         setattr(p, name, total)
+
+
+def _version(p):
+    """How often a parameter was changed in place."""
+    try:
+        return p._version
+    except RuntimeError:
+        raise InputError(
+            f"a parameter {list(p.shape)} was made under torch.inference_mode and keeps no count of its changes: "
+            "make the network outside of it, or take copy.deepcopy(net) there"
+        ) from None

@@ -127,10 +127,10 @@ def plot(args: argparse.Namespace) -> int:
     if args.over != RATE and args.kind != "sensitivity":
         raise InputError(f"--over {args.over}: is for plot sensitivity")
     check_output(target(args.output, args.kind))
-    import matplotlib
-
     left: Counter[tuple[str, str]] = Counter()
     found = read(args.runs, args.unfinished, args.metric, args.x, args.over, left)
+    import matplotlib
+
     agents, contents = collect(found, lambda run: run.config["exp_name"]), {}
     for agent, runs in sorted(agents.items()):
         if args.x not in (None, "steps") and agent != SUPERVISED:

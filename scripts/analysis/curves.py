@@ -156,7 +156,8 @@ def gather(runs: list[RecordedRun], bins: int, together: bool, worst: str | None
         tags = ", ".join(sorted(tag for tag in runs[0].tags if "/" in tag))
         what = f"no {runs[0].view.metric} in any of {len(runs)} runs; there is nothing to plot"
         raise InputError(f"{runs[0].path}: {what}" + f" (--metric: {tags})" * bool(tags))
-    complain(*bare)
+    if bare:
+        complain(*bare)
     if worst == "env":
         for own in collect(curves, lambda run: keys[run][0]).values():
             floor = min(curves[run].min() for run in own)

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,11 +247,8 @@ def write(contents: dict[Path, bytes]) -> None:
 
 def check_output(name: str) -> None:
     """Raise InputError if -o NAME could not be written at the end, or no figure drawn: before any work is done."""
-    try:
-        import matplotlib  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError:
-        raise InputError("a figure needs matplotlib and scipy, pip install 'hesscale-rl[plot]'") from None
+    if not all(map(find_spec, ("matplotlib", "scipy"))):  # they take their time, so they are imported once they draw
+        raise InputError("a figure needs matplotlib and scipy, pip install 'hesscale-rl[plot]'")
     check_writable(name)
 
 

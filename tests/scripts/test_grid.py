@@ -1,38 +1,14 @@
 """A spec is refused before anything starts, or every run that it asks for has a name of its own that stays."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from small_sweep import SPEC, run_sweep, write
 
 from hesscale_rl.errors import BAD_INPUT
-from hesscale_rl.scripts import sweep
 from hesscale_rl.scripts.sweeping import spec as grid
 
 ROOT = Path(__file__).parents[2]
-SPEC = """
-[[settings]]
-agent = "ppo"
-env_id = "CartPole-v1"
-optimizer = ["adam", "scaled-adahesscale"]
-num_steps = 256
-num_minibatches = 4
-total_timesteps = 4096
-checkpoint_interval = 512
-seed = {seeds}
-"""
-
-
-def write(tmp_path, text, name="spec.toml"):
-    (tmp_path / name).write_text(text)
-    return tmp_path / name
-
-
-def run_sweep(monkeypatch, capsys, *arguments):
-    """In this process: exit code, output, errors."""
-    monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
-    code = sweep.main()
-    return code, *capsys.readouterr()
 
 
 def test_a_spec_is_a_grid_with_names_that_stay():

@@ -73,6 +73,7 @@ def test_a_diverged_run_counts_with_its_worst_from_its_end_on(tmp_path, capsys):
     assert "f: no charts/episodic_return in 1,000 steps; left out" in capsys.readouterr().err
     with pytest.raises(InputError, match="nothing to plot"):
         gather(tmp_path / "bare")
+    assert capsys.readouterr().err == ""  # what was raised says it all
 
 
 def test_unequal_lengths_are_cut_and_told(tmp_path, capsys):

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_sweep import SPEC, run_sweep, write
 
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, InputError
 from hesscale_rl.scripts import sweep
@@ -25,33 +26,10 @@ from hesscale_rl.system.locks import held, lock
 
 ROOT = Path(__file__).parents[2]
 RUNS, KILLS, JOBS = (int(os.environ.get(name, default)) for name, default in (("RUNS", 4), ("KILLS", 1), ("JOBS", 2)))
-SPEC = """
-[[settings]]
-agent = "ppo"
-env_id = "CartPole-v1"
-optimizer = ["adam", "scaled-adahesscale"]
-num_steps = 256
-num_minibatches = 4
-total_timesteps = 4096
-checkpoint_interval = 512
-seed = {seeds}
-"""
-
-
-def write(tmp_path, text, name="spec.toml"):
-    (tmp_path / name).write_text(text)
-    return tmp_path / name
 
 
 def command(*arguments):
     return [sys.executable, "-m", "hesscale_rl.scripts.sweep", *map(str, arguments)]
-
-
-def run_sweep(monkeypatch, capsys, *arguments):
-    """In this process: exit code, output, errors."""
-    monkeypatch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
-    code = sweep.main()
-    return code, *capsys.readouterr()
 
 
 def results(folder):
