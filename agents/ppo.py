@@ -31,7 +31,7 @@ class Args:
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "HalfCheetah-v5"
     """a Gymnasium environment; envpool:HalfCheetah-v5 takes EnvPool's"""
     env_module: str | None = None
-    """a module to import first, which registers environments of your own"""
+    """a module to import first, which registers environments or optimizers of your own"""
     env_kwargs: str | None = None
     """arguments of the environment: key=value,key=value or a JSON object"""
     rescale_actions: bool = False

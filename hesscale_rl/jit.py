@@ -5,12 +5,13 @@ import ctypes
 import hashlib
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 from numba.extending import intrinsic
@@ -37,12 +38,23 @@ def has_loops(path: Path, text: bytes) -> bool:
 
 
 @cache
-def sources() -> str:
-    """Return one stamp over the text of every file of compiled functions, and of what they have constants from."""
+def sources(beside: Path | None = None) -> str:
+    """Return one stamp over the text of every file of compiled functions, and of what they have constants from.
+
+    `beside`: a folder of a user's own with such files, an optimizer's kernel perhaps.
+    """
     paths = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")})
+    paths += [] if beside is None else sorted(beside.glob("*.py"))
     texts = (path.read_bytes() for path in paths)
     covered = (text for path, text in zip(paths, texts, strict=True) if has_loops(path, text))
     return hashlib.sha256(b"\n".join(covered)).hexdigest()[:12]
+
+
+def _foreign_folder(function: Callable) -> Path | None:
+    """Where a function stands that is not the library's."""
+    folder = Path(function.__code__.co_filename).resolve().parent
+    ours = any(folder.is_relative_to(own.resolve()) for own in FOLDERS)
+    return None if ours else folder
 
 
 class UsersFolder(UserWideCacheLocator):
@@ -68,7 +80,7 @@ class _CacheFiles(CompileResultCacheImpl):
 
     def __init__(self, function: Callable):
         super().__init__(function)
-        self.locator.get_source_stamp = sources
+        self.locator.get_source_stamp = partial(sources, _foreign_folder(function))
 
 
 class _Cache(FunctionCache):
@@ -125,6 +137,26 @@ def _at(address, rows, columns):
 def at(address, rows, columns):
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
     return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
+
+
+def calling(signature: Any) -> Any:
+    """Return call(address, arguments): what the compiled function of that signature, which begins there, returns.
+
+    So a loop calls a function that it does not know when it is compiled. Without a compiler the function itself takes
+    the place of its address.
+    """
+
+    @intrinsic
+    def call(context, address, arguments):
+        def generate(context, builder, _, given):
+            values = [context.get_value_type(kind) for kind in signature.args]
+            result = context.get_value_type(signature.return_type)
+            function = builder.inttoptr(given[0], ir.FunctionType(result, values).as_pointer())
+            return builder.call(function, [builder.extract_value(given[1], i) for i in range(len(values))])
+
+        return signature.return_type(address, types.Tuple(signature.args)), generate
+
+    return or_plain(lambda function, arguments: function(*arguments))(call)
 
 
 @FAST

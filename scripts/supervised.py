@@ -255,7 +255,7 @@ def restore(
     net: nn.Module, tested: nn.Module, optimizer: hs.optim.CurvatureOptimizer, saved: dict[str, Any], examples: int
 ) -> Account:
     """Load a checkpoint into all of these; InputError if it does not fit. The optimizer keeps its settings."""
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    settings = [{name: group[name] for name in optimizer.ranges} for group in optimizer.param_groups]
     with fitting():
         net.load_state_dict(saved["policy"])
         if tested is not net:

@@ -26,9 +26,6 @@ FLOORS = [
 LINES, PARAMETERS = 400, 8
 # What is being mended.
 LONG = {
-    "compiled.steps: _apply_within",
-    "optim.hessian_free: __init__",
-    "optim.reference: kfac",
     "envs.ur.drivers: _cycles",
 }
 

@@ -1,16 +1,164 @@
-"""An optimizer's step over all tensors of a parameter group, in one pass over memory where it is not scaled."""
+"""An optimizer's step over all its tensors: the loop around its kernel, the scaling, and what kernels share.
+
+A kernel is two functions of one tensor, which stand in the optimizer's own file. The loop calls them by their
+addresses, so that it is compiled once for all optimizers, those of a user's own among them.
+"""
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numba import types
 from torch import Tensor, nn
 
-from ..jit import FAST, FAST_SUMS, ZERO, at
+from ..jit import FAST, PLAIN, at, calling
 from .cache import ready
 
 LARGEST = np.float32(2.0**126)  # an average of squares stays below it: a quarter of what float32 holds
+OFF = np.inf  # the radius of steps that are not scaled
+
+ADDRESSES, NUMBERS = types.Array(types.int64, 1, "C"), types.Array(types.float64, 1, "C")
+ARGUMENTS = (ADDRESSES, types.int64, types.int64, NUMBERS, types.float64)
+MEASURE = types.float64(*ARGUMENTS)
+APPLY = types.void(*ARGUMENTS, types.float64)
+_measure, _apply = calling(MEASURE), calling(APPLY)
+
+
+class Calls(NamedTuple):
+    """The addresses of a kernel's functions; without a compiler the functions themselves."""
+
+    measure: Any
+    apply: Any
+
+
+class Kernel:
+    """The compiled step of an optimizer.
+
+    measure(tensors, n, t, s, delta): move the averages of one tensor of n numbers at its step t; return u'Hu of its
+    step u, or 0 where `delta`, the trust-region radius, is OFF. apply(tensors, n, t, s, delta, eta): take eta u from
+    its parameter. tensors: the addresses of parameter, gradient and curvature, and of the `averages`; 0 for one that
+    the group does not have. s: numbers, the group's `settings` in this order: two for a pair, 1 for True, infinity
+    for None. in_step: whether `step()` has it do the work; else only an agent's compiled update does.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[..., float],
+        apply: Callable[..., None],
+        averages: tuple[str, ...],
+        settings: tuple[str, ...],
+        in_step: bool = True,
+    ):
+        self.functions = Calls(measure, apply)
+        self.averages, self.of, self.in_step = averages, itemgetter(*settings), in_step
+
+    @cached_property
+    def calls(self) -> Calls:
+        """How the loop calls it; compiled, or taken from the cache, when first asked for."""
+        if PLAIN:
+            return self.functions
+        found = zip(self.functions, (MEASURE, APPLY), strict=True)
+        results: list[Any] = [function.get_compile_result(signature) for function, signature in found]
+        return Calls(*(r.library.get_pointer_to_function(r.fndesc.llvm_cfunc_wrapper_name) for r in results))
+
+
+class Table(NamedTuple):
+    """What a step works on: P tensors in G groups.
+
+    measure, apply: the kernel's. where [P, 4 + A]: of each tensor how many numbers it has, and the kernel's
+    `tensors`; counts [P]: the step that it is at; group i is the tensors from bounds[i] to bounds[i + 1]; groups
+    [G, 6 + S]: the radius, `average`, `bound`, lr weight_decay, what `scaled` remembers, and the kernel's s.
+    """
+
+    measure: Any
+    apply: Any
+    where: np.ndarray
+    counts: np.ndarray
+    bounds: np.ndarray
+    groups: np.ndarray
+
+
+DELTA, AVERAGE, BOUND, DECAY, MEAN, STEPS, SETTINGS = range(7)  # columns of a table's groups
+
+
+@FAST
+def step(table, etas):
+    """Take a step: measure all groups, scale, apply. Fills etas [G]."""
+    bounds, h = table.bounds, np.zeros(len(etas))
+    for i in range(len(etas)):
+        group = table.groups[i]
+        for k in range(bounds[i], bounds[i + 1]):
+            row = table.where[k]
+            h[i] += _measure(table.measure, (row[1:], row[0], table.counts[k], group[SETTINGS:], group[DELTA]))
+            if group[DELTA] == OFF:  # at once, while the tensor is at hand
+                _decay_and_apply(table, i, k, 1.0)
+    for i in range(len(etas)):
+        etas[i] = scaled(h[i], table.groups[i])
+    for i in range(len(etas)):
+        if table.groups[i, DELTA] != OFF:
+            for k in range(bounds[i], bounds[i + 1]):
+                _decay_and_apply(table, i, k, etas[i])
+
+
+@FAST
+def scaled(h, group):
+    """Return eta, as scaling.eta does, and remember the running average of h before its correction."""
+    if group[DELTA] == OFF:
+        return 1.0
+    if group[AVERAGE] == 0:
+        return _within(group[DELTA], h)
+    group[MEAN] = group[AVERAGE] * group[MEAN] + (1 - group[AVERAGE]) * h
+    group[STEPS] += 1
+    mean = group[MEAN] / (1 - group[AVERAGE] ** group[STEPS])
+    return smaller(_within(group[DELTA], mean), _within(group[BOUND] * group[DELTA], h))
+
+
+@FAST
+def _within(delta, h):
+    """The factor that makes u'Hu = h at most 2 delta; 1 for no curvature."""
+    return min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
+
+
+@FAST
+def _decay_and_apply(table, i, k, eta):
+    """Decoupled weight decay, p <- p - lr weight_decay p, and then the step of one tensor."""
+    row, group = table.where[k], table.groups[i]
+    if group[DECAY] != 0:
+        p, keep = floats(row[1], row[0]), np.float32(1 - group[DECAY])
+        for j in range(len(p)):
+            p[j] *= keep
+    _apply(table.apply, (row[1:], row[0], table.counts[k], group[SETTINGS:], group[DELTA], eta))
+
+
+@FAST
+def _step_of(measure, apply, where, counts, bounds, groups, etas):
+    """The same for whoever has no table yet: records take numba longer to look at than arrays do."""
+    step(Table(measure, apply, where, counts, bounds, groups), etas)
+
+
+# --- for kernels
+
+
+@FAST
+def floats(address, n):
+    """The n numbers that begin at the address."""
+    return at(address, 1, n)[0]
+
+
+@FAST
+def larger(a, b):
+    """The larger of two; a where it is NaN."""
+    return b if b > a else a
+
+
+@FAST
+def smaller(a, b):
+    """The smaller of two; a where it is NaN."""
+    return b if b < a else a
 
 
 @FAST
@@ -24,17 +172,17 @@ def _moved(v, x, keep, rest):
 
 
 @FAST
-def _averages(g, s, m, v, beta1, beta2, sign):
+def move_averages(g, s, m, v, betas, sign):
     """Move m to beta1 m + (1 - beta1) sign g, and v to beta2 v + (1 - beta2) s^2."""
     # 1 - beta before it is rounded: afterwards it would be 1e-5 off for 0.999.
-    rest1, b2, rest2 = np.float32(1 - beta1), np.float32(beta2), np.float32(1 - beta2)
+    rest1, b2, rest2 = np.float32(1 - betas[0]), np.float32(betas[1]), np.float32(1 - betas[1])
     for i in range(len(m)):
         m[i] += rest1 * (sign * g[i] - m[i])
         v[i] = _moved(v[i], s[i], b2, rest2)
 
 
 @FAST
-def _average_of_squares(w, d, beta2):
+def move_average_of_squares(w, d, beta2):
     """Move w to beta2 w + (1 - beta2) d^2."""
     b2, rest2 = np.float32(beta2), np.float32(1 - beta2)
     for i in range(len(w)):
@@ -42,200 +190,38 @@ def _average_of_squares(w, d, beta2):
 
 
 @FAST
-def _decay(p, rate):
-    """Decoupled weight decay: p <- p - rate p."""
-    keep = np.float32(1 - rate)
-    for i in range(len(p)):
-        p[i] *= keep
+def longest_alone(delta, rate, reach):
+    """What an entry of u without its rate may count as, root u^2: the whole region; for reach=None no bound."""
+    return np.float32(np.inf if reach == OFF or rate == 0 else 2 * delta / (rate * rate))
 
 
-@FAST
-def _larger(a, b):
-    """The larger of two; a where it is NaN."""
-    return b if b > a else a
+# --- from torch
 
 
-@FAST
-def _smaller(a, b):
-    """The smaller of two; a where it is NaN."""
-    return b if b < a else a
-
-
-@FAST
-def _most(delta, rate, newton, bound):
-    """What an entry without its rate may count as: the whole region; for Newton steps and reach=None no bound."""
-    return np.float32(np.inf if newton != 0 or bound == 0 or rate == 0 else 2 * delta / (rate * rate))
-
-
-@FAST
-def _eta(h, delta):
-    """The factor of step-size scaling; 1 for delta 0 or no curvature."""
-    if delta == 0:
-        return 1.0
-    return min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
-
-
-@FAST_SUMS
-def _curvature_along(m, v, w, root, eps, bounds):
-    """sum max(sqrt(w_hat), b|m|) u^2 for u = m/(max(sqrt(v_hat), a|m|) + eps), (a, b) = bounds; u has no rate yet.
-
-    In blocks, so that float32 suffices inside one.
-    """
-    total, n = np.float64(0), len(m)
-    for start in range(0, n, 1024):
-        part = ZERO
-        for i in range(start, min(start + 1024, n)):
-            u = m[i] / _larger(math.sqrt(v[i]) * root + eps, bounds[0] * abs(m[i]) + eps)
-            part += _larger(math.sqrt(w[i]) * root, bounds[1] * abs(m[i])) * u * u
-        total += np.float64(part)
-    return total
-
-
-@FAST_SUMS
-def _curvature_along_within(m, v, w, root, eps, flat, most):
-    """The same for u = m/(sqrt(v_hat) + eps), where each entry is shortened until it counts as `most`."""
-    total, n = np.float64(0), len(m)
-    for start in range(0, n, 1024):
-        part = ZERO
-        for i in range(start, min(start + 1024, n)):
-            u = m[i] / (math.sqrt(v[i]) * root + eps)
-            part += _smaller(_larger(math.sqrt(w[i]) * root, flat * abs(m[i])) * u * u, most)
-        total += np.float64(part)
-    return total
-
-
-@FAST_SUMS
-def _curvature_along_gradient(g, w, root, bound, most):
-    """sum max(sqrt(w_hat), bound |g|) g^2, each entry at most `most`; in blocks, for the sake of float32."""
-    total, n = np.float64(0), len(g)
-    for start in range(0, n, 1024):
-        part = ZERO
-        for i in range(start, min(start + 1024, n)):
-            part += _smaller(_larger(math.sqrt(w[i]) * root, bound * abs(g[i])) * g[i] * g[i], most)
-        total += np.float64(part)
-    return total
-
-
-@FAST
-def _apply(p, m, v, rate, root, eps, bound):
-    """Take u = rate m/(max(sqrt(v) root, bound |m|) + eps) from p."""
-    for i in range(len(p)):
-        p[i] -= rate * m[i] / _larger(math.sqrt(v[i]) * root + eps, bound * abs(m[i]) + eps)
-
-
-@FAST
-def _apply_within(p, m, v, w, rate, root, eps, flat, most):
-    """Take u = rate m/(sqrt(v) root + eps) from p; each entry without its rate counts as `most` at most."""
-    for i in range(len(p)):
-        u = rate * m[i] / (math.sqrt(v[i]) * root + eps)
-        longest = rate * math.sqrt(most / _larger(math.sqrt(w[i]) * root, flat * abs(m[i])))
-        p[i] -= _larger(_smaller(u, longest), -longest)
-
-
-@FAST
-def adaptive_loop(where, lengths, counts, begin, end, settings):
-    """Take the step of AdaHesScale or ScaledAdam for the tensors from `begin` to `end`; return eta.
-
-    where [7, K]: the addresses of each tensor's p, g, s, m, v, d, w: v averages the squares of s, w those of d (for
-    AdaHesScale w and d are 0: v serves). counts [K]: the steps that each has taken, this one included. settings: as
-    `settings` gives them.
-    """
-    lr, beta1, beta2, eps, delta, decay, sign, newton, bound = settings
-    e, flip = np.float32(eps), np.float32(sign)
-    h = 0.0
-    for k in range(begin, end):
-        n = lengths[k]
-        p, g, s = at(where[0, k], 1, n)[0], at(where[1, k], 1, n)[0], at(where[2, k], 1, n)[0]
-        m, v = at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
-        fade = 1 - beta1 ** counts[k]
-        rate = lr / fade
-        root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-        low, flat = np.float32(newton * bound / fade), np.float32(bound / fade)
-        _averages(g, s, m, v, beta1, beta2, flip)
-        if decay != 0:
-            _decay(p, lr * decay)
-        if delta == 0:
-            _apply(p, m, v, np.float32(rate), root, e, low)
-        elif where[6, k] == 0:
-            h += rate * rate * _curvature_along(m, v, v, root, e, (low, flat))
-        else:
-            w = at(where[6, k], 1, n)[0]
-            _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
-            most = _most(delta, rate, newton, bound)
-            if most == np.inf:
-                h += rate * rate * _curvature_along(m, v, w, root, e, (low, flat))
+def numbers(groups: Sequence[dict[str, Any]], kernel: Kernel) -> np.ndarray:
+    """Return the `groups` of a Table; ValueError for a radius that is none."""
+    flat: list[float] = []
+    for group in groups:
+        delta = OFF if group["delta"] is None else group["delta"]
+        if not delta > 0:
+            raise ValueError(f"delta={delta} was set, must be a positive number, or None for no scaling")
+        flat += (delta, group["average"], group["bound"], float(group["lr"]) * group["weight_decay"])
+        flat += group.get("curvature_along", (0.0, 0.0))
+        for value in kernel.of(group):
+            if type(value) is float:
+                flat.append(value)
+            elif isinstance(value, list | tuple):
+                flat += value
             else:
-                h += rate * rate * _curvature_along_within(m, v, w, root, e, flat, most)
-    if delta == 0:
-        return 1.0
-    eta = _eta(h, delta)
-    for k in range(begin, end):
-        n = lengths[k]
-        fade = 1 - beta1 ** counts[k]
-        rate, most = np.float32(eta * lr / fade), _most(delta, lr / fade, newton, bound)
-        low, flat = np.float32(newton * bound / fade), np.float32(bound / fade)
-        root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-        p, m, v = at(where[0, k], 1, n)[0], at(where[3, k], 1, n)[0], at(where[4, k], 1, n)[0]
-        if most == np.inf:
-            _apply(p, m, v, rate, root, e, low)
-        else:
-            _apply_within(p, m, v, at(where[6, k], 1, n)[0], rate, root, e, flat, most)
-    return eta
+                flat.append(OFF if value is None else float(value))
+    return np.array(flat, np.float64).reshape(len(groups), -1)
 
 
-@FAST
-def _gradient_loop(where, lengths, counts, begin, end, settings):
-    """Take the step of ScaledSGD; return eta. where: as above, with only p and g, and d and w if delta is not 0."""
-    lr, _, beta2, _, delta, decay, sign, _, bound = settings
-    h, most = 0.0, _most(delta, lr, 0.0, bound)
-    if delta > 0:
-        for k in range(begin, end):
-            n = lengths[k]
-            g, w = at(where[1, k], 1, n)[0], at(where[6, k], 1, n)[0]
-            _average_of_squares(w, at(where[5, k], 1, n)[0], beta2)
-            root = np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-            h += lr * lr * _curvature_along_gradient(g, w, root, np.float32(bound), most)
-    eta = _eta(h, delta)
-    for k in range(begin, end):
-        p, g = at(where[0, k], 1, lengths[k])[0], at(where[1, k], 1, lengths[k])[0]
-        if decay != 0:
-            _decay(p, lr * decay)
-        rate = np.float32(sign * eta * lr)
-        if delta == 0 or most == np.inf:
-            for i in range(len(p)):
-                p[i] -= rate * g[i]
-        else:
-            w, root = at(where[6, k], 1, lengths[k])[0], np.float32(1 / math.sqrt(1 - beta2 ** counts[k]))
-            for i in range(len(p)):
-                longest = math.sqrt(most / _larger(math.sqrt(w[i]) * root, np.float32(bound) * abs(g[i])))
-                p[i] -= rate * _larger(_smaller(g[i], longest), -longest)
-    return eta
-
-
-@FAST
-def step(where, lengths, counts, begin, end, settings):
-    """Take the step of a group, the tensors from `begin` to `end`; return eta.
-
-    where [7, K]: as for `adaptive_loop`; without an average m it is gradient descent.
-    """
-    if begin < end and where[3, begin] == 0:
-        return _gradient_loop(where, lengths, counts, begin, end, settings)
-    return adaptive_loop(where, lengths, counts, begin, end, settings)
-
-
-def settings(group: dict[str, Any], newton: bool) -> np.ndarray:
-    """Return a parameter group's settings [9] for the loops; newton: `reach` bounds the update, too.
-
-    They are lr, beta1, beta2, eps, delta (0: no scaling), weight_decay, -1 to ascend or 1, newton and 1/reach.
-    """
-    beta1, beta2 = group["betas"] if "betas" in group else (0.0, group["beta2"])
-    averages = float(group["lr"]), beta1, beta2, group.get("eps", 0.0), group["delta"] or 0.0
-    reach = group["reach"]
-    sign = -1.0 if group["maximize"] else 1.0
-    return np.array([*averages, group["weight_decay"], sign, newton, 0.0 if reach is None else 1 / reach])
-
-
-PLAIN = (Tensor, nn.Parameter)
+def remember(groups: Sequence[dict[str, Any]], table: np.ndarray) -> None:
+    """Write what the scaling remembers back to the groups that have it remember anything."""
+    for i, group in enumerate(groups):
+        if group["average"] and group["delta"] is not None:
+            group["curvature_along"] = (float(table[i, MEAN]), int(table[i, STEPS]))
 
 
 def is_plain(t: Tensor) -> bool:
@@ -243,26 +229,43 @@ def is_plain(t: Tensor) -> bool:
 
     A subclass (DTensor, say) has its numbers elsewhere.
     """
-    return type(t) in PLAIN and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
+    return type(t) in _PLAIN and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
 
 
-def adaptive(tensors: list[list[Tensor]], counts: list[int], settings: np.ndarray) -> float | None:
-    """Take the step of AdaHesScale or ScaledAdam in place; return eta, or None where this loop cannot do it.
+_PLAIN = (Tensor, nn.Parameter)
 
-    tensors: p, g, s, m, v and, where the scaling has an average of its own, d and w, all of which must be plain.
+
+def take(kernel: Kernel, groups: Sequence[dict[str, Any]], columns: list[list[Any]]) -> list[float] | None:
+    """Take a step in place; return eta of each group, or None where the loop cannot do it.
+
+    columns: for every group the parameters, gradients, curvatures, averages, lists of tensors or of None for what the
+    group does not have; then the step that each parameter is at.
     """
-    lengths = [p.numel() for p in tensors[0]]
-    where: list[int] = []
-    for ts in tensors:
-        where += [t.data_ptr() for t in ts if is_plain(t)]
-        if [t.numel() for t in ts] != lengths:
-            return None  # torch says what is wrong with the shapes
-    if len(where) < len(tensors) * len(counts):
-        return None
+    # By columns, each over all groups: lengths, then the addresses of each list.
+    where: list[list[int]] = [[] for _ in columns[0]]
+    counts: list[int] = []
+    bounds = [0]
+    for *lists, steps in columns:
+        own = [p.numel() for p in lists[0]]
+        where[0] += own
+        counts += steps
+        bounds.append(len(counts))
+        for column, tensors in zip(where[1:], lists, strict=True):
+            if tensors is None:
+                column += [0] * len(own)
+                continue
+            column += [t.data_ptr() for t in tensors if is_plain(t)]
+            if len(column) < len(counts) or [t.numel() for t in tensors] != own:
+                return None  # of a wrong shape torch says what is wrong
+    if not counts:
+        return [1.0] * len(columns)
     ready()
-    where += [0] * ((7 - len(tensors)) * len(counts))
-    table = np.array(where).reshape(7, -1)
-    eta = adaptive_loop(table, np.array(lengths), np.array(counts), 0, len(lengths), settings)
+    etas, flat = np.ones(len(columns)), [x for column in where for x in column]
+    tensors_of = np.ascontiguousarray(np.array(flat).reshape(len(where), -1).T)
+    table = numbers(groups, kernel)
+    _step_of(*kernel.calls, tensors_of, np.array(counts), np.array(bounds), table, etas)
+    remember(groups, table)
     # Autograd must see the change: it refuses to go back through a tensor that was changed since.
-    torch.autograd.graph.increment_version([*tensors[0], *tensors[3], *tensors[4]])
-    return eta
+    changed = [ts for params, _, _, *rest, _ in columns for ts in (params, *rest) if ts is not None]
+    torch.autograd.graph.increment_version([t for ts in changed for t in ts])
+    return etas.tolist()

@@ -54,6 +54,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
         return value
-    if name in _HOMES or name in ("conjugate", "reference", "scaling"):
+    if name in _HOMES or name in ("conjugate", "diagonal", "scaling"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

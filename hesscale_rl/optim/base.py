@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ..curvature.blocks import Block
 from .declaration import Declaration
 from .loading import checked_state
-from .settings import EVERY, Ranges, checked
+from .settings import DEFAULTS, EVERY, Ranges, checked
 
 
 class CurvatureError(RuntimeError):
@@ -37,7 +37,12 @@ class CurvatureOptimizer(Optimizer):
     found_inf: Tensor | None = None  # 0-d, above zero: a gradient is not finite; beside it stands `grad_scale`
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
-        super().__init__(params, defaults)
+        every = {name: value for name, value in DEFAULTS.items() if name in self.ranges} | defaults
+        for name in every.keys() - self.ranges.keys():
+            raise TypeError(
+                f"{type(self).__name__}: {name}, a setting that it does not have: {', '.join(self.ranges)}"
+            )
+        super().__init__(params, every)
         self._eta: list[Tensor | float] = []
 
     @property

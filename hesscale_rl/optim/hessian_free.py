@@ -1,18 +1,18 @@
 """Hessian-free optimization, and its block-diagonal version."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..curvature.base import whole
 from ..curvature.matmul import Implicit, Products
+from . import scaling
 from .base import CurvatureError, CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
 from .declaration import declare
-from .scaling import decay, within
-from .settings import FRACTION, NOT_NEGATIVE, SWITCH, TASKS_OWN, WHOLE, one_of, or_none
+from .settings import FRACTION, NOT_NEGATIVE, SWITCH, TASKS_OWN, WHOLE, Solving, one_of, or_none
 
 Named = tuple[str, Tensor]
 
@@ -64,16 +64,20 @@ class HessianFree(CurvatureOptimizer):
         iterations: int = 30,
         tolerance: float = 1e-3,
         warm_start: float = 0.95,
-        together: bool = False,
         delta: float | None = None,
-        weight_decay: float = 0.0,
+        **options: Unpack[Solving],
     ):
         whole("HessianFree", "blocks", blocks)
-        own = {"damping": damping, "iterations": iterations, "tolerance": tolerance, "warm_start": warm_start}
+        own: dict[str, Any] = {
+            "damping": damping,
+            "iterations": iterations,
+            "tolerance": tolerance,
+            "warm_start": warm_start,
+        }
         params = list(params)
         if blocks > 1:
             params = [{"params": block} for block in adjacent(params, blocks)]
-        own |= {"together": together, "weight_decay": weight_decay}
+        own |= options
         super().__init__(params, {"lr": lr, "delta": delta, **own})
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -118,9 +122,9 @@ class HessianFree(CurvatureOptimizer):
         if on := [k for k in sorted(set(owners)) if deltas[k] is not None]:
             bends = systems.dot(found, times(found, on))
             for k in on:
-                etas[k] = within(deltas[k], bends[k] * float(rates[k]) ** 2)
+                etas[k] = scaling.eta(self.param_groups[k], bends[k] * float(rates[k]) ** 2)
         for group, batch in zip(self.param_groups, batches, strict=True):
-            decay(group, batch[0])
+            scaling.decay(group, batch[0])
         for p, x, state, own in zip(params, found, states, owners, strict=True):
             state["solution"], state["step"] = x, state["step"] + 1
             p.sub_(x, alpha=float(rates[own]) * float(etas[own]))

@@ -1,15 +1,15 @@
 """K-FAC: natural-gradient steps with Kronecker-factored curvature, their length set by a trust region."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..curvature.blocks import Block, Dense, Kronecker, Sum
+from . import scaling
 from .base import CurvatureError, CurvatureOptimizer
 from .declaration import declare
-from .scaling import decay, within
-from .settings import BETAS, MAXIMIZE, POSITIVE, WHOLE
+from .settings import BETAS, MAXIMIZE, POSITIVE, WHOLE, Ascending
 
 
 @declare(
@@ -40,11 +40,10 @@ class KFACOptimizer(CurvatureOptimizer):
         damping: float = 1e-2,
         delta: float | None = None,
         inverse_every: int = 10,
-        weight_decay: float = 0.0,
-        maximize: bool = False,
+        **options: Unpack[Ascending],
     ):
-        own = {"inverse_every": inverse_every, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, {"lr": lr, "betas": betas, "damping": damping, "delta": delta, **own})
+        own = {"damping": damping, "delta": delta, "inverse_every": inverse_every, **options}
+        super().__init__(params, {"lr": lr, "betas": betas, **own})
 
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of the averages in the state that have the parameter's shape; the factors have others."""
@@ -77,9 +76,9 @@ class KFACOptimizer(CurvatureOptimizer):
             h = h + (u * average.matmul(u)).sum() if delta is not None else h
         eta: Tensor | float = 1.0
         if delta is not None:
-            eta = within(delta, h)
+            eta = scaling.eta(group, h)
             torch._foreach_mul_(updates, eta)
-        decay(group, params)
+        scaling.decay(group, params)
         torch._foreach_sub_(params, updates)
         return eta
 

@@ -1,16 +1,16 @@
 """Newton steps with the blocks of modular Hessian backpropagation, solved by conjugate gradients."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..curvature.blocks import Block
+from . import scaling
 from .base import CurvatureOptimizer
 from .conjugate import Systems, conjugate_gradients
 from .declaration import declare
-from .scaling import decay, within
-from .settings import FRACTION, NOT_NEGATIVE, WHOLE, one_of
+from .settings import FRACTION, NOT_NEGATIVE, WHOLE, Shared, one_of
 
 
 @declare(
@@ -52,10 +52,10 @@ class NewtonCG(CurvatureOptimizer):
         iterations: int = 50,
         splits: int = 1,
         delta: float | None = None,
-        weight_decay: float = 0.0,
+        **options: Unpack[Shared],
     ):
         own = {"alpha": alpha, "tolerance": tolerance, "iterations": iterations, "splits": splits}
-        super().__init__(params, {"lr": lr, "delta": delta, "weight_decay": weight_decay, **own})
+        super().__init__(params, {"lr": lr, "delta": delta, **own, **options})
 
     @torch.no_grad()
     def _step_group(
@@ -66,8 +66,8 @@ class NewtonCG(CurvatureOptimizer):
         eta: Tensor | float = 1.0
         if group["delta"] is not None:
             bends = [(d * h.matmul(d)).sum() for d, h in zip(found, curvatures, strict=True)]
-            eta = within(group["delta"], lr**2 * torch.stack(bends).sum())
-        decay(group, params)
+            eta = scaling.eta(group, lr**2 * torch.stack(bends).sum())
+        scaling.decay(group, params)
         torch._foreach_sub_(params, found, alpha=lr * float(eta))
         return eta
 

@@ -1,4 +1,21 @@
-"""What optimizers with a diagonal share: moving averages, the bounds on steps, step-size scaling.
+"""The rules of step-size scaling, a small function each: how long a step may be.
+
+A step u with curvature u'Hu = h moves the loss's model, or a KL divergence, by h/2. The trust region holds the steps
+with h <= 2 delta; what lies outside is shortened by eta = sqrt(2 delta/h): `within`, algorithm 3 of Elsayed et al.
+2024. `eta` puts the rules together; compiled/steps.py has its twin, `scaled`.
+
+On the average. So every step outside has the same length, whatever its signal: where gradients cancel, the averaged
+gradient and u are small, and eta blows the step up to the radius again. With `average` b > 0 the radius holds on the
+average alone: a is the running average of h with decay b, corrected for its start at zero, and eta = sqrt(2 delta/a).
+The step's own measure is eta^2 h/2 = delta h/a: small where u is small beside the steps before it, so that Adam's
+damping by noise is kept. A single step of huge h would leave the region by any factor: it is held to `bound` times
+delta. As in `within`, eta is at most 1:
+
+    eta = min(1, sqrt(2 delta/a), sqrt(2 bound delta/h)).
+
+With b = 0, a = h, and this is `within` for any bound of at least 1. What is remembered stands in the parameter group,
+as `curvature_along` = (the average before its correction, its count), and so in the state_dict. `delta` is read at
+every step: whoever anneals it sets it in the group, as one sets lr.
 
 Along one parameter the model of the loss is m x + root x^2/2: m the averaged gradient, root that of the averaged
 squared curvature. Its minimum, the Newton step x = -m/root, is no longer to be believed where it lies far away: as
@@ -28,74 +45,66 @@ leave at least 1/sqrt(1 + k) of the others' step, if these alone would be inside
 reach=None is the literal rule of Elsayed et al. 2024, without both.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backend
-from ..compiled import steps as compiled_steps
-
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's foreach functions take
 
 
-class Adaptive(NamedTuple):
-    """The tensors of a step of Adam's form, each a list over the parameters of a group.
-
-    m averages `grads`, v the squares of `squared`; where the scaling has an average of its own, w, that of
-    `curvatures`' squares.
-    """
-
-    params: list[Tensor]
-    grads: list[Tensor]
-    squared: list[Tensor]
-    m: list[Tensor]
-    v: list[Tensor]
-    curvatures: list[Tensor] | None = None
-    w: list[Tensor] | None = None
+def eta(group: dict[str, Any], h: Tensor) -> Tensor | float:
+    """Return what a group's step u with u'Hu = h is multiplied by, 0-d; 1 where steps are not scaled."""
+    delta = group["delta"]
+    if delta is None:
+        return 1.0
+    if not group["average"]:
+        return within(delta, h)
+    return torch.minimum(
+        within(delta, h.new_tensor(averaged(group, float(h.abs())))), within(group["bound"] * delta, h)
+    )
 
 
-def adaptive_step(group: dict[str, Any], tensors: Adaptive, steps: list[int], newton: bool) -> Tensor | float:
-    """Take the step u = lr m_hat/(sqrt(v_hat) + eps); return eta.
-
-    steps: how many each parameter has taken, this one included. newton: v is of curvatures, so that `reach` bounds u;
-    else it bounds the curvature alone that scaling measures u by.
-    """
-    present = [ts for ts in tensors if ts is not None]
-    if backend.compiles():
-        eta = compiled_steps.adaptive(present, steps, compiled_steps.settings(group, newton))
-        if eta is not None:
-            return eta
-    with torch.no_grad():
-        return _torch_step(group, tensors, steps, newton)
+def within(delta: float, h: Tensor) -> Tensor:
+    """Return eta = min(1, sqrt(2 delta/|h|)), 0-d: what scales a step u with u'Hu = h."""
+    return (2 * delta / h.abs()).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
 
 
-def _torch_step(group: dict[str, Any], tensors: Adaptive, steps: list[int], newton: bool) -> Tensor | float:
-    """The same, on any device and in any precision."""
-    params, grads, squared, m, v, curvatures, w = tensors
-    (beta1, beta2), reach = group["betas"], group["reach"]
-    if group["maximize"]:
-        grads = list(torch._foreach_neg(grads))
-    torch._foreach_lerp_(m, grads, 1 - beta1)
-    root = average_of_squares(v, squared, beta2, steps)
-    fades = [1 - beta1**t for t in steps]
-    if newton:
-        at_least(root, m, reach, fades)
-    u = torch._foreach_div(m, torch._foreach_add(root, group["eps"]))
-    if curvatures and w:
-        root = average_of_squares(w, curvatures, beta2, steps)
-        at_least(root, m, reach, fades)
-    rates = [float(group["lr"]) / f for f in fades]
-    if curvatures and not newton:
-        within_alone(group, u, rates, root)
-    return scale_and_apply(group, params, u, rates, root)
+def averaged(group: dict[str, Any], h: float) -> float:
+    """Move the group's running average of u'Hu by this step's; return it, corrected for its start at zero."""
+    mean, steps = group.get("curvature_along", (0.0, 0))
+    b = group["average"]
+    mean, steps = b * mean + (1 - b) * h, steps + 1
+    group["curvature_along"] = (mean, steps)
+    return mean / (1 - b**steps)
 
 
-def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
+# --- the bounds of single parameters: definitions, and twins for many at once
+
+
+def average_of_squares(v: Tensor, x: Tensor, beta: float, t: int) -> Tensor:
     """Move v <- beta v + (1 - beta) x^2 in place; return the root of v, corrected for its start at zero.
 
     Where the precision cannot hold the average, it stays at the largest number that leaves room for a sum.
     """
+    v.copy_((beta * v + (1 - beta) * x**2).clamp_max(torch.finfo(v.dtype).max / 4))
+    return v.sqrt() / (1 - beta**t) ** 0.5
+
+
+def at_least(root: Tensor, m_hat: Tensor, reach: float | None) -> Tensor:
+    """Return max(root, |m_hat|/reach): the curvature that keeps a Newton step within reach."""
+    return root if reach is None else torch.maximum(root, m_hat.abs() / reach)
+
+
+def within_alone(u: Tensor, root: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return u with each entry no longer than the trust region is along its axis, root u^2 <= 2 delta."""
+    if group["reach"] is None:
+        return u
+    return torch.minimum(u.abs(), (2 * group["delta"] / root).sqrt()) * u.sign()
+
+
+def average_of_squares_foreach(v: list[Tensor], x: list[Tensor], beta: float, steps: list[int]) -> Tensors:
+    """The same for many parameters."""
     torch._foreach_mul_(v, beta)
     torch._foreach_addcmul_(v, x, x, 1 - beta)
     torch._foreach_clamp_max_(v, min(torch.finfo(t.dtype).max for t in v) / 4)
@@ -104,16 +113,16 @@ def average_of_squares(v: list[Tensor], x: list[Tensor], beta: float, steps: lis
     return root
 
 
-def at_least(root: Tensors, m: list[Tensor], reach: float | None, fades: list[float]) -> None:
-    """Set root <- max(root, |m_hat|/reach) in place, m_hat = m/fade."""
+def at_least_foreach(root: Tensors, m: list[Tensor], reach: float | None, fades: list[float]) -> None:
+    """The same for many parameters: root <- max(root, |m_hat|/reach) in place, m_hat = m/fade."""
     if reach is not None:
         least = torch._foreach_abs(m)
         torch._foreach_mul_(least, [1 / (reach * f) for f in fades])
         torch._foreach_maximum_(root, least)
 
 
-def within_alone(group: dict[str, Any], u: Tensors, rates: list[float], root: Tensors) -> None:
-    """Shorten each entry of u in place to root (rate u)^2 <= 2 delta, unless `reach` is None."""
+def within_alone_foreach(u: Tensors, root: Tensors, group: dict[str, Any], rates: list[float]) -> None:
+    """The same for many parameters: shorten each entry of u in place to root (rate u)^2 <= 2 delta."""
     if group["reach"] is not None and all(rates):
         longest = torch._foreach_sqrt(root)
         torch._foreach_reciprocal_(longest)  # infinity where there is no curvature
@@ -123,39 +132,7 @@ def within_alone(group: dict[str, Any], u: Tensors, rates: list[float], root: Te
         torch._foreach_maximum_(u, longest)
 
 
-def scale_and_apply(
-    group: dict[str, Any], params: list[Tensor], u: Tensors, rates: list[float], root: Tensors | None
-) -> Tensor | float:
-    """Set p <- p - eta rate u in place, eta = min(1, sqrt(2 delta/h)), h = sum root (rate u)^2; return eta.
-
-    u and root are used up.
-    """
-    eta: Tensor | float = 1.0
-    if group["delta"] is not None and root is not None:
-        torch._foreach_mul_(root, u)
-        torch._foreach_mul_(root, u)
-        # No entry is negative: the 1-norm is the sum. In float64, so that no step size makes it overflow.
-        sums = torch.stack([_gathered(t) for t in torch._foreach_norm(root, 1)]).double()
-        h = (sums * torch.tensor(rates, dtype=torch.float64, device=sums.device).square()).sum()
-        eta = within(group["delta"], h)
-        torch._foreach_mul_(u, eta)
-    decay(group, params)
-    torch._foreach_mul_(u, rates)
-    torch._foreach_sub_(params, u)
-    return eta
-
-
-def within(delta: float, h: Tensor) -> Tensor:
-    """Return eta = min(1, sqrt(2 delta/|h|)), 0-d: what scales a step u with u'Hu = h."""
-    return (2 * delta / h.abs()).sqrt().clamp(max=1)  # h = 0 gives infinity and so 1
-
-
 def decay(group: dict[str, Any], params: list[Tensor]) -> None:
     """Decoupled weight decay, as AdamW's: p <- p - lr weight_decay p in place. Step-size scaling leaves it alone."""
     if group["weight_decay"]:
         torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
-
-
-def _gathered(t: Tensor) -> Tensor:
-    """The whole of a tensor that is distributed, or the tensor itself."""
-    return t.full_tensor() if hasattr(t, "full_tensor") else t

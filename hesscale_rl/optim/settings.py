@@ -1,7 +1,7 @@
 """What a parameter group may hold: settings with their ranges, and what is made of those of torch's optimizers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 
 class Range(NamedTuple):
@@ -42,17 +42,61 @@ EVERY: Ranges = {  # what every optimizer has
     "lr": NOT_NEGATIVE,
     "delta": or_none(POSITIVE, "for no step-size scaling"),
     "weight_decay": NOT_NEGATIVE,
+    "average": DECAY,
+    "bound": Range(lambda x: 1 <= x < float("inf"), "a number of at least 1"),
 }
 BETAS: Ranges = {"betas": Range(lambda x: len(x) == 2 and all(0 <= b < 1 for b in x), "two numbers in [0, 1)")}
 EPS: Ranges = {"eps": NOT_NEGATIVE}
 REACH: Ranges = {"reach": or_none(POSITIVE, "for no bound")}
 MAXIMIZE: Ranges = {"maximize": SWITCH}
 
+# What settings are where neither an optimizer nor its user says.
+DEFAULTS = {"weight_decay": 0.0, "average": 0.0, "bound": 4.0, "reach": 10.0, "maximize": False, "together": False}
+
+
+class Shared(TypedDict, total=False):
+    """Settings of every optimizer: decoupled weight decay, and the rules of scaling.py beside `delta`."""
+
+    weight_decay: float
+    average: float
+    bound: float
+
+
+class Options(Shared, total=False):
+    """And of those with a diagonal: the bounds of single parameters (scaling.py), and whether to ascend."""
+
+    reach: float | None
+    maximize: bool
+
+
+class Ascending(Shared, total=False):
+    """And of those without these bounds that can ascend."""
+
+    maximize: bool
+
+
+class Solving(Shared, total=False):
+    """And of HessianFree: whether the blocks' products are one batched product."""
+
+    together: bool
+
+
 TASKS_OWN = "the task's own"  # of a declaration's `supervised` flags: every task says its own
 
 # Keys of a group that are no settings of ours: torch's own, the agents' names, and what schedulers leave.
 BOOKKEEPING = {
-    *("params", "param_names", "name", "initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum", "swa_lr"),
+    *(
+        "params",
+        "param_names",
+        "name",
+        "curvature_along",
+        "initial_lr",
+        "min_lr",
+        "max_lr",
+        "base_momentum",
+        "max_momentum",
+        "swa_lr",
+    ),
 }
 # Settings of torch's optimizers that can be left away: those of speed alone, and others where they are off.
 SPEED = {"foreach", "fused"}

@@ -78,14 +78,14 @@ def need_one_of(args: Any, flag: str, known: Any) -> None:
         raise InputError(f"--{flag.replace('_', '-')} {value}: {one_of(value, known)}")
 
 
-def check_optimizer(args: Any) -> None:
+def check_optimizer(args: Any, imported: bool = False) -> None:
     """Raise InputError for the first flag of the optimizer, of those that the command has, that cannot be.
 
     None is allowed where it stands for a default. What the optimizer does not have must suit one that does.
     """
     need, known, every = needs(args), declaration.names(), declaration.every_flag()
-    if args.optimizer not in known and getattr(args, "env_module", None) is not None:
-        return  # that module, which is imported later, may declare it
+    if not imported and args.optimizer not in known and getattr(args, "env_module", None) is not None:
+        return  # that module may declare it: a session asks again when it has been imported
     need_one_of(args, "optimizer", known)
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")

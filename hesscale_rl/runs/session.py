@@ -42,7 +42,7 @@ from ..rl.fast.learner import make_learner
 from ..rl.policy import Policy, check_finite, check_spaces
 from ..rl.rollout import Arrays, Rollout
 from ..system.console import complain, say
-from .arguments import check_memory, optimizer_settings, planned_steps
+from .arguments import check_memory, check_optimizer, optimizer_settings, planned_steps
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
 from .progress import Progress
@@ -84,6 +84,7 @@ class Session:
             check_memory(args, 1)  # before as many environments are made
             self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
             stack.callback(_close, self.env, args.env_id)
+            check_optimizer(args, imported=True)
             check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
             check_memory(args, self.env.observation_space.shape[0])
             torch.set_num_threads(args.torch_threads)

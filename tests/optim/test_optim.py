@@ -4,18 +4,21 @@ import copy
 import math
 from functools import partial
 
+import literal_twins
 import pytest
 import torch
 from torch import nn
 
 import hesscale_rl as hs
-from hesscale_rl.optim import names, reference
+from hesscale_rl import backend
+from hesscale_rl.optim import names
+from hesscale_rl.optim.diagonal import DiagonalOptimizer
 
 TWINS = {
-    hs.AdaHesScale: reference.adahesscale,
-    hs.ScaledAdam: reference.scaled_adam,
-    hs.ScaledSGD: reference.scaled_sgd,
-    partial(hs.ScaledSGD, momentum=0.9): partial(reference.scaled_sgd, momentum=0.9),
+    hs.AdaHesScale: literal_twins.adahesscale,
+    hs.ScaledAdam: literal_twins.scaled_adam,
+    hs.ScaledSGD: literal_twins.scaled_sgd,
+    partial(hs.ScaledSGD, momentum=0.9): partial(literal_twins.scaled_sgd, momentum=0.9),
 }
 
 
@@ -29,9 +32,12 @@ def parameters():
     return [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in ((3, 4), (3,), (2, 2))]
 
 
+@pytest.mark.parametrize("way", ["foreach", "definition"])
 @pytest.mark.parametrize("delta", [None, 1e-4])
 @pytest.mark.parametrize("kind", TWINS)
-def test_fifty_steps_equal_the_literal_twin_with_a_scaling_for_each_group(kind, delta):
+def test_fifty_steps_equal_the_literal_twin_with_a_scaling_for_each_group(kind, delta, way, monkeypatch):
+    if way == "definition":
+        monkeypatch.setattr(getattr(kind, "func", kind), "update_foreach", DiagonalOptimizer.update_foreach)
     torch.manual_seed(0)
     fast, g = parameters(), torch.Generator().manual_seed(1)
     slow = [p.detach().clone() for p in fast]
@@ -106,6 +112,38 @@ def test_a_state_dict_goes_on_to_the_last_bit_through_a_safe_file(tmp_path, kind
     other.load_state_dict(saved["net"])
     again.load_state_dict(saved["optimizer"])
     assert all(torch.equal(a, b) for a, b in zip(learn(other, again, 5, seed=2), expected, strict=True))
+
+
+@pytest.mark.parametrize("way", ["auto", "torch"])
+def test_what_the_scaling_remembers_is_in_the_state_dict(tmp_path, way):
+    kind = partial(hs.AdaHesScale, average=0.9)
+    with backend.use(way):
+        net, optimizer = learner(kind=kind)
+        learn(net, optimizer, 5)
+        torch.save((net.state_dict(), optimizer.state_dict()), tmp_path / "x.pt")
+        expected = learn(net, optimizer, 5, seed=2)
+        other, again = learner(seed=3, kind=kind)
+        for part, saved in zip((other, again), torch.load(tmp_path / "x.pt", weights_only=True), strict=True):
+            part.load_state_dict(saved)
+        assert again.param_groups[0]["curvature_along"][1] == 5
+        assert all(torch.equal(a, b) for a, b in zip(learn(other, again, 5, seed=2), expected, strict=True))
+
+
+@pytest.mark.parametrize("way", ["auto", "torch"])
+@pytest.mark.parametrize("kind", [hs.AdaHesScale, hs.ScaledAdam, hs.ScaledSGD])
+def test_a_radius_may_change_between_steps(kind, way):
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(20))
+    q, state, g = p.detach().double(), {}, torch.Generator().manual_seed(1)
+    optimizer = kind([p], lr=0.1, delta=1.0)
+    for step in range(10):
+        fill([p], g)
+        delta = optimizer.param_groups[0]["delta"] = 1e-3 * 0.5**step
+        eta = TWINS[kind]([q], [p.grad.double()], [p.hess_diag.double()], state, lr=0.1, delta=delta)
+        with backend.use(way):
+            optimizer.step()
+        assert float(optimizer.eta[0]) == pytest.approx(eta, rel=1e-5) and eta < 1
+    torch.testing.assert_close(p.detach().double(), q, rtol=1e-5, atol=1e-6)
 
 
 def test_deepcopies_learn_alike():
@@ -313,7 +351,7 @@ def test_kfac_equals_its_literal_twin_with_whole_matrices(delta):
         hs.backward(net, x, loss, hs.KFAC(3, fisher=True))
         blocks = [p.hess_block for p in net.parameters()]
         factors = [(b.a[0], b.b[0]) if hasattr(b, "a") else b.dense() for b in blocks]
-        eta = reference.kfac(slow, [p.grad for p in net.parameters()], factors, state, lr=0.1, delta=delta)
+        eta = literal_twins.kfac(slow, [p.grad for p in net.parameters()], factors, state, lr=0.1, delta=delta)
         optimizer.step()
         etas.append(float(optimizer.eta[0]))
         assert etas[-1] == pytest.approx(eta, rel=1e-8)

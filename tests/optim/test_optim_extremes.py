@@ -7,29 +7,32 @@ import subprocess
 import sys
 from functools import partial
 
+import literal_twins
 import pytest
 import torch
 from torch import nn
 
 import hesscale_rl as hs
-from hesscale_rl.compiled import steps
-from hesscale_rl.optim import reference
+from hesscale_rl import backend
+from hesscale_rl.optim.diagonal import DiagonalOptimizer
 
 TWINS = {
-    "adahesscale": (hs.AdaHesScale, reference.adahesscale),
-    "adam": (hs.ScaledAdam, reference.scaled_adam),
-    "sgd": (hs.ScaledSGD, reference.scaled_sgd),
-    "momentum": (partial(hs.ScaledSGD, momentum=0.9), partial(reference.scaled_sgd, momentum=0.9)),
+    "adahesscale": (hs.AdaHesScale, literal_twins.adahesscale),
+    "adam": (hs.ScaledAdam, literal_twins.scaled_adam),
+    "sgd": (hs.ScaledSGD, literal_twins.scaled_sgd),
+    "momentum": (partial(hs.ScaledSGD, momentum=0.9), partial(literal_twins.scaled_sgd, momentum=0.9)),
 }
 every_twin = pytest.mark.parametrize("kind, twin", TWINS.values(), ids=TWINS)
 
 
-@pytest.fixture(params=["compiled", "torch"])
+@pytest.fixture(params=["compiled", "foreach", "definition"])
 def path(request, monkeypatch):
-    """Both ways that a step can go on contiguous float32."""
-    if request.param == "torch":
-        monkeypatch.setattr(steps, "adaptive", lambda *_: None)
-    return request.param
+    """All ways that a step can go on contiguous float32."""
+    if request.param == "definition":
+        for kind in (hs.AdaHesScale, hs.ScaledAdam, hs.ScaledSGD):
+            monkeypatch.setattr(kind, "update_foreach", DiagonalOptimizer.update_foreach)
+    with backend.use("auto" if request.param == "compiled" else "torch"):
+        yield request.param
 
 
 def follow(kind, twin, curvature, n=30, dtype=torch.float32, **settings):
@@ -51,7 +54,18 @@ def follow(kind, twin, curvature, n=30, dtype=torch.float32, **settings):
 
 
 @every_twin
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"maximize": True}, {"reach": None}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"maximize": True},
+        {"reach": None},
+        {"average": 0.9},
+        {"average": 0.9, "bound": 1.0},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("delta", [None, 1e-4])
 def test_steps_equal_the_literal_twin_with_every_setting(kind, twin, path, delta, settings):
     apart, etas = follow(kind, twin, lambda d, *_: d, lr=0.01, delta=delta, **settings)

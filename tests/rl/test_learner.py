@@ -60,7 +60,7 @@ def pair(agent, kind, name, lr=3e-4, activation="tanh", **settings):
     sides = []
     for own in (policy, copy.deepcopy(policy)):
         optimizer, curvature = hs.make_optimizer(name, own.groups(), lr=lr, eps=1e-5, delta=1e-5)
-        sides.append((own, optimizer, curvature))
+        sides.append([own, optimizer, curvature])
     return args, sides, make_learner(*sides[1])
 
 
@@ -145,6 +145,45 @@ def test_a_pass_is_its_minibatches_one_after_the_other():
     assert distance(quick[0], slow[0]) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("sgd", {"momentum": 0.9}),
+        ("scaled-sgd", {"momentum": 0.9, "maximize": True}),
+        ("scaled-adam", {"average": 0.9}),
+        ("scaled-adahesscale", {"average": 0.9, "bound": 2.0}),
+    ],
+)
+def test_settings_that_no_flag_of_its_own_has_are_compiled_too(name, settings):
+    args, (slow, quick), _ = pair(ppo, "parameter", name)
+    for side in (slow, quick):
+        side[1] = hs.make_optimizer(name, side[0].groups(), lr=1e-2, eps=1e-5, delta=1e-5, **settings)[0]
+    fast = make_learner(*quick)
+    for step in range(20):
+        mb = batch(slow[0], 64, step)
+        for side in (slow, quick):
+            for group in side[1].param_groups:  # a radius that falls, as lr does
+                group["delta"] = group["delta"] and 1e-5 * (1 - step / 20)
+        agent_etas = ppo.learn(*slow, mb, args) and [float(eta) for eta in slow[1].eta]
+        etas = fast.learn(mb, torch.arange(64), 1, objective(ppo, args))[3]
+        np.testing.assert_allclose(etas[0], agent_etas, rtol=1e-3)
+    assert distance(quick[0], slow[0]) < 1e-4
+    for a, b in zip(slow[1].param_groups, quick[1].param_groups, strict=True):
+        assert a.get("curvature_along", (0, 0)) == pytest.approx(b.get("curvature_along", (0, 0)), rel=1e-3)
+
+
+def test_a_radius_that_cannot_be_and_one_that_comes_late_are_refused():
+    args, (_, quick), fast = pair(ppo, "parameter", "adam")
+    rows, order = batch(quick[0], 8, 0), torch.arange(8)
+    quick[1].param_groups[0]["delta"] = 1e-8
+    with pytest.raises(RuntimeError, match="make a new optimizer and a new Learner"):
+        fast.learn(rows, order, 1, objective(ppo, args))
+    args, (_, quick), fast = pair(ppo, "parameter", "scaled-adam")
+    quick[1].param_groups[0]["delta"] = -1e-8
+    with pytest.raises(ValueError, match="delta=-1e-08 was set, must be a positive number"):
+        fast.learn(rows, order, 1, objective(ppo, args))
+
+
 def test_a_loss_that_is_not_finite_changes_nothing():
     args, (_, quick), fast = pair(ppo, "parameter", "adahesscale", norm_adv=False)
     mb = batch(quick[0], 8, 0)
@@ -162,10 +201,10 @@ def test_what_has_no_compiled_update_is_said(capsys):
     for name in ("adahessian", "adam"):
         _, (_, side), fast = pair(ppo, "parameter", name)
         assert fast is not None and capsys.readouterr().err == ""
-    momentum, curvature = hs.make_optimizer("sgd", side[0].groups(), momentum=0.9)
-    assert make_learner(side[0], momentum, curvature) is None
+    kfac = hs.make_optimizer("kfac", side[0].groups())
+    assert make_learner(side[0], *kfac) is None
     assert "no compiled update" in capsys.readouterr().err
-    assert make_learner(side[0], momentum, curvature, quiet=True) is None and capsys.readouterr().err == ""
+    assert make_learner(side[0], *kfac, quiet=True) is None and capsys.readouterr().err == ""
     with use("torch"):
         assert make_learner(*side) is None and capsys.readouterr().err == ""
     side[0].double()

@@ -23,7 +23,7 @@ def test_backward_and_step_obey_it(monkeypatch):
         raise AssertionError("compiled code")
 
     monkeypatch.setattr(compiled, "find", forbidden, raising=False)
-    monkeypatch.setattr(steps, "adaptive", forbidden)
+    monkeypatch.setattr(steps, "take", forbidden)
     net, x = hs.networks.mlp([3, 4, 2]), torch.randn(5, 3)
     optimizer = hs.AdaHesScale(net.parameters())
     with backend.use("torch"):

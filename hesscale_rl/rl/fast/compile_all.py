@@ -12,6 +12,7 @@ import torch
 from ... import AdaHesScale, AdaHessian, HesScale, Hutchinson, backward, losses
 from ...compiled.cache import COMMON, HUTCHINSON, compile_here
 from ...networks import GaussianHead, mlp
+from ...optim import names
 from ..normalize import RewardNorm
 from ..policy import DISCRETE, Policy
 from ..rollout import Rollout, Step
@@ -46,6 +47,9 @@ def compile_common() -> None:
         optimizer = AdaHesScale(net.parameters(), delta=1e-8)
         backward(net, x, loss, HesScale())
         optimizer.step()
+    for found in names().values():
+        if (kernel := getattr(found.find_class(), "kernel", None)) is not None:
+            assert kernel.calls
     rows = dict(obs=x, logprob=advantages, advantages=advantages, returns=advantages, values=advantages)
     for actor, kind, space, taken in (
         (normal, "log_std", gym.spaces.Box(-1, 1, (2,)), actions),

@@ -1,6 +1,6 @@
 """Passes over a batch, each in one call; what the readable way does with hesscale_rl.backward and an optimizer.
 
-For actors and critics that are MLPs and the optimizers with a loop of their own; PPO's losses, and A2C's as PPO's
+For actors and critics that are MLPs and the optimizers with a kernel; PPO's losses, and A2C's as PPO's
 without a clip. The tests hold one way to the other.
 """
 
@@ -18,12 +18,9 @@ from ...compiled.records import DISTRIBUTIONS, NO_CURVATURE, WITH_D2F, WITHOUT_D
 from ...curvature.base import HesScale, HesScaleGN
 from ...curvature.hutchinson import Hutchinson
 from ...errors import InputError
-from ...optim.adahesscale import AdaHesScale, AdaHessian
-from ...optim.adam import ScaledAdam
-from ...optim.sgd import ScaledSGD
 from ...system.console import complain
 from ..policy import Policy
-from .minibatch import Minibatches, Objective, Table, epoch
+from .minibatch import Minibatches, Objective, epoch
 
 
 class Learner:
@@ -40,9 +37,9 @@ class Learner:
         kind = DISTRIBUTIONS[policy.parametrization]
         self.nets = ActorCritic(kind, bool(variance), mean, variance[0] if variance else mean, critic)
         self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
-        self.lengths = np.array([p.numel() for p in self.params])
         self.addresses = [p.data_ptr() for p in self.params]
         self.states: list[dict[str, Any]] = []
+        self.kernel, self.averages = optimizer.kernel, [optimizer.averages(group) for group in optimizer.param_groups]
         self.where, self.counts = self._table()
         for p in self.params:
             p.grad = self.grads[p]
@@ -50,25 +47,17 @@ class Learner:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
 
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Addresses [7, K] and counts of steps [K] for `steps.take`; makes the optimizer's state if it is new."""
-        where, counts = np.zeros((7, len(self.params)), np.int64), np.zeros(len(self.params), np.int64)
-        i = 0
-        for group in self.optimizer.param_groups:
-            names = self.optimizer.averages(group)
+        """`where` and `counts` of a steps.Table; makes the optimizer's state if it is new."""
+        rows, counts = [], []
+        for group, names in zip(self.optimizer.param_groups, self.averages, strict=True):
             for p in group["params"]:
                 state = self.optimizer.make_state(group, p)
-                g, d, averages = self.grads[p], self.curvatures[p], [state[name] for name in names]
-                column: list[Tensor | None]
-                if isinstance(self.optimizer, ScaledSGD):
-                    column = [p, g, None, None, None, *([d, *averages] if names else [])]
-                else:
-                    squared = g if isinstance(self.optimizer, ScaledAdam) else d
-                    column = [p, g, squared, *averages[:2], *([d, averages[2]] if len(names) > 2 else [])]
-                where[: len(column), i] = [0 if t is None else t.data_ptr() for t in column]
-                counts[i] = state.get("step", 0)
+                averages = [state[name].data_ptr() if name in names else 0 for name in self.kernel.averages]
+                tensors = (p, self.grads[p], self.curvatures[p])
+                rows.append([p.numel(), *(t.data_ptr() for t in tensors), *averages])
+                counts.append(state.get("step", 0))
                 self.states.append(state)
-                i += 1
-        return where, counts
+        return np.array(rows), np.array(counts)
 
     def learn(
         self,
@@ -88,20 +77,21 @@ class Learner:
         if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
             raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
         groups, count = self.optimizer.param_groups, len(order)
-        if any(group.get("momentum") for group in groups):
-            raise RuntimeError("momentum was set: the compiled update has none, so take backend torch")
-        newton = isinstance(self.optimizer, AdaHesScale)
-        settings = np.array([steps.settings(group, newton) for group in groups])
+        if [self.optimizer.averages(group) for group in groups] != self.averages:
+            raise RuntimeError("settings that need other averages were set: make a new optimizer and a new Learner")
+        numbers = steps.numbers(groups, self.kernel)
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
         etas = np.ones((minibatches, len(groups)))
         draws = Draws(np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
-        table = Table(self.where, self.lengths, self.counts, self.bounds, settings)
+        measure, apply = self.kernel.calls
+        table = steps.Table(measure, apply, self.where, self.counts, self.bounds, numbers)
         parts = Minibatches(order.numpy(), cuts)
         objective = Objective(bool(objective[0]), *map(float, objective[1:]))  # an int would be another type
         actor, critic, outputs, done = epoch(
             self.nets, self._batch(batch), parts, objective, self.curvature, draws, table, etas
         )
+        steps.remember(groups, numbers)
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
         factors = etas[:done].tolist()
         self.optimizer._eta = factors[-1] if factors else []
@@ -119,7 +109,6 @@ class Learner:
         return Batch(rows["obs"], actions, choices, old, *(rows[name] for name in names))
 
 
-OPTIMIZERS = (AdaHesScale, AdaHessian, ScaledAdam, ScaledSGD)
 CODES = {type(None): NO_CURVATURE, HesScaleGN: WITHOUT_D2F, HesScale: WITH_D2F, Hutchinson: WITH_D2F}
 _NONE, _NO_CHOICES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
@@ -148,9 +137,7 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = F
 
 def _fast_mlps(policy: Policy, optimizer: Any, curvature: Any) -> list[FastMLP] | None:
     """The MLPs of the actor, one or two, and of the critic; None for what only the readable way does."""
-    if type(optimizer) not in OPTIMIZERS or type(curvature) not in CODES:
-        return None
-    if any(group.get("momentum") for group in optimizer.param_groups):
+    if getattr(optimizer, "kernel", None) is None or type(curvature) not in CODES:
         return None
     actor = policy.actor
     found = fast_mlps((*branches(actor), policy.critic), torch.zeros(1, policy.observations))

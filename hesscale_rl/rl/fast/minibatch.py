@@ -28,20 +28,6 @@ class Minibatches(NamedTuple):
     cuts: np.ndarray
 
 
-class Table(NamedTuple):
-    """The optimizer's tensors and settings, by parameter [P] and by group [G]; see compiled/steps.py.
-
-    `where` [7, P]: addresses; `lengths`, `counts` [P]: of numbers, and of steps taken; `bounds` [G + 1]: group i has
-    the parameters bounds[i] : bounds[i + 1]; `settings` [G, 9].
-    """
-
-    where: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-    bounds: np.ndarray
-    settings: np.ndarray
-
-
 @FAST
 def _normalized(a):
     """(a - mean)/(standard deviation + 1e-8), the deviation with n - 1; a single advantage stays as it is."""
@@ -190,10 +176,8 @@ def epoch(nets, batch, minibatches, objective, curvature, draws, table, etas):
         else:
             hutchinson.back(nets, passes, outputs, mb, loss, draws, k)
         if objective.max_grad_norm > 0:
-            clip_grad_norm(table.where[1], table.lengths, objective.max_grad_norm)
-        for i in range(len(table.settings)):
-            begin, end = table.bounds[i], table.bounds[i + 1]
-            for j in range(begin, end):
-                table.counts[j] += 1
-            etas[k, i] = steps.step(table.where, table.lengths, table.counts, begin, end, table.settings[i])
+            clip_grad_norm(table.where[:, 2], table.where[:, 0], objective.max_grad_norm)
+        for j in range(len(table.counts)):
+            table.counts[j] += 1
+        steps.step(table, etas[k])
     return actor_loss, critic_loss, z, len(cuts) - 1

@@ -1,4 +1,4 @@
-"""Slow twins of the optimizers: the equations letter by letter, one parameter at a time, to hold the fast ones to.
+"""Literal twins of the optimizers: the equations letter by letter, one parameter at a time, to hold all ways to.
 
 Each takes lists of parameters, gradients and curvatures of one group, and a dictionary that it keeps its state in; it
 changes the parameters in place and returns eta.
@@ -15,7 +15,7 @@ State = dict[str, Any]
 
 SETTINGS: dict[str, Any] = {
     "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "delta": None, "momentum": 0.0,
-    "reach": 10.0, "weight_decay": 0.0, "maximize": False,
+    "reach": 10.0, "weight_decay": 0.0, "maximize": False, "average": 0.0, "bound": 4.0,
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def adahesscale(
         m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
         roots.append(_bounded(v_hat.sqrt(), m_hat, s))
         updates.append(s["lr"] * m_hat / (roots[-1] + s["eps"]))
-    return _apply(params, updates, roots, s)
+    return _apply(params, updates, roots, state, s)
 
 
 def scaled_adam(
@@ -51,7 +51,7 @@ def scaled_adam(
             h = state[f"h{i}"] = b2 * state.get(f"h{i}", torch.zeros_like(p)) + (1 - b2) * curvatures[i] ** 2
             roots.append(_bounded((h / (1 - b2**t)).sqrt(), m_hat, s))
             updates[i] = _within_alone(updates[i], roots[i], s)
-    return _apply(params, updates, roots, s)
+    return _apply(params, updates, roots, state, s)
 
 
 def scaled_sgd(
@@ -68,7 +68,7 @@ def scaled_sgd(
             v = state[f"v{i}"] = b2 * state.get(f"v{i}", torch.zeros_like(g)) + (1 - b2) * curvatures[i] ** 2
             roots.append(_bounded((v / (1 - b2**t)).sqrt(), (1 - momentum) * b, s))
             updates[i] = _within_alone(updates[i], roots[i], s)
-    return _apply(params, updates, roots, s)
+    return _apply(params, updates, roots, state, s)
 
 
 def kfac(
@@ -126,11 +126,19 @@ def _within_alone(u: Tensor, root: Tensor, s: dict[str, Any]) -> Tensor:
     return u if s["reach"] is None else torch.minimum(u.abs(), (2 * s["delta"] / root).sqrt()) * u.sign()
 
 
-def _apply(params: list[Tensor], updates: list[Tensor], roots: list[Tensor], s: dict[str, Any]) -> float:
+def _apply(
+    params: list[Tensor], updates: list[Tensor], roots: list[Tensor], state: State, s: dict[str, Any]
+) -> float:
     eta = 1.0
     if s["delta"] is not None:
         h = sum(float((root * u**2).sum()) for root, u in zip(roots, updates, strict=True))
         eta = min(1.0, sqrt(2 * s["delta"] / h)) if h > 0 else 1.0
+        if s["average"]:
+            hs = state.setdefault("hs", [])
+            hs.append(h)
+            weights = [s["average"] ** (len(hs) - 1 - i) for i in range(len(hs))]
+            mean = sum(w * x for w, x in zip(weights, hs, strict=True)) / sum(weights)
+            eta = min(1.0, sqrt(2 * s["delta"] / mean), sqrt(2 * s["bound"] * s["delta"] / h)) if h > 0 else 1.0
     for p, u in zip(params, updates, strict=True):
         p.mul_(1 - s["lr"] * s["weight_decay"])
         p.sub_(eta * u)
