@@ -295,15 +295,15 @@ def fill(axes: Any, study: Study, names: list[str], layer: int | str) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def caption(parts: list[str]) -> str:
-    """Return what a figure says of itself: its set-up, with what, when, and by which command."""
+def caption(parts: list[str], command: str) -> str:
+    """Return what a figure says of itself: its set-up, with what, when, and by which command, of hesscale-rl's."""
     import torch
 
     from hesscale_rl.runs.directory import cpu
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    command = " ".join(["python", f"studies/{Path(sys.argv[0]).name}", *words])
-    return "; ".join([*parts, f"torch {torch.__version__}", cpu(), time.strftime("%Y-%m-%d"), command])
+    line = " ".join(["hesscale-rl", command, *words])
+    return "; ".join([*parts, f"torch {torch.__version__}", cpu(), time.strftime("%Y-%m-%d"), line])
 
 
 def save(output: str, figure: Callable[[], Any], table: bytes) -> None:
@@ -331,7 +331,11 @@ def carry_out(args: argparse.Namespace) -> int:
     start = {"torch": "torch's Kaiming-uniform weights and biases", "he": "He's normal weights, no biases"}[args.init]
     parts = [f"{args.data}, {args.examples:,} examples, each by itself", f"{args.initialisations} initialisations"]
     parts += [start, f"trained by SGD with batches of one, step size {args.step_size:g}, {args.epochs} epochs"]
-    save(output, lambda: draw(found, caption([*parts, learned(found.loss, found.accuracy)])), numbers(found))
+    save(
+        output,
+        lambda: draw(found, caption([*parts, learned(found.loss, found.accuracy)], "approximation")),
+        numbers(found),
+    )
     say(*table(found))
     return DONE
 

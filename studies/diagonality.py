@@ -214,7 +214,7 @@ def carry_out(args: argparse.Namespace) -> int:
     parts[1] += f"{args.runs} run{'s' * (args.runs > 1)}"
     parts += [f"a batch of {args.batch}, Adam, step size {args.step_size:g}, {args.iterations:,} iterations"]
     parts += [f"training loss {loss[0]:.2g} to {loss[1]:.2g}, accuracy {accuracy[0]:.2f} to {accuracy[1]:.3f}"]
-    save(output, lambda: draw(shown, caption(parts)), numbers(every))
+    save(output, lambda: draw(shown, caption(parts, "diagonality")), numbers(every))
     say(*table(every))
     return DONE
 

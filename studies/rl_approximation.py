@@ -169,6 +169,8 @@ def draw(rows: list[tuple[Any, ...]], caption: str) -> Any:
             shown: dict[str, Any] = {"color": COLOURS[k], "marker": MARKERS[k], "markersize": 4, "linewidth": 1.2}
             axes.plot(steps, value, label=method, **shown)
             axes.fill_between(steps, low, high, color=COLOURS[k], alpha=0.15, linewidth=0)
+            for single in found[method] if np.isnan(low).all() else ():  # too few seeds for an interval
+                axes.plot(steps, single, color=COLOURS[k], linewidth=0.6, alpha=0.4)
         axes.axhline(1, color="#555555", linewidth=0.8, linestyle=":", label="an estimate of zero")
         axes.set(title=f"{network}, {update} the update", yscale="log", xlabel="environment steps")
         axes.set_ylabel("relative L1 error")
@@ -215,13 +217,15 @@ def carry_out(args: argparse.Namespace) -> int:
     check_output(args.output)
     import torch
 
+    from hesscale_rl.scripts.analysis.curves import FEWEST
     from hesscale_rl.studies.approximation_quality import caption, save
 
     torch.set_num_threads(1)
     rows = [row for seed in args.seeds for row in study(args.env_id, seed, args.total_timesteps, args.points)]
     parts = [f"PPO (default settings, Adam) on {args.env_id}", f"{MINIBATCHES} minibatches of {ROWS} at each point"]
-    parts += [f"mean and 95 % bootstrap interval over seeds {', '.join(map(str, args.seeds))}"]
-    save(args.output, lambda: draw(rows, caption(parts)), numbers(rows))
+    spread = "95 % bootstrap interval" if len(args.seeds) >= FEWEST else "single runs"
+    parts += [f"mean and {spread} over seeds {', '.join(map(str, args.seeds))}"]
+    save(args.output, lambda: draw(rows, caption(parts, "rl-approximation")), numbers(rows))
     tell(rows)
     return DONE
 

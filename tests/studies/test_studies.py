@@ -185,7 +185,7 @@ def test_approximation_quality_writes_figure_numbers_and_table(tmp_path, monkeyp
                 assert float(rows[phase, layers[0], m][k]) == pytest.approx(total[m] / total["HesScale"], rel=1e-4)
         row = rows[phase, "1", "GGN"]
         assert float(row["mean"]) == pytest.approx((float(row["0"]) + float(row["1"])) / 2, rel=1e-4)
-        assert float(row["low"]) < float(row["mean"]) < float(row["high"])
+        assert row["low"] == row["high"] == ""  # two networks are too few for an interval
     assert rows["before", "1", "GGN"]["0"] != rows["after", "1", "GGN"]["0"]
     losses = [float(rows[phase, "", "training loss"]["mean"]) for phase in ("before", "after")]
     assert losses[1] < losses[0] < 3
@@ -205,7 +205,7 @@ def test_diagonality_writes_figure_numbers_and_table(tmp_path, monkeypatch, caps
             values = [float(rows[phase, what, layer]["mean"]) for phase in ("before", "after")]
             assert all(0 < v < 1 for v in values) and values[0] != values[1]
     losses = [float(rows[phase, "training loss", ""]["mean"]) for phase in ("before", "after")]
-    assert losses[1] < losses[0] - 0.1 and rows["", "random Gaussian matrix", ""]["low"]
+    assert losses[1] < losses[0] - 0.1 and rows["", "random Gaussian matrix", ""]["mean"]
 
 
 REFUSED = {
@@ -344,6 +344,6 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
         data.load("emnist")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     for name in ("digits", "mnist"):
-        with pytest.raises(InputError, match=r"needs scikit-learn, pip install -e '.\[data\]'"):
+        with pytest.raises(InputError, match=r"needs scikit-learn, pip install 'hesscale-rl\[data\]'"):
             data.load(name, tmp_path / "new")
     assert data.load("random").name == "random"
