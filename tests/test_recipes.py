@@ -66,9 +66,9 @@ def test_an_activation_a_layer_and_a_curvature_are_what_the_page_says(copy):
             apply(copy, block)
     call(copy, "tests/curvature/test_curvature_table.py")
     table = (copy / "docs" / "curvature.md").read_text()
-    assert "AbsHesScale" in table and "ChannelShuffle" in table
+    assert "AbsHesScale" in table
     said = call(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/curvature/test_rules.py", "-k",
-                "sin or shuffle or every_rule")  # fmt: skip
+                "erfc or diff or every_rule")  # fmt: skip
     assert re.search(r"([3-9]|\d\d) passed", said)
 
 
