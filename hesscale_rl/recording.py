@@ -4,10 +4,8 @@ The level is that of torch functions, in which linear, conv2d, layer_norm, softm
 aten's primitives, their exact rules would be lost, and every operation would cost more.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 from .losses.checks import is_traced
+from .places import failed, named, unseen, where
 from .rules import (
     CONSTANT,
     DEFINED,
@@ -28,13 +27,22 @@ from .rules import (
     Refusal,
     Rule,
     UnsupportedLayerError,
+    checks,
 )
 from .rules.autodiff import ByAutodiff
 
 ENTERED = ("torch.nn.functional", "torch.functional")
 SET_ITEM = Tensor.__setitem__
 _ENTERED: dict[Any, Callable[..., Any]] = {}
-_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+COMPLEX = "its result is complex, and curvatures here are of real numbers; compute with real and imaginary parts"
+# What would be done to the gradient of a recorded tensor, which autograd does not compute.
+REFUSED = {
+    Tensor.register_hook: "hooks of tensors that are no parameters are not called; register it on a parameter",
+    Tensor.retain_grad: "gradients of tensors that are no parameters are not kept",
+    torch.autograd.grad: "there is no graph of what is recorded; compute it before, or by torch.func",
+    torch.autograd.backward: "what is recorded goes back by tape.backward(loss, curvature)",
+    Tensor.backward: "what is recorded goes back by tape.backward(loss, curvature)",
+}
 
 
 class Recorder(TorchFunctionMode):
@@ -56,12 +64,20 @@ class Recorder(TorchFunctionMode):
         self.varying: dict[int, tuple[Tensor, str]] = {id(t): (t, "") for t in samples}
         self.now: dict[int, Tensor] = {}  # what an operation in place has made of a tensor
         self.places, self.paused = places, False
+        self.watches = not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch function."""
         kwargs = kwargs or {}
         if self.paused or not (self._reached(args) or (kwargs and self._reached(kwargs.values()))):
             return func(*args, **kwargs)
+        if self.watches:
+            if torch._C._functorch.maybe_current_level() is not None:  # autograd marks what comes out of there
+                return func(*args, **kwargs)
+            if torch._C._is_any_autocast_enabled():
+                device = next((t.device.type for t in args if isinstance(t, Tensor)), "cpu")
+                if torch.is_autocast_enabled(device):
+                    raise InputError(f"{where(func)}: {checks.own_precision(device)}")
         if self.now:
             args, kwargs = self.latest(args), {k: self.latest(v) for k, v in kwargs.items()}
         if not torch.is_grad_enabled():
@@ -83,6 +99,10 @@ class Recorder(TorchFunctionMode):
         if func in CONSTANT or not live:
             return func(*args, **kwargs)
         changed = None
+        if func in REFUSED and not (args and id(args[0]) in self.uses):
+            raise Refusal(REFUSED[func])
+        if kwargs.get("out") is not None:
+            raise Refusal("out= writes into a tensor of before; take what the function returns")
         if func in IN_PLACE:
             func, changed = IN_PLACE[func], args[0]
         elif kwargs.get("inplace"):
@@ -105,6 +125,8 @@ class Recorder(TorchFunctionMode):
             state = torch.get_rng_state()
             y = func(*args, **kwargs)
             if not any(isinstance(t, Tensor) and t.dtype.is_floating_point for t in each(y)):
+                if any(isinstance(t, Tensor) and t.dtype.is_complex for t in each(y)):
+                    raise Refusal(COMPLEX)
                 return y
             if getattr(func, "__name__", "").endswith("_"):
                 raise Refusal("it works in place on what has derivatives; take the function without the underscore")
@@ -183,11 +205,40 @@ class Recorder(TorchFunctionMode):
             for t in outputs:
                 if t.dtype.is_floating_point:
                     self.live[id(t)] = t
+                    if self.watches:
+                        t.requires_grad_()
                 elif t.dtype.is_complex:
-                    raise Refusal("its result is complex, and curvatures here are of real numbers")
+                    raise Refusal(COMPLEX)
+            if self.watches:
+                rule.versions = versions(rule)
             if self.places:
                 rule.place = where(rule.func if rule.func is not None else rule.layer)
         return rule.y
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Let what is made of a recorded tensor without this mode's knowledge require grad, so that it is noticed.
+
+        An autograd.Function, a scripted function, torch.func and other threads do not tell a mode what they do.
+        Compiled functions run as they were written.
+        """
+        with ExitStack() as stack:
+            if self.watches:
+                if hasattr(torch.compiler, "set_stance"):
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
+                self._mark(True)
+                stack.callback(self._mark, False)
+            yield
+
+    def _mark(self, on: bool) -> None:
+        for key, t in self.live.items():
+            if key not in self.uses and t.dtype.is_floating_point:
+                t.requires_grad_(on)
+
+    def check_seen(self, t: Tensor) -> None:
+        """Raise InputError for a result that is of parameters, and of which the recording does not know how."""
+        if self.watches and t.grad_fn is not None and id(t) not in self.live:
+            self.stray(t)
 
     def call_module(self, kind: type[Rule], layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run a module that has a rule of its own as one operation."""
@@ -206,9 +257,9 @@ class Recorder(TorchFunctionMode):
         try:
             with torch.no_grad():
                 rule = kind(layer, own, x)
+            return self.keep(rule)
         finally:
             self.paused = False
-        return self.keep(rule)
 
     def _reached(self, values: Iterable[Any]) -> bool:
         """Whether a parameter, or a sample where that counts, reaches one of the arguments."""
@@ -226,6 +277,8 @@ class Recorder(TorchFunctionMode):
 
     def stray(self, t: Tensor) -> None:
         """Raise InputError for a tensor into which autograd would send a gradient, and this pass would not."""
+        if not t.is_leaf or is_traced(t):
+            raise InputError(unseen(t))
         raise InputError(
             f"{where('a tensor')}: {list(t.shape)} requires grad, but is no parameter of the network: make it an "
             "nn.Parameter of a module, or detach() it to be a constant"
@@ -264,6 +317,15 @@ def entered(func: FunctionType) -> Callable[..., Any]:
 
 def _never(*args: Any) -> bool:
     return False
+
+
+def versions(rule: Rule) -> int:
+    """Return a number that grows when a tensor of the rule's is changed in place."""
+    total = 0
+    for t in (*rule.inputs.values(), *each(rule.y)):
+        if isinstance(t, Tensor) and not t.is_inference():
+            total += t._version
+    return total
 
 
 def each(y: Any) -> Iterable[Any]:
@@ -330,33 +392,6 @@ def with_parameters(net: nn.Module, params: dict[str, Tensor]) -> Iterator[dict[
             m._parameters[name] = p
 
 
-def where(what: Any) -> str:
-    """Return how an error names an operation: what it is, the module that called it, and the user's line."""
-    name = what if isinstance(what, str) else getattr(what, "__name__", type(what).__qualname__)
-    frame, net, layer, line = sys._getframe(1), None, None, ""
-    while frame is not None and net is None:
-        file, own = frame.f_code.co_filename, frame.f_locals
-        if frame.f_code.co_name == "forward" and isinstance(own.get("self"), nn.Module):
-            layer = layer or own["self"]
-        if file.startswith(_OURS) and frame.f_code.co_name == "run_forward":
-            net = own["net"]
-        elif not line and not file.startswith(_TORCH) and not file.startswith(_OURS):
-            line = f" at {file}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    if isinstance(what, nn.Module):
-        layer = what
-    return f"{named(net, layer)}{'' if isinstance(what, nn.Module) else name}{line}"
-
-
-def named(net: nn.Module | None, layer: nn.Module | None) -> str:
-    """Return "layer PATH of type TYPE: " for a module of a network, "" if it is none."""
-    if layer is None:
-        return ""
-    path = next((name for name, m in (net or layer).named_modules() if m is layer), None)
-    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
-    return f"layer {path or ('(the network itself)' if layer is net else '?')} of type {kind}, "
-
-
 def run_forward(net: nn.Module, x: Any, recorder: Recorder) -> Any:
     """Return net(x), net(*x) or net(**x), recorded; an error of torch's is told with the layer's place."""
     for m in net.modules():
@@ -365,24 +400,10 @@ def run_forward(net: nn.Module, x: Any, recorder: Recorder) -> Any:
                 named(net, m).rstrip(", "), "it has hooks for its gradient, which the pass does not call"
             )
     try:
-        with modules_with_rules(recorder), torch.enable_grad(), recorder:
+        with modules_with_rules(recorder), torch.enable_grad(), recorder.watching(), recorder:
             y = net(x) if isinstance(x, Tensor) else net(**x) if isinstance(x, dict) else net(*x)
         return recorder.latest(y)
     except (InputError, UnsupportedLayerError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"{_failed(net, x, error)}: {str(error).partition(chr(10))[0]}") from error
-
-
-def _failed(net: nn.Module, x: Any, error: Exception) -> str:
-    """The layer that an error came from, and its input."""
-    trace, layer, given = error.__traceback__, net, x
-    while trace is not None:
-        own = trace.tb_frame.f_locals
-        if trace.tb_frame.f_code.co_name == "forward" and isinstance(own.get("self"), nn.Module):
-            layer = own["self"]
-            given = next((t for t in own.values() if isinstance(t, Tensor)), given)
-        trace = trace.tb_next
-    path = next((name for name, m in net.named_modules() if m is layer), "")
-    shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-    return f"layer {path or '(the network itself)'} ({type(layer).__qualname__}) with the input {shape}"
+        raise InputError(f"{failed(net, x, error)}: {str(error).partition(chr(10))[0]}") from error

@@ -32,7 +32,7 @@ def start(rules: list[Rule], loss: Tensor, uses: dict[int, int], curvature: Curv
     """
     grads, messages = Messages(), Messages(uses)
     if not isinstance(curvature, NoCurvature):
-        end = _end(rules, uses)
+        end = _end(rules, uses, loss)
         if end and end[-1].y is loss and (found := _derivatives(end, loss)) is not None:
             for t, g, d in zip(*found, strict=True):
                 grads.put(t, g)
@@ -45,12 +45,16 @@ def start(rules: list[Rule], loss: Tensor, uses: dict[int, int], curvature: Curv
     return grads, messages
 
 
-def _end(rules: list[Rule], uses: dict[int, int]) -> list[Rule]:
-    """Those behind which no parameter is an input any more, nor on the way to an operation that has one."""
+def _end(rules: list[Rule], uses: dict[int, int], loss: Tensor) -> list[Rule]:
+    """Those on the way to the loss that stand behind every parameter, and behind every operation that has one."""
     wanted: set[int] = set()
+    needed = {id(loss)}
     end = []
     for rule in reversed(rules):
+        if not any(id(y) in needed for y in each(rule.y)):
+            continue
         inputs = [id(rule.inputs[slot]) for slot in rule.live]
+        needed.update(inputs)
         if any(i in uses for i in inputs) or any(id(y) in wanted for y in each(rule.y)):
             wanted.update(inputs)
         else:

@@ -5,11 +5,13 @@ over K networks and for torch.compile. recording.py runs the forward. No hooks, 
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from . import compiled, tail
 from .backend import compiles
@@ -17,9 +19,11 @@ from .curvature.base import Curvature, Messages, NoCurvature
 from .curvature.blocks import Block
 from .errors import InputError
 from .losses import Autodiff, Loss, as_loss
+from .losses.checks import is_traced
 from .networks import given_to
-from .recording import Recorder, run_forward, where, with_parameters
-from .rules import MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
+from .places import unseen
+from .recording import Recorder, modules_with_rules, run_forward, versions, with_parameters
+from .rules import Changed, MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
 class Result(NamedTuple):
@@ -53,6 +57,10 @@ def walk(rules: list[Rule], grads: Messages, messages: Messages, curvature: Curv
         if g is None:  # the loss does not depend on it
             continue
         try:
+            if rule.versions is not None and rule.versions != versions(rule):
+                raise Changed(
+                    "a tensor that it needs for the way back was changed in place after it ran; clone() it before"
+                )
             curvature.step(rule, g, messages)  # needs the gradient above the operation
             for slot, v in rule.pull(g, rule.live).items():
                 grads.put(rule.inputs[slot], v)
@@ -69,6 +77,9 @@ def _pass(net, params, x, loss, curvature):
     checks.check_parameters(params)
     tape = Recorder(params.values(), _samples(x) if curvature.by_sample else ())
     y = run_forward(net, given_to(net, x), tape)
+    for t in tree_leaves(y):
+        if isinstance(t, Tensor):
+            tape.check_seen(t)
     if isinstance(y, Tensor):
         value, g, diagonal = loss.value_grad_curvature(y, diagonal=curvature.wants_diagonal)
         g, diagonal = g.to(y.dtype), None if diagonal is None else diagonal.to(y.dtype)
@@ -92,9 +103,11 @@ def _pass(net, params, x, loss, curvature):
     return value, y, found, {name: curvature.read(message) for name, message in curved.items()}
 
 
-def refusal(curvature: Curvature, place: str, error: "_Unpassable") -> UnsupportedLayerError:
+def refusal(curvature: Curvature, place: str, error: "_Unpassable") -> Exception:
     """Return the error for what a curvature cannot pass."""
     lack = error.args[2]
+    if isinstance(lack, Changed):
+        return InputError(f"{place}: {lack}")
     why = f"{type(curvature).__name__} cannot pass it, because {lack}"
     return UnsupportedLayerError(place, why if isinstance(lack, MissingPrimitive) else str(lack))
 
@@ -116,7 +129,7 @@ def _loss_of_several(tape, loss, y):
             "function of what the network returns, lambda outputs: ..."
         )
     tape.own_loss = True  # of what follows; the network's own operations are no part of the loss's
-    with torch.enable_grad(), tape:
+    with torch.enable_grad(), tape.watching(), tape:
         value = loss.fn(y)
     if not isinstance(value, Tensor) or value.ndim:
         raise InputError("the loss returned no scalar tensor")
@@ -248,14 +261,29 @@ class Tape(Recorder):
         super().__init__((), places=True)
         self.parameters: list[Tensor] = []
         self.versions: dict[int, int] = {}
+        self.depth = 0  # how often it is entered
+
+    def __enter__(self) -> "Tape":
+        """Record from here on."""
+        if not self.depth:
+            self.around = ExitStack()
+            self.around.enter_context(modules_with_rules(self))
+            self.around.enter_context(self.watching())
+        self.depth += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Record no more."""
+        super().__exit__(*error)
+        self.depth -= 1
+        if not self.depth:
+            self.around.close()
 
     def stray(self, t: Tensor) -> None:
         """Take a leaf that requires grad as a parameter; refuse what autograd has made of one before."""
-        if not t.is_leaf:
-            raise InputError(
-                f"{where('a tensor')}: {list(t.shape)} was computed from parameters outside of the recording: "
-                "compute it within, or detach() it"
-            )
+        if not t.is_leaf or is_traced(t):
+            raise InputError(unseen(t))
         self.parameters.append(t)
         self.uses[id(t)], self.live[id(t)], self.versions[id(t)] = 0, t, _version(t)
 
@@ -267,6 +295,10 @@ class Tape(Recorder):
         """
         curvature, loss = curvature or NoCurvature(), self.latest(loss)
         check_own_loss(curvature)
+        if isinstance(loss, Tensor):
+            self.check_seen(loss)
+            if reason := checks.surroundings(loss.device.type):
+                raise InputError(reason)
         if not isinstance(loss, Tensor) or loss.ndim or id(loss) not in self.live:
             raise InputError(
                 "tape.backward: the loss must be a scalar tensor that was computed from parameters while this tape "

@@ -4,6 +4,7 @@ from .activation import elementwise
 from .arithmetic import binary
 from .linear import Affine, Layout, Linear
 from .rule import (
+    Changed,
     MissingPrimitive,
     NotCovered,
     Refusal,
@@ -21,6 +22,7 @@ __all__ = [
     "Affine",
     "BUILT_IN",
     "CONSTANT",
+    "Changed",
     "DEFINED",
     "FUNCTIONS",
     "IN_PLACE",

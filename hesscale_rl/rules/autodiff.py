@@ -1,6 +1,8 @@
 """The rule of operations that have none: torch's own derivatives, squared entry by entry where they are few."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..losses.checks import eye
 from ..oracle import Elementary
 from .rule import Refusal, Several
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning that it takes one row after the other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
+
 
 LARGEST = 2**22  # entries of a Jacobian, or of a Hessian, that are computed at once
 
@@ -78,9 +89,10 @@ class ByAutodiff(Several):
         self._check(sum(t.numel() for t in d) * x.numel(), slot)
         for k, t in enumerate(d):
             zeros = [torch.zeros_like(o) for o in d]
-            rows = vmap(lambda e, k=k, zeros=zeros: back([*zeros[:k], e, *zeros[k + 1 :]])[0])(
-                eye(t.numel(), t).view(t.numel(), *t.shape)
-            )
+            with _quiet():
+                rows = vmap(lambda e, k=k, zeros=zeros: back([*zeros[:k], e, *zeros[k + 1 :]])[0])(
+                    eye(t.numel(), t).view(t.numel(), *t.shape)
+                )
             total = total + torch.tensordot(t.flatten(), rows.square(), 1)
         return total
 
@@ -89,6 +101,11 @@ class ByAutodiff(Several):
         x, g = self.inputs[slot], self._real(g)
         self._check(x.numel() ** 2, slot)
         along = self._along(slot)
-        product = vjp(lambda t: vjp(along, t)[1](g)[0], x)[1]
-        rows = vmap(lambda e: product(e)[0])(eye(x.numel(), x).view(x.numel(), *x.shape))
+        try:
+            product = vjp(lambda t: vjp(along, t)[1](g)[0], x)[1]
+            with _quiet():
+                rows = vmap(lambda e: product(e)[0])(eye(x.numel(), x).view(x.numel(), *x.shape))
+        except RuntimeError as error:  # torch knows no second derivative
+            name = getattr(self.func, "__name__", self.func)
+            raise Refusal(f"{name} has no rule, and autodiff says: {str(error).partition(chr(10))[0]}") from None
         return rows.flatten(1).diagonal().view(x.shape)

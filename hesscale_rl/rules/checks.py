@@ -52,13 +52,18 @@ def is_plain(t: Any) -> bool:
     return type(t) in PLAIN and t.layout is STRIDED
 
 
+def own_precision(device: str) -> str:
+    """Return why nothing is done under autocast, with the way out."""
+    return (
+        f"torch.autocast is on for {device}, and the pass works in the parameters' own precision: call it under "
+        f"torch.autocast({device!r}, enabled=False); for another precision convert net and x, as by .bfloat16()"
+    )
+
+
 def surroundings(device: str) -> str:
     """Return what around the call makes net(x) another function, with the way out; "" if nothing does."""
     if torch.is_autocast_enabled(device):
-        return (
-            f"torch.autocast is on for {device}, and the pass works in the parameters' own precision: call it under "
-            f"torch.autocast({device!r}, enabled=False); for another precision convert net and x, as by .bfloat16()"
-        )
+        return own_precision(device)
     if torch_module._has_any_global_hook():
         return "torch has hooks for all modules (register_module_forward_hook and the like): remove() them first"
     return ""

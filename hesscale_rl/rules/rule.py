@@ -52,6 +52,10 @@ class Refusal(Exception):
     """Why a rule cannot treat its operation as it was called; the tape adds where that was."""
 
 
+class Changed(Refusal):
+    """What an operation had kept for the way back was changed in place after it ran."""
+
+
 class NotCovered(Exception):
     """A call of a form that the rule has no formulas for; the tape takes autodiff for it."""
 
@@ -90,6 +94,7 @@ class Rule:
     place = ""  # where it was called, if the tape keeps that
     called: Any = None  # function, arguments and named arguments, if the tape keeps them
     draws = False  # whether another call gives other numbers
+    versions: int | None = None  # recording.versions when it ran; None where tensors do not count them
     func: Any = None  # the torch function
     layer: Any
     x: Tensor

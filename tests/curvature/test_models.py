@@ -18,7 +18,7 @@ from hesscale_rl.rules.autodiff import ByAutodiff
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- made by tests/curvature/test_models.py -->\n", "<!-- until here -->\n"
-EXACT = 1e-10  # of the largest entry, in float64
+EXACT = 1e-9  # of the largest entry, in float64; torch's hardsigmoid goes back by a sixth in single precision
 
 
 class Measured(NamedTuple):

@@ -233,13 +233,13 @@ class WideAndDeep(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.user, self.item, self.bias = nn.Embedding(6, 4), nn.Embedding(7, 4), nn.EmbeddingBag(7, 1, mode="sum")
+        self.user, self.item, self.bias = nn.Embedding(6, 4), nn.Embedding(7, 4), nn.Embedding(7, 1)
         self.deep, self.out = nn.Linear(10, 6), nn.Linear(6, 1)
 
     def forward(self, user, item, numbers):
         u, i = self.user(user), self.item(item)
         deep = self.out(F.mish(self.deep(torch.cat([u, i, numbers], dim=1))))
-        return deep.squeeze(1) + (u * i).sum(dim=1) + self.bias(item[:, None]).squeeze(1)
+        return deep.squeeze(1) + (u * i).sum(dim=1) + self.bias(item).squeeze(1)
 
 
 class GraphConvolution(nn.Module):
@@ -314,6 +314,11 @@ X, IDS = normal(N, 5), tokens(N, T, of=SEEN)
 UNSEEN = slice(SEEN, None)
 MODELS = {
     "GPT block, masked softmax, tied": Model(lambda: GPT(False), IDS, next_tokens, "lm_head", UNSEEN),
+    "GPT block, fused attention, tied": Model(lambda: GPT(True), IDS, next_tokens, "lm_head", UNSEEN),
+    "Llama block: RMSNorm, rotary, SwiGLU": Model(Llama, IDS, next_tokens, "lm_head"),
+    "TransformerEncoder, post-norm": Model(lambda: Encoder(False), IDS, classes, "head"),
+    "TransformerEncoder, pre-norm": Model(lambda: Encoder(True), IDS, classes, "head"),
+    "MultiheadAttention": Model(Attention, (normal(2, N, 8), normal(3, N, 6)), classes, "head"),
     "LSTM, two layers": Model(lambda: Recurrent(nn.LSTM, num_layers=2), IDS, classes, "head"),
     "LSTM, both directions": Model(lambda: Recurrent(nn.LSTM, bidirectional=True), IDS, classes, "head"),
     "GRU": Model(lambda: Recurrent(nn.GRU), IDS, classes, "head"),
@@ -324,6 +329,7 @@ MODELS = {
     "WaveNet block": Model(CausalTCN, normal(N, 3, 6), squared, "out"),
     "mixture of experts": Model(MixtureOfExperts, X, classes, "head"),
     "mixture of experts, top one": Model(TopOneExperts, X, classes, "head"),
+    "wide and deep": Model(WideAndDeep, (torch.arange(N), torch.arange(N) + 1, normal(N, 2)), squared, "out bias"),
     "graph convolution": Model(GraphConvolution, X, classes, "two.bias"),
     "PointNet": Model(PointNet, normal(N, 6, 3), classes, "head"),
     "maxout, PReLU": Model(Maxout, X, classes, "head"),

@@ -263,15 +263,19 @@ class SuperResolution(nn.Module):
 X = normal(3, 3, 8, 8)
 MODELS = {
     "ResNet-18, batch norm (eval)": Model(lambda: ResNet18("batch"), normal(2, 3, 32, 32), classes, "fc"),
+    "ResNet-18, group norm": Model(lambda: ResNet18("group"), normal(2, 3, 64, 64), classes, "fc"),
     "ResNet-18, no norm": Model(lambda: ResNet18("none"), normal(2, 3, 32, 32), classes, "fc"),
     "3C3D": Model(Net3C3D, normal(3, 3, 20, 20), classes, "dense3"),
     "All-CNN-C": Model(AllCNNC, normal(3, 3, 12, 12), classes, "last"),
     "DenseNet block": Model(DenseBlock, X, classes, "classifier"),
     "UNet": Model(UNet, X, classes, "head"),
+    "MobileNet block, squeeze and excitation": Model(SqueezeExcitation, X, classes, "classifier"),
     "ConvNeXt block": Model(ConvNeXtBlock, X, classes, "head"),
+    "ViT": Model(Patches, X, classes, "head"),
     "convolutional autoencoder": Model(Autoencoder, X, squared, "out"),
     "variational autoencoder": Model(VAE, normal(4, 3, 2, 2), evidence, "out"),
     "Siamese": Model(Siamese, (normal(4, 3, 2, 2), normal(4, 3, 2, 2, seed=1)), squared, "head"),
     "weight_norm": Model(lambda: WeightNormed(parametrizations.weight_norm), X, classes, "head"),
     "spectral_norm": Model(lambda: WeightNormed(parametrizations.spectral_norm), X, classes, "head"),
+    "super-resolution, pixel shuffle": Model(SuperResolution, X, squared, "conv2"),
 }
