@@ -60,3 +60,13 @@ def unseen(t: Tensor) -> str:
         "recording. Compute it by torch's functions within, give the module a rule by hesscale_rl.register, or "
         "detach() it to be a constant"
     )
+
+
+def in_function_of_its_own() -> bool:
+    """Whether a user's torch.autograd.Function is running: autograd is off there too, but derivatives pass it."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith("autograd/function.py"):
+            return True
+        frame = frame.f_back
+    return False

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 from .losses.checks import is_traced
-from .places import failed, named, unseen, where
+from .places import failed, in_function_of_its_own, named, unseen, where
 from .rules import (
     CONSTANT,
     DEFINED,
@@ -81,7 +81,7 @@ class Recorder(TorchFunctionMode):
         if self.now:
             args, kwargs = self.latest(args), {k: self.latest(v) for k, v in kwargs.items()}
         if not torch.is_grad_enabled():
-            if _in_function_of_its_own():
+            if in_function_of_its_own():
                 raise UnsupportedLayerError(
                     where(func), "it is part of a torch.autograd.Function with its own backward"
                 )
@@ -291,16 +291,6 @@ class Recorder(TorchFunctionMode):
         if type(value) is dict:
             return {name: self.latest(t) for name, t in value.items()}
         return type(value)(map(self.latest, value)) if type(value) in (tuple, list) else value
-
-
-def _in_function_of_its_own() -> bool:
-    """Whether a user's torch.autograd.Function is running: autograd is off there too, but derivatives pass it."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith("autograd/function.py"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def entered(func: FunctionType) -> Callable[..., Any]:
