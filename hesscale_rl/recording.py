@@ -4,6 +4,7 @@ The level is that of torch functions, in which linear, conv2d, layer_norm, softm
 aten's primitives, their exact rules would be lost, and every operation would cost more.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
@@ -224,7 +225,8 @@ class Recorder(TorchFunctionMode):
         """
         with ExitStack() as stack:
             if self.watches:
-                if hasattr(torch.compiler, "set_stance"):
+                # Loaded by the first torch.compile of a program; a stance makes every call of Python's slower.
+                if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                     stack.enter_context(torch.compiler.set_stance("force_eager"))
                 self._mark(True)
                 stack.callback(self._mark, False)

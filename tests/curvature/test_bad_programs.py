@@ -15,6 +15,9 @@ N = 4
 ERRORS = (InputError, hs.UnsupportedLayerError, RuntimeError)  # the last: torch's own
 
 
+compiled_sine = torch.compile(torch.sin, backend="eager")
+
+
 class Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -202,7 +205,7 @@ PROGRAMS = {
     "autograd.Function": (lambda net, h: Double.apply(h), "autograd.Function"),
     "checkpoint": (lambda net, h: checkpoint(torch.sin, h, use_reentrant=False), None),
     "reentrant checkpoint": (lambda net, h: checkpoint(torch.sin, h, use_reentrant=True), "autograd.Function"),
-    "compiled function": (lambda net, h: torch.compile(torch.sin, backend="eager")(h), None),
+    "compiled function": (lambda net, h: compiled_sine(h), None),
     "scripted function": (scripted, "scripted"),
     "autocast": (autocast, "autocast is on"),
     "samples coupled": (couples, None),
