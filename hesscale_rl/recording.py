@@ -211,7 +211,7 @@ class Recorder(TorchFunctionMode):
                 elif t.dtype.is_complex:
                     raise Refusal(COMPLEX)
             if self.watches:
-                rule.versions = versions(rule)
+                rule.versions = rule.changes()
             if self.places:
                 rule.place = where(rule.func if rule.func is not None else rule.layer)
         return rule.y
@@ -309,15 +309,6 @@ def entered(func: FunctionType) -> Callable[..., Any]:
 
 def _never(*args: Any) -> bool:
     return False
-
-
-def versions(rule: Rule) -> int:
-    """Return a number that grows when a tensor of the rule's is changed in place."""
-    total = 0
-    for t in (*rule.inputs.values(), *each(rule.y)):
-        if isinstance(t, Tensor) and not t.is_inference():
-            total += t._version
-    return total
 
 
 def each(y: Any) -> Iterable[Any]:

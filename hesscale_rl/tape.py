@@ -22,7 +22,7 @@ from .losses import Autodiff, Loss, as_loss
 from .losses.checks import is_traced
 from .networks import given_to
 from .places import unseen
-from .recording import Recorder, modules_with_rules, run_forward, versions, with_parameters
+from .recording import Recorder, modules_with_rules, run_forward, with_parameters
 from .rules import Changed, MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
@@ -57,7 +57,7 @@ def walk(rules: list[Rule], grads: Messages, messages: Messages, curvature: Curv
         if g is None:  # the loss does not depend on it
             continue
         try:
-            if rule.versions is not None and rule.versions != versions(rule):
+            if rule.versions is not None and rule.versions != rule.changes():
                 raise Changed(
                     "a tensor that it needs for the way back was changed in place after it ran; clone() it before"
                 )

@@ -94,7 +94,7 @@ class Rule:
     place = ""  # where it was called, if the tape keeps that
     called: Any = None  # function, arguments and named arguments, if the tape keeps them
     draws = False  # whether another call gives other numbers
-    versions: int | None = None  # recording.versions when it ran; None where tensors do not count them
+    versions: int | None = None  # changes() when it ran; None where tensors do not count them
     func: Any = None  # the torch function
     layer: Any
     x: Tensor
@@ -142,6 +142,14 @@ class Rule:
     def repeats(self, n: int) -> bool:
         """Whether y holds on axis 0 what the operation has made of the same inputs for each of n samples."""
         return False
+
+    def changes(self) -> int:
+        """Return a number that grows when an input or an output is changed in place."""
+        total = 0
+        for t in (*self.inputs.values(), *(self.y if isinstance(self.y, tuple | list) else (self.y,))):
+            if isinstance(t, Tensor) and not t.is_inference():
+                total += t._version
+        return total
 
     def vjp(self, v: Any) -> Tensor:
         """J'v: v has y's shape, the result x's."""
