@@ -107,7 +107,8 @@ class Run:
                 write_json(self.directory / "meta.json", meta)
                 shutil.copy(source, self.directory)
             self._metrics = open(self.directory / "metrics.jsonl", "ab")  # noqa: SIM115 - finish closes
-            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_files)}"
+            # TensorBoard reads the files in the order of their names, and two may be of one second.
+            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_files):06d}"
             self._events = open(self.directory / name, "ab")  # noqa: SIM115
         except OSError as error:
             self._lock.release()

@@ -3,6 +3,7 @@
 KILLS=20 pytest tests/runs/test_resume.py -k killed  kills every run at 20 random moments, in every case; 1 otherwise.
 """
 
+import itertools
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
+from hesscale_rl.runs import directory
 from hesscale_rl.runs.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
 from hesscale_rl.runs.directory import Run
 
@@ -171,6 +173,17 @@ def test_a_torn_checkpoint_yields_to_the_one_before(halfway, capsys):
         path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="step_192.pt: not a readable checkpoint"):
         ppo.train(resumed(halfway))
+
+
+def test_event_files_of_one_second_are_read_in_the_order_they_were_made(halfway, monkeypatch):
+    monkeypatch.setattr(directory, "_files", itertools.count(9))
+    monkeypatch.setattr(directory.time, "time", itertools.count(2e9, 1e-5).__next__)
+    made = []
+    for _ in range(2):
+        seen = {*halfway.glob("events.*")}
+        assert ppo.train(replace(resumed(halfway), total_timesteps=320 + 64 * len(made), accept_changes=True)) == DONE
+        made += {*halfway.glob("events.*")} - seen
+    assert len(made) == 2 and sorted(made) == made
 
 
 def test_a_file_with_code_in_it_is_refused_and_never_run(halfway, tmp_path):
