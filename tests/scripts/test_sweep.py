@@ -108,7 +108,11 @@ def probe(tmp_path, monkeypatch):
 
     def carry_out(text, launcher=None):
         (tmp_path / "agents").mkdir(exist_ok=True)
-        head = "import json, os, pathlib, sys\nrun = pathlib.Path(sys.argv[-2])\nrun.mkdir(exist_ok=True)\n"
+        head = (
+            "import json, os, pathlib, sys\n"
+            "begun = '--resume' if '--resume' in sys.argv else '--run-dir'\n"
+            "run = pathlib.Path(sys.argv[sys.argv.index(begun) + 1])\nrun.mkdir(exist_ok=True)\n"
+        )
         (tmp_path / "agents" / "probe.py").write_text(head + text)
         monkeypatch.setattr(launchers, "ROOT", tmp_path)
         run, ended = Planned("run", "probe", (), 100), []

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hesscale_rl.errors import BAD_INPUT, DONE
-from hesscale_rl.scripts import supervised
+from hesscale_rl.optim import declaration
 from hesscale_rl.scripts.supervised_tasks import data
 from hesscale_rl.scripts.supervised_tasks.tasks import TASKS
 from hesscale_rl.studies import memory as cost_memory
@@ -124,12 +124,13 @@ def test_memory_is_counted_from_the_network_and_the_images_on(measure):
 
 def test_a_run_that_diverges_begins_anew_and_is_timed(monkeypatch):
     monkeypatch.setattr(supervised_cost, "limit", lambda mib: 0.0)
-    monkeypatch.setitem(supervised.RATES, "sgd", 1e30)
+    usual = declaration.names()["sgd"].declaration.supervised
+    monkeypatch.setitem(usual, "learning_rate", 1e30)
     row = supervised_cost.trial("autoencoder", True, "sgd", 4, 1)
     assert row["diverged"] == 2 and row["seconds"] > 0 and row["largest_loss"] < 1
     row = supervised_cost.trial("autoencoder", True, "sgd", 2, 1)
     assert row["diverged"] == 2 and row["reason"] == "no update but the first could be timed"
-    monkeypatch.setitem(supervised.RATES, "sgd", 1e-3)
+    monkeypatch.setitem(usual, "learning_rate", 1e-3)
     assert "diverged" not in supervised_cost.trial("autoencoder", True, "sgd", 2, 1)
 
 
@@ -137,7 +138,7 @@ def test_a_run_that_diverges_begins_anew_and_is_timed(monkeypatch):
     "arguments, words",
     [
         (["--tasks", "mnist"], "--tasks mnist: there is mnist-mlp"),
-        (["--optimizers", "adamw"], "--optimizers adamw: there is sgd, adam"),
+        (["--optimizers", "adamw"], "--optimizers adamw: there is adabl89, adaggn-mc, adahesscale"),
         (["--updates", "1"], "at least 2"),
         (["--memory", "0"], "a positive number"),
         (["--memory", "nan"], "a positive number"),
