@@ -80,7 +80,7 @@ class Recorder(TorchFunctionMode):
                 if torch.is_autocast_enabled(device):
                     raise InputError(f"{where(func)}: {checks.own_precision(device)}")
         if self.now:
-            args, kwargs = self.latest(args), {k: self.latest(v) for k, v in kwargs.items()}
+            args, kwargs = latest(args, self.now), latest(kwargs, self.now)
         if not torch.is_grad_enabled():
             if in_function_of_its_own():
                 raise UnsupportedLayerError(
@@ -286,13 +286,14 @@ class Recorder(TorchFunctionMode):
             "nn.Parameter of a module, or detach() it to be a constant"
         )
 
-    def latest(self, value: Any) -> Any:
-        """Return an argument with the tensors that were changed in place as they are now."""
-        if isinstance(value, Tensor):
-            return self.now.get(id(value), value)
-        if type(value) is dict:
-            return {name: self.latest(t) for name, t in value.items()}
-        return type(value)(map(self.latest, value)) if type(value) in (tuple, list) else value
+
+def latest(value: Any, now: dict[int, Tensor]) -> Any:
+    """Return a value with the tensors in it as they are `now`, by the ids of what they were."""
+    if isinstance(value, Tensor):
+        return now.get(id(value), value)
+    if type(value) is dict:
+        return {name: latest(t, now) for name, t in value.items()}
+    return type(value)(latest(t, now) for t in value) if type(value) in (tuple, list) else value
 
 
 def entered(func: FunctionType) -> Callable[..., Any]:
@@ -385,7 +386,7 @@ def run_forward(net: nn.Module, x: Any, recorder: Recorder) -> Any:
     try:
         with modules_with_rules(recorder), torch.enable_grad(), recorder.watching(), recorder:
             y = net(x) if isinstance(x, Tensor) else net(**x) if isinstance(x, dict) else net(*x)
-        return recorder.latest(y)
+        return latest(y, recorder.now)
     except (InputError, UnsupportedLayerError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:

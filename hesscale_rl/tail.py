@@ -16,12 +16,11 @@ from torch.func import grad, vjp, vmap
 from .curvature.base import Curvature, Messages, NoCurvature
 from .losses.checks import eye
 from .oracle import Elementary
-from .recording import each
+from .recording import each, latest
 from .rules import Rule
 
-LARGEST = (
-    2**24
-)  # numbers that all products with the Hessian may give; one product for each entry of a sample's outputs
+# Numbers that all products with the Hessian may give; one product for each entry of a sample's outputs.
+LARGEST = 2**24
 
 
 def start(rules: list[Rule], loss: Tensor, uses: dict[int, int], curvature: Curvature) -> tuple[Messages, Messages]:
@@ -68,16 +67,11 @@ def _function(end: list[Rule], inputs: list[Tensor]) -> Callable[[list[Tensor]],
     def replay(given: list[Tensor]) -> Tensor:
         now = {id(t): new for t, new in zip(inputs, given, strict=True)}
 
-        def latest(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return now.get(id(value), value)
-            return type(value)(map(latest, value)) if type(value) in (tuple, list) else value
-
         y: Any = None
         with Elementary():
             for rule in end:
                 func, args, kwargs = rule.called
-                y = func(*map(latest, args), **{name: latest(value) for name, value in kwargs.items()})
+                y = func(*latest(args, now), **latest(kwargs, now))
                 now.update({id(old): new for old, new in zip(each(rule.y), each(y), strict=True)})
         return y
 

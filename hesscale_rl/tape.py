@@ -22,7 +22,7 @@ from .losses import Autodiff, Loss, as_loss
 from .losses.checks import is_traced
 from .networks import given_to
 from .places import unseen
-from .recording import Recorder, modules_with_rules, run_forward, with_parameters
+from .recording import Recorder, latest, modules_with_rules, run_forward, with_parameters
 from .rules import Changed, MissingPrimitive, Refusal, Rule, UnsupportedLayerError, checks
 
 
@@ -293,7 +293,7 @@ class Tape(Recorder):
         What follows the last operation that a parameter enters is the loss as a function of the network's outputs,
         and its second derivatives are exact where it is small (tail.py). Once only, as the tape is used up.
         """
-        curvature, loss = curvature or NoCurvature(), self.latest(loss)
+        curvature, loss = curvature or NoCurvature(), latest(loss, self.now)
         check_own_loss(curvature)
         if isinstance(loss, Tensor):
             self.check_seen(loss)

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, jacrev
 import hesscale_rl as hs
 from hesscale_rl import oracle
 from hesscale_rl.networks import Exp
-from hesscale_rl.recording import Recorder, run_forward
+from hesscale_rl.recording import Recorder, latest, run_forward
 from hesscale_rl.rules import FUNCTIONS, OPERATIONS, RULES
 from hesscale_rl.rules.autodiff import ByAutodiff
 
@@ -240,7 +240,7 @@ def taped(name):
         inputs = [0.1 + 0.8 * torch.rand_like(t) for t in inputs]
     tape = Recorder(inputs)
     with tape, torch.enable_grad():
-        y = tape.latest(function(*inputs))
+        y = latest(function(*inputs), tape.now)
     return tape.rules, inputs, y
 
 
