@@ -94,6 +94,12 @@ class Args:
     """with --resume: import the module that the run names, as naming it again with --env-module does"""
     checkpoint_interval: int = 100_000
     """steps between checkpoints; a run that is told to stop writes one more"""
+    eval_interval: int = 0
+    """steps between evaluations, on environments of their own; the best policy is kept. 0: none"""
+    eval_episodes: int = 10
+    """episodes of an evaluation, the same ones each time, with the most likely actions"""
+    capture_video_interval: int = 0
+    """steps between videos of the first of these episodes, RUN/videos/step_N.mp4; 0: none"""
     backend: str = "auto"
     """auto (compiled loops where there are any), compiled (for the update too, or an error), or torch (none)"""
     compile: bool = False
@@ -282,7 +288,7 @@ def diagnose(
 def train(args: Args) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
     check(args)
-    with Session(args, __file__, envs.make_vector, make_policy) as session:
+    with Session(args, __file__, envs, make_policy) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(stop_at_end=args.num_envs == 1), args)
             if not len(batch["obs"]):

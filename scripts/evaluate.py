@@ -1,11 +1,12 @@
-"""Evaluate a trained policy: hesscale-rl evaluate RUN [--episodes 10] [--sampled] [--video]
+"""Evaluate a trained policy: hesscale-rl evaluate RUN [--checkpoint best] [--episodes 10] [--sampled] [--video]
 
-The last checkpoint of the run acts with the normaliser it was saved with, which no longer changes. Every episode has
-a seed of its own, so that two policies can be compared on the same ones. The returns are printed, and written to
-RUN/evaluation.json; --video adds RUN/videos/step_N.mp4 of the first episode.
+A checkpoint of the run, the last one, acts with the normaliser it was saved with, which no longer changes. Every
+episode has a seed of its own, so that two policies can be compared on the same ones. The returns are printed, and
+written to RUN/evaluation.json; --video adds RUN/videos/step_N.mp4 of the first episode.
 """
 
 import argparse
+import contextlib
 import importlib
 import math
 import os
@@ -15,25 +16,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl import agents
-from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.errors import DONE, Diverged, InputError
 from hesscale_rl.runs.arguments import need_one_of
-from hesscale_rl.runs.checkpoint import checkpoints, newest_checkpoint, read_config, read_object, trusted_module
+from hesscale_rl.runs.checkpoint import checkpoints, chosen_checkpoint, read_config, read_object, trusted_module
+from hesscale_rl.runs.video import Film, cannot_draw, need_video
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:
-    import gymnasium as gym
-    import numpy as np
-
     from hesscale_rl.envs.checking import Checked
     from hesscale_rl.rl.policy import Policy
 
-MAX_STEPS = 100_000  # of an episode: an environment may never end one
+MAX_STEPS = 100_000  # hesscale_rl.rl.episode's, which imports torch
 
 
 def run_flags(parser: Parser) -> None:
     """Add a run directory, and what allows its environment's module to be imported, to a command line."""
     parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument(
+        "--checkpoint",
+        default="last",
+        help="last, best (of a run with --eval-interval) or the number of a step (last)",
+    )
     parser.add_argument("--env-module", metavar="MODULE", help="import it in place of the one that the run names")
     parser.add_argument("--trust-env-module", action="store_true", help="import the module that the run names")
 
@@ -52,11 +56,16 @@ def agent_of(run: Path) -> str:
 
 
 def load(
-    run: Path, render_mode: str | None = None, env_module: str | None = None, trust_env_module: bool = False
+    run: Path,
+    render_mode: str | None = None,
+    env_module: str | None = None,
+    trust_env_module: bool = False,
+    checkpoint: str = "last",
 ) -> "tuple[Policy, Checked, Any, dict]":
-    """Return the policy of a run's last checkpoint, its environment, the run's arguments and the checkpoint.
+    """Return the policy of a run's checkpoint, its environment, the run's arguments and the checkpoint.
 
-    `env_module`, `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
+    `checkpoint`: as of `chosen_checkpoint`; `env_module` and
+    `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
     """
     agent = importlib.import_module(f"hesscale_rl.agents.{agent_of(run)}")
     from hesscale_rl import envs
@@ -64,8 +73,8 @@ def load(
     args = read_config(run, agent.Args)
     need_one_of(args, "std", agent.STDS)
     module = trusted_module(run, args, env_module, trust_env_module)
+    saved = chosen_checkpoint(run, checkpoint)
     env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode, args.env_kwargs)
-    saved = newest_checkpoint(run)
     try:
         policy = agent.make_policy(env.observation_space, env.action_space, args)
         policy.load_state_dict(saved["policy"])
@@ -74,54 +83,6 @@ def load(
         cause = " ".join(str(error).split())[:120]
         raise InputError(f"{run}: its checkpoint is of other networks, or config.json is damaged ({cause})") from None
     return policy, env, args, saved
-
-
-def episode(
-    policy: "Policy",
-    env: "gym.Env",
-    seed: int,
-    random: "np.random.Generator | None" = None,
-    frames: list | None = None,
-    max_steps: int = MAX_STEPS,
-) -> tuple[float, int]:
-    """Play one episode from a reset with `seed`, up to max_steps; return its return and length.
-
-    `random`: sample the actions; None: the most likely ones. `frames` takes up the pictures. InputError for an action
-    that is not finite.
-    """
-    import numpy as np
-
-    obs, _ = env.reset(seed=seed)
-    total, length, over = 0.0, 0, False
-    while not over and length < max_steps:
-        if frames is not None:
-            frames.append(env.render())
-        norm = policy.obs_norm
-        seen = obs.astype(np.float32) if norm is None else norm.normalize(obs)
-        noise = None if random is None else policy.noise(random, 1)
-        chosen = policy.act(seen[None], noise)
-        if not np.isfinite(chosen).all():  # before it is clipped: an infinite one would be the greatest
-            raise InputError(f"the policy's action is not finite: {chosen[0].tolist()}; what it learned has diverged")
-        action = policy.to_env(chosen)[0]
-        obs, reward, terminated, truncated, _ = env.step(action)
-        total, length, over = total + float(reward), length + 1, terminated or truncated
-    return total, length
-
-
-def write_video(path: Path, frames: list, fps: float) -> None:
-    """Write the pictures as an mp4."""
-    import imageio
-
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    try:
-        # A side that is not a multiple of 16 would be scaled: some players cannot show it otherwise.
-        imageio.mimwrite(part, frames, format="mp4", fps=fps, macro_block_size=16)
-        part.replace(path)
-    except ImportError as error:
-        raise InputError(f"--video: needs ffmpeg, pip install 'hesscale-rl[video]' ({error})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -134,15 +95,16 @@ def evaluate(args: argparse.Namespace) -> int:
         raise InputError(f"--max-steps {args.max_steps}: must be at least 1")
     agent_of(args.run)  # before torch is imported
     if args.video:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
         need_video()
     import numpy as np
     import torch
 
+    from hesscale_rl.rl.episode import episode
+
     torch.set_num_threads(1)
     try:
         mode = "rgb_array" if args.video else None
-        policy, env, config, saved = load(args.run, mode, args.env_module, args.trust_env_module)
+        policy, env, config, saved = load(args.run, mode, args.env_module, args.trust_env_module, args.checkpoint)
     except (ImportError, RuntimeError, AttributeError) as error:  # MuJoCo's, on importing a GL that is not there
         if not args.video:
             raise
@@ -151,17 +113,18 @@ def evaluate(args: argparse.Namespace) -> int:
     if (hint := env.hint()) is not None:
         complain(hint)
     random = np.random.default_rng(args.seed) if args.sampled else None
-    frames: list | None = [] if args.video else None
-    played = []
+    step, played = saved["global_step"], []
+    film = Film(args.run / "videos" / f"step_{step}.mp4", env.metadata.get("render_fps", 30)) if args.video else None
     for i in range(args.episodes):
         try:
-            played.append(episode(policy, env, args.seed + i, random, frames if i == 0 else None, args.max_steps))
+            with film if film is not None and i == 0 else contextlib.nullcontext() as frames:
+                played.append(episode(policy, env, args.seed + i, random, frames, args.max_steps))
+        except Diverged as error:
+            raise InputError(str(error)) from None
         except Exception as error:
             if not args.video:
                 raise
-            cause = str(error).strip().partition("\n")[0] or type(error).__name__
-            gl = f"MUJOCO_GL={os.environ['MUJOCO_GL']}; egl needs a driver, osmesa the library of that name"
-            raise InputError(f"--video: {config.env_id} cannot be drawn: {cause} ({gl})") from None
+            raise cannot_draw("--video", config.env_id, error) from None
     returns = [value for value, _ in played]
     if cut := sum(length == args.max_steps for _, length in played):
         complain(f"{cut} of {len(played)} episodes were cut after {args.max_steps:,} steps (--max-steps)")
@@ -169,28 +132,16 @@ def evaluate(args: argparse.Namespace) -> int:
     if len(returns) > 1:
         spread = f" ± {1.96 * statistics.stdev(returns) / math.sqrt(len(returns)):,.1f}"
     how = "sampled" if args.sampled else "most likely actions"
-    step = saved["global_step"]
     count = f"{len(returns)} episode" + "s" * (len(returns) > 1)
     say(f"return {statistics.fmean(returns):,.1f}{spread} ({count}, {how}, step {step:,})")
     from hesscale_rl.runs.directory import write_json
 
     result = {"global_step": step, "sampled": args.sampled, "seeds": [args.seed + i for i in range(args.episodes)]}
     write_json(args.run / "evaluation.json", result | {"returns": returns, "lengths": [n for _, n in played]})
-    if frames:
-        path = args.run / "videos" / f"step_{step}.mp4"
-        write_video(path, frames, env.metadata.get("render_fps", 30))
-        say(f"video  {path}  ({len(frames)} frames)")
+    if film is not None:
+        say(f"video  {film.path}  ({film.count} frames)")
     env.close()
     return DONE
-
-
-def need_video() -> None:
-    """InputError before an episode is played for nothing."""
-    try:
-        import imageio  # noqa: F401
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError:
-        raise InputError("--video: needs imageio-ffmpeg, pip install 'hesscale-rl[video]'") from None
 
 
 def main() -> int:

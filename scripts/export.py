@@ -41,7 +41,7 @@ def export(args: argparse.Namespace) -> int:
 
     from hesscale_rl.runs.directory import atomic_write
 
-    trust = {"env_module": args.env_module, "trust_env_module": args.trust_env_module}
+    trust = {name: getattr(args, name) for name in ("env_module", "trust_env_module", "checkpoint")}
     policy, env, config, saved = load(args.run, **trust)
     policy.eval().requires_grad_(False)
     folder = args.run / "export"

@@ -117,8 +117,10 @@ def check_shared(args: Any) -> None:
     need = needs(args)
     check_optimizer(args)
     read_kwargs(args.env_kwargs)
-    for flag in ("num_envs", "num_steps", "checkpoint_interval"):
+    for flag in ("num_envs", "num_steps", "checkpoint_interval", "eval_episodes"):
         need(getattr(args, flag) >= 1, flag, "at least 1")
+    for flag in ("eval_interval", "capture_video_interval"):
+        need(getattr(args, flag) >= 0, flag, "zero or a number of steps")
     for flag in ("max_grad_norm", "vf_coef", "ent_coef"):  # those that the agent has
         need(0 <= getattr(args, flag, 0) < math.inf, flag, "zero or a positive number")
     for flag in ("gamma", "gae_lambda"):

@@ -15,13 +15,16 @@ from ..system.console import complain
 
 FORMAT = 1  # of the checkpoints and of config.json; raised when an older program cannot read the newer files
 KEYS = {"logs", "global_step", "policy", "optimizer", "rollout"}  # what every agent's checkpoint has
+STEP, BEST = "step", "best"  # what the names of checkpoints begin with
 KEPT = 2  # checkpoints of a run: should the last be torn, there is the one before
 
 # Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
+EVALUATING = {"eval_interval", "eval_episodes", "capture_video_interval"}
 FREE = {"resume", "accept_changes", "trust_env_module", "quiet", "run_dir", "checkpoint_interval", "track"}
+FREE |= EVALUATING
 
 # Flags that came later: a run of an earlier version has them as they are where nobody gives them.
-LATER = {"env_kwargs", "rescale_actions", "trust_env_module"}
+LATER = {"env_kwargs", "rescale_actions", "trust_env_module"} | EVALUATING
 
 A = TypeVar("A")
 
@@ -178,6 +181,22 @@ def newest_checkpoint(directory: str | Path) -> dict[str, Any]:
     return {"logs": {}, "global_step": 0}
 
 
+def chosen_checkpoint(directory: str | Path, which: str) -> dict[str, Any]:
+    """Return the checkpoint of a run directory that --checkpoint names: last, best, or the number of a step."""
+    if which == "last":
+        return newest_checkpoint(directory)
+    folder = Path(directory) / "checkpoints"
+    if which == "best":
+        if not (paths := checkpoints(folder, BEST)):
+            raise InputError(f"--checkpoint best: {directory} has none; train with --eval-interval")
+        return read_checkpoint(paths[-1])
+    there = {path.stem.partition("_")[2]: path for name in (STEP, BEST) for path in checkpoints(folder, name)}
+    if which not in there:
+        known = ", ".join(["last", "best", *sorted(there, key=int)])
+        raise InputError(f"--checkpoint {which}: {directory} has {known}")
+    return read_checkpoint(there[which])
+
+
 def _status(directory: Path) -> dict[str, Any]:
     try:
         status = json.loads((directory / "status.json").read_text())
@@ -186,9 +205,9 @@ def _status(directory: Path) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Return step_N.pt of a folder, by N."""
-    found = [(path.stem.removeprefix("step_"), path) for path in folder.glob("step_*.pt")]
+def checkpoints(folder: Path, kind: str = STEP) -> list[Path]:
+    """Return step_N.pt, or `kind`_N.pt, of a folder, by N."""
+    found = [(path.stem.removeprefix(f"{kind}_"), path) for path in folder.glob(f"{kind}_*.pt")]
     return [path for number, path in sorted((int(n), path) for n, path in found if n.isdigit())]
 
 

@@ -7,7 +7,9 @@ status.json     {"status": "running", "done", "diverged", "failed" or "interrupt
                 were written to no more, if that came to pass}
 metrics.jsonl   one JSON object a line: "global_step", "time" (Unix seconds), and the TensorBoard tags as keys
 events.*        the same scalars for TensorBoard
-checkpoints/    step_N.pt, the last two; each loads with torch.load(weights_only=True)
+checkpoints/    step_N.pt, the last two, and best_N.pt, that with the best evaluation (--eval-interval); each loads
+                with torch.load(weights_only=True)
+videos/         step_N.mp4 (--capture-video-interval)
 AGENT.py        the agent's source as it ran
 
 JSON has no NaN and no infinities: they are written as the strings "nan", "inf" and "-inf", which float() reads.
@@ -51,7 +53,7 @@ from ..system.console import complain, lost, say
 from ..system.files import atomic_write, json_bytes, jsonable, write_json
 from ..system.locks import lock
 from .arguments import check_new
-from .checkpoint import FORMAT, KEPT, checkpoints
+from .checkpoint import BEST, FORMAT, KEPT, STEP, checkpoints
 
 # What ends a run in good order; SIGHUP comes from a terminal that is gone, and there is none on Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -101,7 +103,7 @@ class Run:
         self._lock = lock(self.directory, f"--run-dir {self.directory}: another process is writing to it")
         try:
             if checkpoint is not None:
-                _cut_logs(self.directory, checkpoint["logs"])
+                _go_back(self.directory, checkpoint["global_step"], checkpoint["logs"])
             write_json(self.directory / "config.json", dataclasses.asdict(args))
             if not checkpoint or not checkpoint["logs"]:  # a resumed run keeps the account of its beginning
                 write_json(self.directory / "meta.json", meta)
@@ -161,11 +163,25 @@ class Run:
 
     def save_checkpoint(self, step: int, payload: dict[str, Any]) -> Path:
         """Write checkpoints/step_N.pt and return its path. Payload: tensors, numbers, text and containers of them."""
+        path = self._write_checkpoint(STEP, step, payload)
+        self.saved = step
+        with self._writing(self.directory / "status.json"):
+            self._write_status({})
+        # A run that goes on from here knows the last best one alone.
+        for old in (*checkpoints(path.parent)[:-KEPT], *checkpoints(path.parent, BEST)[:-1]):
+            old.unlink()
+        return path
+
+    def save_best(self, step: int, payload: dict[str, Any]) -> Path:
+        """Write checkpoints/best_N.pt, of the policy with the best evaluation yet, and return its path."""
+        return self._write_checkpoint(BEST, step, payload)
+
+    def _write_checkpoint(self, kind: str, step: int, payload: dict[str, Any]) -> Path:
         self.flush()  # no checkpoint is ahead of its curve
         logs = {path.name: path.stat().st_size for path in _logs(self.directory)}
         data = io.BytesIO()
         torch.save({"format": FORMAT, "version": hesscale_rl.__version__, "logs": logs} | payload, data)
-        path = self.directory / "checkpoints" / f"step_{step}.pt"
+        path = self.directory / "checkpoints" / f"{kind}_{step}.pt"
         self.global_step = step
         with self._writing(path):
             path.parent.mkdir(exist_ok=True)
@@ -175,11 +191,6 @@ class Run:
         except Exception:  # as many as there are ways for a file to be torn; the older ones are not touched
             path.unlink()
             raise
-        self.saved = step
-        with self._writing(self.directory / "status.json"):
-            self._write_status({})
-        for old in checkpoints(path.parent)[:-KEPT]:
-            old.unlink()
         return path
 
     def finish(self, status: str, **details: Any) -> None:
@@ -225,8 +236,11 @@ class Run:
             with contextlib.suppress(OSError):  # others have put something there
                 folder.rmdir()
 
-    def report(self, returns: Sequence[float]) -> None:
-        """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next."""
+    def report(self, returns: Sequence[float], evaluated: str = "") -> None:
+        """Say how the run ended, with the mean of `returns`, those of the last episodes, and what to type next.
+
+        `evaluated`: what is to be said of its evaluations.
+        """
         if self.status == "diverged":
             complain(f"diverged at step {self.global_step:,}: {self.reason}; the curve is kept in {self.directory}")
         if self.quiet:
@@ -236,6 +250,8 @@ class Run:
         if returns:
             mean = f"return {sum(returns) / len(returns):,.0f} (mean of the last {len(returns)} episodes)"
         say(f"{self.status}  {self.global_step:,} steps in {minutes}:{seconds:02}  {mean}")
+        if evaluated:
+            say(f"eval  {evaluated}")
         say(f"run   {self.directory}")
         tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
         say(f"next  {shlex.join([tensorboard, '--logdir', str(self.directory.parent)])}")
@@ -301,8 +317,11 @@ def _logs(directory: Path) -> list[Path]:
     return [directory / "metrics.jsonl", *sorted(directory.glob("events.*"))]
 
 
-def _cut_logs(directory: Path, lengths: dict[str, int]) -> None:
-    """Bring the logs back to the lengths that they had at the checkpoint."""
+def _go_back(directory: Path, step: int, lengths: dict[str, int]) -> None:
+    """Bring the run back to the checkpoint of a step: its logs to the lengths that they had then."""
+    for path in checkpoints(directory / "checkpoints", BEST):
+        if int(path.stem.partition("_")[2]) > step:
+            path.unlink()  # of the steps that will be taken anew
     for path in _logs(directory):
         if path.name not in lengths:
             path.unlink(missing_ok=True)  # begun after the checkpoint

@@ -13,7 +13,7 @@ An agent is one file in agents/; to add one, add the file. Commands find it ther
 
 Its loop is
 
-    with Session(args, __file__, envs.make_vector, make_policy) as session:
+    with Session(args, __file__, envs, make_policy) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner, batch, args)
@@ -45,7 +45,9 @@ from ..system.console import complain, say
 from .arguments import check_memory, check_optimizer, optimizer_settings, planned_steps
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
+from .evaluation import Evaluation
 from .progress import Progress
+from .video import need_video
 
 LIBRARIES = ("hesscale_rl", "gymnasium")  # between an agent and a user's environment
 RECENT = 20  # episodes whose mean return is told at the end
@@ -56,8 +58,8 @@ class Session:
 
     `policy`, from `make_policy(observation_space, action_space, args)`; `learner`, what an update works with: the
     policy, its optimizer, its curvature or None, and the compiled update or None; `shuffle`, random numbers for the
-    update's own use. `source` is the agent's file; `make_env(env_id, num_envs, env_module, seed, env_kwargs)` gives
-    environments as envs/vector.py has them.
+    update's own use. `source` is the agent's file; `envs` is hesscale_rl.envs, or what makes environments as its
+    `make_vector` does, and as its `make`, for evaluation.
 
     InputError for arguments that cannot be, with nothing created. Leaving it closes the environments, whatever
     happened, once; a run that diverged ends there, and every other exception passes on.
@@ -67,13 +69,14 @@ class Session:
         self,
         args: Any,
         source: str,
-        make_env: Callable[[str, int, str | None, int, str | None], Any],
+        envs: Any,
         make_policy: Callable[[Any, Any, Any], Policy],
     ):
-        self.args, self.source, self.make_env, self.make_policy = args, source, make_env, make_policy
+        self.args, self.source, self.envs, self.make_policy = args, source, envs, make_policy
         self.collected, self.total = 0, planned_steps(args)
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.note = ""
+        self.note = self.evaluated = ""
+        self.evaluation: Evaluation | None = None
 
     def __enter__(self) -> Self:
         args = self.args
@@ -82,14 +85,16 @@ class Session:
         with contextlib.ExitStack() as stack:
             stack.enter_context(backend.use(args.backend))
             check_memory(args, 1)  # before as many environments are made
-            self.env = self.make_env(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
+            if args.capture_video_interval:
+                need_video(f"--capture-video-interval {args.capture_video_interval}")
+            self.env = self.envs.make_vector(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
             stack.callback(_close, self.env, args.env_id)
             check_optimizer(args, imported=True)
             check_spaces(args.env_id, self.env.observation_space, self.env.action_space)
             check_memory(args, self.env.observation_space.shape[0])
             torch.set_num_threads(args.torch_threads)
             torch.manual_seed(args.seed)
-            self._seed, shuffle = np.random.SeedSequence(args.seed).spawn(2)
+            self._seed, shuffle, evaluated = np.random.SeedSequence(args.seed).spawn(3)
             self.shuffle = torch.Generator().manual_seed(int(shuffle.generate_state(1)[0]))
             self.policy = self.make_policy(self.env.observation_space, self.env.action_space, args)
             if not args.quiet:
@@ -100,6 +105,9 @@ class Session:
             )
             if self._saved is not None:
                 restore(self.policy, self.optimizer, self._saved, args.num_envs)
+            if args.eval_interval or args.capture_video_interval:
+                self.evaluation = Evaluation(args, self.envs.make, evaluated)
+                stack.callback(_close, self.evaluation.env, args.env_id)
             # With --compile torch compiles the readable update.
             fast = None if args.compile else make_learner(self.policy, self.optimizer, curvature, args.quiet)
             self.learner = self.policy, self.optimizer, curvature, fast
@@ -135,7 +143,7 @@ class Session:
         if fault is not None:
             _blame(fault, self.run)
         elif ended or error is None or isinstance(error, KeyboardInterrupt):
-            self.run.report(self.recent)
+            self.run.report(self.recent, "" if self.evaluation is None else self.evaluation.summary())
         return ended
 
     def _conclude(self, error: BaseException | None) -> None:
@@ -172,12 +180,15 @@ class Session:
     def iterations(self) -> Iterator[None]:
         """Begin the episodes, or go on with them; then yield for every rollout that is due, and save where it is."""
         self._begin()
+        if self.collected:
+            self._evaluate()  # which may have been due when the run was told to stop
         while self.share < 1 and not self.run.stop:
             if self.args.anneal_lr:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.args.learning_rate * (1 - self.share)
             self.before = self.rollout.step
             yield
+            self._evaluate()
             if self.run.stop or self.due(self.args.checkpoint_interval):
                 self._save()
 
@@ -208,7 +219,7 @@ class Session:
         self.run.log(self.rollout.step, logs)
         self.run.flush()
         etas = "/".join(f"{value:.2g}" for tag, value in logs.items() if tag.startswith("optim/eta_"))
-        self.note = f"{note}  eta {etas}"
+        self.note = f"{note}  eta {etas}{self.evaluated}"
         self.progress.update(self.rollout.step, note=self.note)
 
     def _begin(self) -> None:
@@ -224,20 +235,52 @@ class Session:
         torch.set_rng_state(saved["torch"])
         self.recent.extend(saved["recent"])
         self.collected = saved.get("iteration", 0)
+        if self.evaluation is not None and "evaluation" in saved:
+            self.evaluation.load_state_dict(saved["evaluation"])
 
     def _ended(self, step: int, episode_return: float, length: int) -> None:
         self.recent.append(episode_return)
         self.run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
         self.progress.update(step, episode_return, self.note)
 
+    def _evaluate(self) -> None:
+        """Evaluate and film the policy where that is due, and keep the best; whatever ends it, the run is saved."""
+        if self.evaluation is None:
+            return
+        began, step, end = time.time(), self.rollout.step, self.share >= 1
+        try:
+            figures = self.evaluation.play(self.policy, step, end, lambda: self.run.stop)
+            if not self.run.stop:
+                self.evaluation.film(self.policy, step, end, self.run.directory / "videos")
+        except Diverged:
+            raise
+        except BaseException:
+            with contextlib.suppress(Diverged, Unwritable):
+                self._save()
+            raise
+        if figures:
+            self.run.log(step, figures)
+            self.evaluated = f"  eval {figures['eval/episodic_return']:.4g}"
+            if self.evaluation.best_step == step:
+                self.run.save_best(step, self._state())
+        lasted = time.time() - began  # it is no part of the training's speed
+        self.began += lasted
+        self.progress.began += lasted
+
     def _save(self, new_episodes: bool = False) -> None:
         """Write a checkpoint; `new_episodes`: of environments that have failed, whose state is worth nothing."""
         check_finite(self.policy)
+        self.run.save_checkpoint(self.rollout.step, self._state(new_episodes))
+
+    def _state(self, new_episodes: bool = False) -> dict[str, Any]:
+        """What a checkpoint has in it."""
         learned = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
         random = {"shuffle": self.shuffle.get_state(), "torch": torch.get_rng_state()}
         account = {"rollout": self.rollout.state_dict(new_episodes), "global_step": self.rollout.step}
         account |= {"recent": list(self.recent), "iteration": self.collected}
-        self.run.save_checkpoint(self.rollout.step, learned | random | account)
+        if self.evaluation is not None:
+            account["evaluation"] = self.evaluation.state_dict()
+        return learned | random | account
 
 
 def _found(args: Any) -> dict[str, Any]:

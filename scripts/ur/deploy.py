@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from hesscale_rl import agents
 from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, Arm, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
 from hesscale_rl.runs.command_line import Parser, read_kwargs
-from hesscale_rl.scripts.evaluate import agent_of, need_video, run_flags
+from hesscale_rl.runs.video import Film, need_video
+from hesscale_rl.scripts.evaluate import agent_of, run_flags
 from hesscale_rl.system.console import complain, guard, say
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
     import numpy as np
     import torch
 
-    from hesscale_rl.scripts.evaluate import episode, load
+    from hesscale_rl.rl.episode import episode
+    from hesscale_rl.scripts.evaluate import load
 
     torch.set_num_threads(1)
-    policy, env, config, saved = load(args.run, None, args.env_module, args.trust_env_module)
+    policy, env, config, saved = load(args.run, None, args.env_module, args.trust_env_module, args.checkpoint)
     if config.env_id not in ("URReacher-v0", "URReacherStock-v0", "URReacherMuJoCo-v0"):
         raise InputError(f"{args.run}: learned {config.env_id}; an arm plays URReacher-v0 and its variants")
     learned: Any = env.unwrapped
@@ -179,8 +180,9 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
         if args.arm and not any(flag.partition("=")[0] == "--env-kwargs" for flag in others):
             flags += ["--env-kwargs", f"arm={args.arm}"]
     own = parse(agent.Args, agent.PRESETS, flags, "hesscale-rl ur train")
-    if own.num_envs != 1:
-        raise InputError(f"--num-envs {own.num_envs}: there is one arm")
+    for flag, without in (("num_envs", 1), ("eval_interval", 0), ("capture_video_interval", 0)):
+        if (value := getattr(own, flag)) != without:
+            raise InputError(f"--{flag.replace('_', '-')} {value}: there is one arm")
     if own.env_id not in ENV_IDS.values():
         raise InputError(f"--env-id {own.env_id}: on an arm it is {' or '.join(ENV_IDS.values())}")
     agent.check(own)
@@ -204,7 +206,6 @@ def replay(args: argparse.Namespace, others: list[str]) -> int:
         raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")
     if args.video:
         need_video()
-        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported: without a screen the default fails
     import numpy as np
 
     from hesscale_rl.envs.ur.log import read_records
@@ -254,18 +255,17 @@ def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: floa
     from hesscale_rl.envs.ur.dynamics import Scene
     from hesscale_rl.envs.ur.kinematics import tcp
     from hesscale_rl.envs.ur.presets import HALF_TURN
-    from hesscale_rl.scripts.evaluate import write_video
 
     resets = [event for event in map(json.loads, lines) if event["kind"] == "reset"]
     about = json.loads((args.log / "config.json").read_text())["arguments"]
     arm = find_arm(about.get("arm", DEFAULT.name))  # a log of before there was a choice has none
-    scene, frames = Scene(arm), []
-    for row in cycles[:: max(1, round(0.04 / period))]:
-        seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
-        target = np.array([tcp(arm.links, row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
-        frames.append(scene.draw(row["q"], target))
-    write_video(args.log / "replay.mp4", frames, 25)
-    say(f"video {args.log / 'replay.mp4'}  ({len(frames)} frames)")
+    scene = Scene(arm)
+    with Film(args.log / "replay.mp4", 25) as film:
+        for row in cycles[:: max(1, round(0.04 / period))]:
+            seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
+            target = np.array([tcp(arm.links, row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
+            film.append(scene.draw(row["q"], target))
+    say(f"video {film.path}  ({film.count} frames)")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

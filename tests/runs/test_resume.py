@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hesscale_rl.agents import a2c, ppo
 from hesscale_rl.errors import BAD_INPUT, DONE, INTERRUPTED, InputError
 from hesscale_rl.runs import directory
-from hesscale_rl.runs.checkpoint import FORMAT, newest_checkpoint, read_checkpoint
+from hesscale_rl.runs.checkpoint import FORMAT, chosen_checkpoint, newest_checkpoint, read_checkpoint
 from hesscale_rl.runs.directory import Run
 
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -62,8 +62,11 @@ def numbers(run):
         for tag in events.Tags()["scalars"]
         if tag != "charts/SPS"
     }
-    checkpoint = newest_checkpoint(run)
-    return {"metrics": rows, "scalars": json.loads(json.dumps(scalars)), "last": checkpoint | {"logs": None}}
+    kept = {"last": newest_checkpoint(run)}
+    if list(run.glob("checkpoints/best_*.pt")):
+        kept["best"] = chosen_checkpoint(run, "best")
+    kept = {name: checkpoint | {"logs": None} for name, checkpoint in kept.items()}
+    return {"metrics": rows, "scalars": json.loads(json.dumps(scalars))} | kept
 
 
 OWN, DRAWS = "scaled-adahesscale", "adahessian"  # the agents' own optimizer, and the one that draws random signs
@@ -81,6 +84,7 @@ if KILLS == 1:
 @pytest.mark.parametrize("agent, env_id, num_envs, optimizer", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs, optimizer):
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--checkpoint-interval", 500, "--optimizer", optimizer]
+    flags += ["--eval-interval", 700, "--eval-episodes", 2]
     flags += ["--num-steps", 512 // num_envs] if agent != "a2c" else []
     whole = ["-n", STEPS[env_id], "--run-dir", tmp_path / "whole"]
     subprocess.run(command(agent, *flags, "--quiet", *whole), check=True)

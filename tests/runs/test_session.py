@@ -57,7 +57,7 @@ def test_an_agent_needs_no_more_than_its_algorithm(tmp_path):
         return {"losses/reward": float(steps["rewards"].mean())}
 
     def train(args):
-        with Session(args, __file__, envs.make_vector, ppo.make_policy) as session:
+        with Session(args, __file__, envs, ppo.make_policy) as session:
             for _ in session.iterations():
                 session.log(update(*session.learner, session.collect()), "")
         return session.exit_code

@@ -16,6 +16,7 @@ import torch
 from hesscale_rl import agents, envs
 from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
+from hesscale_rl.rl.episode import episode
 from hesscale_rl.rl.rollout import Rollout
 from hesscale_rl.runs.checkpoint import checkpoints
 from hesscale_rl.scripts import cli, doctor, evaluate, export
@@ -67,11 +68,11 @@ def test_a_loaded_policy_plays_as_the_live_one(run, monkeypatch, capsys):
     assert call(evaluate, monkeypatch, run, "--episodes", 3, "--seed", 7) == DONE
     assert capsys.readouterr().out.startswith("return ")
     written = json.loads((run / "evaluation.json").read_text())
-    live = [evaluate.episode(policy, env, seed)[0] for seed in (7, 8, 9)]
+    live = [episode(policy, env, seed)[0] for seed in (7, 8, 9)]
     assert written["returns"] == live and written["seeds"] == [7, 8, 9]
     # The normaliser has not moved, and an episode does not depend on those before it.
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
-    assert evaluate.episode(policy, env, 8)[0] == live[1]
+    assert episode(policy, env, 8)[0] == live[1]
     assert call(evaluate, monkeypatch, run, "--episodes", 1, "--sampled") == DONE
 
 
@@ -111,7 +112,7 @@ def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
     loaded, env, _, _ = evaluate.load(run)
     for sampled in (False, True):
         played = [
-            evaluate.episode(policy, env, 3, np.random.default_rng(0) if sampled else None)
+            episode(policy, env, 3, np.random.default_rng(0) if sampled else None)
             for policy in (kept[0], loaded)
         ]
         assert played[0] == played[1]

@@ -61,7 +61,8 @@ def test_a_dry_run_gets_the_return_of_the_model(monkeypatch, capsys, tmp_path, l
     out = capsys.readouterr().out
     assert "simulated controller" in out and "REAL" not in out
     returns = [float(line.split()[3]) for line in out.splitlines() if line.startswith("episode")]
-    from hesscale_rl.scripts.evaluate import episode, load
+    from hesscale_rl.rl.episode import episode
+    from hesscale_rl.scripts.evaluate import load
 
     policy, env, _, _ = load(learned)
     expected = [episode(policy, env, 1000 + i)[0] for i in range(2)]
@@ -206,6 +207,7 @@ def test_unlocking_alone_has_a_budget(monkeypatch, tmp_path):
         (["run", "{learned}", "--log", "{learned}"], "exists already"),
         (["run", "{learned}", "--log", "/proc/no"], "--log /proc/no: No such file"),
         (["train", "--num-envs", "2", "-n", "4000"], "there is one arm"),
+        (["train", "--eval-interval", "2000"], "--eval-interval 2000: there is one arm"),
         (["train", "--env-id", "Hopper-v5"], "on an arm it is URReacher-v0"),
         (["train", "--learning-rate", "-1"], "must be a positive number"),
         (["train", "--agent", "trpo", "--target-kl", "0"], "--target-kl 0.0: must be a positive number"),
