@@ -299,7 +299,7 @@ def caption(parts: list[str], command: str) -> str:
     """Return what a figure says of itself: its set-up, with what, when, and by which command, of hesscale-rl's."""
     import torch
 
-    from hesscale_rl.runs.directory import cpu
+    from hesscale_rl.runs.machine import cpu
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     line = " ".join(["hesscale-rl", command, *words])

@@ -200,7 +200,7 @@ def caption_of(rows: list[Row]) -> str:
     """Return what the figure says of itself: how often, with what, when, on what, and by which command."""
     import torch
 
-    from hesscale_rl.runs.directory import cpu
+    from hesscale_rl.runs.machine import cpu
 
     rounds = sorted({row["rounds"] for row in rows if "rounds" in row})
     many = " to ".join(f"{n}" for n in dict.fromkeys((rounds[0], rounds[-1])))

@@ -178,7 +178,7 @@ def measure_all(args: argparse.Namespace) -> int:
     import torch
 
     from hesscale_rl.optim import names
-    from hesscale_rl.runs.directory import cpu
+    from hesscale_rl.runs.machine import cpu
 
     tasks = args.tasks or [*TASKS]
     optimizers = args.optimizers or [*(name for name, found in names().items() if not found.scaled), *MORE]

@@ -266,7 +266,7 @@ def measure_all(args: argparse.Namespace) -> int:
     import torch
 
     from hesscale_rl.envs.mujoco import quiet
-    from hesscale_rl.runs.directory import cpu
+    from hesscale_rl.runs.machine import cpu
 
     quiet()
     torch.set_num_threads(1)

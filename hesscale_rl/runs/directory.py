@@ -25,18 +25,14 @@ import io
 import itertools
 import json
 import os
-import platform
 import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +50,7 @@ from ..system.files import atomic_write, json_bytes, jsonable, write_json
 from ..system.locks import lock
 from .arguments import check_new
 from .checkpoint import BEST, FORMAT, KEPT, STEP, checkpoints
+from .machine import account
 
 # What ends a run in good order; SIGHUP comes from a terminal that is gone, and there is none on Windows.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -99,7 +96,7 @@ class Run:
         self.reason = ""
         self._lines: list[str] = []
         self._records = io.BytesIO()
-        meta = _meta(Path(source))
+        meta = account(Path(source))
         self._lock = lock(self.directory, f"--run-dir {self.directory}: another process is writing to it")
         try:
             if checkpoint is not None:
@@ -365,44 +362,3 @@ def _create(args: Any, directory: str | None) -> Path:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise InputError(f"--run-dir {error.filename}: cannot be made ({error.strerror})") from None
-
-
-def _meta(source: Path) -> dict[str, Any]:
-    versions = {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
-    return {
-        "agent": source.stem,
-        "git": commit(source),
-        "versions": {"hesscale_rl": hesscale_rl.__version__, "python": platform.python_version(), **versions},
-        "cpu": cpu(),
-        "torch_threads": torch.get_num_threads(),
-        "argv": sys.argv,
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def commit(source: Path) -> dict[str, Any] | None:
-    """Commit of the repository that holds `source`, and whether the working tree differs; None without either."""
-
-    def git(*command: str) -> subprocess.CompletedProcess[str]:
-        # Without optional locks, a hundred runs of a sweep that start together do not get in each other's way.
-        line = ["git", "--no-optional-locks", "-C", str(source.resolve().parent), *command]
-        return subprocess.run(line, capture_output=True, text=True, timeout=10)
-
-    try:
-        head = git("rev-parse", "HEAD")
-        # A package installed in an ignored .venv says nothing about the repository around it.
-        if head.returncode != 0 or git("check-ignore", "-q", source.name).returncode == 0:
-            return None
-        return {"sha": head.stdout.strip(), "dirty": bool(git("status", "--porcelain").stdout.strip())}
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -100,7 +100,8 @@ def _make(log: Path) -> None:
 
 def _write_config(args: argparse.Namespace, driver: Any, host: str, simulated: bool) -> None:
     from hesscale_rl.envs.ur.safety import RobotFault
-    from hesscale_rl.runs.directory import commit, write_json
+    from hesscale_rl.runs.machine import commit
+    from hesscale_rl.system.files import write_json
 
     bounds = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in driver.bounds._asdict().items() if k != "links"}
     own = {k: v for k, v in vars(args).items() if k != "act"}

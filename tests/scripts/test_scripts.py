@@ -112,8 +112,7 @@ def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
     loaded, env, _, _ = evaluate.load(run)
     for sampled in (False, True):
         played = [
-            episode(policy, env, 3, np.random.default_rng(0) if sampled else None)
-            for policy in (kept[0], loaded)
+            episode(policy, env, 3, np.random.default_rng(0) if sampled else None) for policy in (kept[0], loaded)
         ]
         assert played[0] == played[1]
 
