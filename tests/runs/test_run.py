@@ -9,7 +9,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hesscale_rl.errors import InputError
-from hesscale_rl.runs import directory as run_module
 from hesscale_rl.runs.directory import Run, atomic_write
 
 
@@ -236,5 +235,5 @@ def test_a_machine_without_git_is_no_failure(start, monkeypatch):
     def missing(*_, **__):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(run_module.subprocess, "run", missing)
+    monkeypatch.setattr(subprocess, "run", missing)
     assert json.loads((start("out").directory / "meta.json").read_text())["git"] is None
