@@ -62,6 +62,60 @@ class Selection(Rule):
         return back(type(out)(v) if isinstance(out, tuple | list) else v)[0]
 
 
+class Parts(Selection):
+    """x cut into pieces along an axis, by default the first: the way back puts them side by side again."""
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the pieces; `args`: where to cut, and the axis."""
+        self.axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        return super().run(x, *args, **kwargs)
+
+    def vjp(self, v: Any) -> Tensor:
+        """v joined."""
+        return torch.cat(list(v), self.axis)
+
+
+class Unbind(Parts):
+    """x cut into slices that lose the axis."""
+
+    def run(self, x: Tensor, dim: int = 0) -> Any:
+        """Return the slices."""
+        return super().run(x, dim=dim)
+
+    def vjp(self, v: Any) -> Tensor:
+        """v stacked."""
+        return torch.stack(list(v), self.axis)
+
+
+class Permutation(Selection):
+    """x with its axes in another order."""
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """v with its axes as they were."""
+        sizes = range(1, self.x.ndim + 1)  # all different, so that they tell where each axis has gone
+        order = self.select(torch.empty(*sizes, device="meta")).shape
+        return v.permute([order.index(size) for size in sizes])
+
+
+class Slice(Selection):
+    """A part of x that is no copy: indices without tensors, narrow, select."""
+
+    @classmethod
+    def call(cls, func: Any, args: Any, kwargs: Any) -> Rule:
+        """Return the rule; tensors and lists as an index may name an entry twice."""
+        index = args[1] if len(args) > 1 else ()
+        plain = all(
+            i is None or i is ... or type(i) in (int, slice) for i in (index if type(index) is tuple else (index,))
+        )
+        return super().call(func, args, kwargs) if plain else Selection.call(func, args, kwargs)
+
+    def vjp(self, v: Tensor) -> Tensor:
+        """Zeros around v."""
+        out = v.new_zeros(self.x.shape)
+        self.select(out).copy_(v)
+        return out
+
+
 class Expand(Selection):
     """x repeated along axes; [*] -> [N, *] makes it a sample's own."""
 

@@ -119,8 +119,11 @@ OPERATIONS: dict[str, type[Rule]] = {
     # entries that move
     "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze clone contiguous ravel": shape.Reshape,
     "expand expand_as broadcast_to": shape.Expand,
-    "__getitem__ transpose permute movedim moveaxis swapaxes swapdims t T mT H mH flip roll": shape.Selection,
-    "narrow select unbind split chunk tensor_split index_select gather take_along_dim repeat tile": shape.Selection,
+    "transpose permute movedim moveaxis swapaxes swapdims t T mT H mH": shape.Permutation,
+    "__getitem__ narrow select": shape.Slice,
+    "split chunk tensor_split": shape.Parts,
+    "unbind": shape.Unbind,
+    "flip roll index_select gather take_along_dim repeat tile": shape.Selection,
     "repeat_interleave tril triu diag diagonal cumsum unfold fold pixel_shuffle pixel_unshuffle": shape.Selection,
     "channel_shuffle hsplit vsplit diag_embed masked_select rot90 im2col col2im": shape.Selection,
     "cat concat concatenate": shape.Cat,
@@ -178,7 +181,7 @@ def spellings(name: str) -> list[Any]:
 
 FUNCTIONS: dict[Any, type[Rule]] = {
     f: rule for names, rule in OPERATIONS.items() for name in names.split() for f in spellings(name)
-}
+} | {recurrent.lstm_step: recurrent.LSTMCell, recurrent.gru_step: recurrent.GRUCell}
 # What a function gives does not depend on its arguments' values, or so that no derivative passes.
 CONSTANT: set[Any] = {
     f

@@ -12,6 +12,7 @@ from hesscale_rl.networks import Exp
 from hesscale_rl.recording import Recorder, latest, run_forward
 from hesscale_rl.rules import FUNCTIONS, OPERATIONS, RULES
 from hesscale_rl.rules.autodiff import ByAutodiff
+from hesscale_rl.rules.recurrent import gru_step, lstm_step
 
 N = 3
 IMAGE = (4, 6, 5)
@@ -189,6 +190,8 @@ CALLS = {
     "lstm": (lambda x, *w: torch.lstm(x, tuple(STATE), w, True, 1, 0.0, True, True, True)[0], [(3, 4, 2), *TWICE(8)]),
     "gru": (lambda x, *w: torch.gru(x, STATE[0], w, True, 1, 0.0, True, True, True)[0], [(3, 4, 2), *TWICE(6)]),
     "rnn": (lambda x, *w: torch.rnn_tanh(x, STATE[0], w, True, 1, 0.0, True, True, True)[0], [(3, 4, 2), *TWICE(2)]),
+    "lstm's step": (lambda x, c: torch.cat(lstm_step(x, c), -1), [(3, 8), (3, 2)]),
+    "gru's step": (gru_step, [(3, 6), (3, 6), (3, 2)]),
     "lstm cell": (lambda x, *w: torch.lstm_cell(x, (STATE[0][0], STATE[1][0]), *w)[1], [(3, 2), *TWICE(8)[:4]]),
     "gru cell": (lambda x, *w: torch.gru_cell(x, STATE[0][0], *w), [(3, 2), *TWICE(6)[:4]]),
     "attention, dropped": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), QKV),
