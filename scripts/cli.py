@@ -53,6 +53,7 @@ GROUPS = {
             "studies.approximation_quality", "", "how far each method is from the exact diagonal"
         ),
         "rl-approximation": Command("studies.rl_approximation", "", "the same on PPO's own losses, while it learns"),
+        "recurrent": Command("studies.recurrent", "", "whether AdaHesScale trains an LSTM"),
         "diagonality": Command("studies.diagonality", "", "how diagonal the propagated Hessians are"),
     },
     "robot": {

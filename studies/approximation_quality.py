@@ -308,13 +308,18 @@ def caption(parts: list[str], command: str) -> str:
 
 def save(output: str, figure: Callable[[], Any], table: bytes) -> None:
     """Write OUTPUT.png and OUTPUT.csv, both or none, and say so."""
+    contents = {Path(f"{output}.png"): figure_bytes(figure), Path(f"{output}.csv"): table}
+    write(contents)
+    complain("wrote " + " and ".join(map(str, contents)))
+
+
+def figure_bytes(figure: Callable[[], Any]) -> bytes:
+    """Return as PNG the figure that a call makes, with the letters of all figures here."""
     import matplotlib
 
     with matplotlib.rc_context(FONTS):
         figure().savefig(file := io.BytesIO(), format="png", dpi=150)
-    contents = {Path(f"{output}.png"): file.getvalue(), Path(f"{output}.csv"): table}
-    write(contents)
-    complain("wrote " + " and ".join(map(str, contents)))
+    return file.getvalue()
 
 
 def carry_out(args: argparse.Namespace) -> int:
