@@ -201,8 +201,8 @@ class Recorder(TorchFunctionMode):
         if rule.live:
             self.rules.append(rule)
             for slot in rule.live:
-                if (key := id(given[slot])) in self.uses:
-                    self.uses[key] += 1
+                if id(given[slot]) in self.uses:
+                    self.use(given[slot])
             for t in outputs:
                 if t.dtype.is_floating_point:
                     self.live[id(t)] = t
@@ -215,6 +215,10 @@ class Recorder(TorchFunctionMode):
             if self.places:
                 rule.place = where(rule.func if rule.func is not None else rule.layer)
         return rule.y
+
+    def use(self, p: Tensor) -> None:
+        """Count that a parameter is an input of an operation."""
+        self.uses[id(p)] += 1
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -271,7 +275,8 @@ class Recorder(TorchFunctionMode):
                 if id(t) in live or id(t) in varying:
                     return True
                 if t.requires_grad:
-                    self.stray(t)
+                    if torch.is_grad_enabled():
+                        self.stray(t)
                     return True
             elif (type(t) is tuple or type(t) is list) and self._reached(t):
                 return True

@@ -257,8 +257,9 @@ class Tape(Recorder):
 
     own_loss = True
 
-    def __init__(self) -> None:
+    def __init__(self, curvature: Curvature | None = None) -> None:
         super().__init__((), places=True)
+        self.curvature = curvature  # of every loss.backward() under it, if there is one
         self.parameters: list[Tensor] = []
         self.versions: dict[int, int] = {}
         self.depth = 0  # how often it is entered
@@ -285,7 +286,28 @@ class Tape(Recorder):
         if not t.is_leaf or is_traced(t):
             raise InputError(unseen(t))
         self.parameters.append(t)
-        self.uses[id(t)], self.live[id(t)], self.versions[id(t)] = 0, t, _version(t)
+        self.uses[id(t)], self.live[id(t)] = 0, t
+
+    def use(self, p: Tensor) -> None:
+        """Count it, and remember what the parameter was."""
+        super().use(p)
+        self.versions.setdefault(id(p), _version(p))
+
+    def _run(self, func: Any, types: Any, args: Any, kwargs: Any, live: bool) -> Any:
+        """Run a function; loss.backward() is a walk back if the tape has a curvature."""
+        if func is Tensor.backward and self.curvature is not None:
+            if given := sorted(name for name, value in kwargs.items() if value not in (None, False)) or args[1:]:
+                raise Refusal(f"backward under hesscale_rl.record(curvature) takes no {given[0]}")
+            self.backward(args[0], self.curvature)
+            return None
+        return super()._run(func, types, args, kwargs, live)
+
+    def _begin(self) -> None:
+        """Forget what was recorded; what is recorded from now on is a program of its own."""
+        if self.depth:
+            self._mark(False)
+        self.rules, self.parameters, self.now = [], [], {}
+        self.uses, self.live, self.versions = {}, {}, {}
 
     def backward(self, loss: Tensor, curvature: Curvature | None = None) -> None:
         """Add the gradient of the 0-d `loss` to `p.grad` and its curvature to `p.hess_diag` of every parameter.
@@ -305,20 +327,21 @@ class Tape(Recorder):
                 "was recording, and the tape is good for one walk back"
             )
         for p in self.parameters:
-            if p._version != self.versions[id(p)]:
+            if p._version != self.versions.get(id(p), p._version):
                 raise InputError(
                     f"a parameter {list(p.shape)} was changed in place after the forward; record it anew"
                 )
         checks.check_parameters({str(list(p.shape)): p for p in self.parameters})
         with torch.no_grad():
-            grads, messages = tail.start(self.rules, loss, self.uses, curvature)
-            self.live = {}
-            places = [rule.place for rule in self.rules]
+            rules, parameters = self.rules, self.parameters
+            grads, messages = tail.start(rules, loss, self.uses, curvature)
+            self._begin()
+            places = [rule.place for rule in rules]
             try:
-                walk(self.rules, grads, messages, curvature)
+                walk(rules, grads, messages, curvature)
             except _Unpassable as error:
                 raise refusal(curvature, places[error.args[0]], error) from None
-            reached = [p for p in self.parameters if id(p) in grads]
+            reached = [p for p in parameters if id(p) in grads]
             _accumulate(
                 {
                     p: (grads[id(p)], None if (m := messages.get(id(p))) is None else curvature.read(m))
@@ -327,12 +350,16 @@ class Tape(Recorder):
             )
 
 
-def record() -> Tape:
+def record(curvature: Curvature | None = None) -> Tape:
     """Return a tape that records what runs under it, `with record() as tape:`; then `tape.backward(loss, curvature)`.
 
-    Parameters are all leaves that require grad and take part, as for autograd.
+    Parameters are all leaves that require grad and take part, as for autograd. With a `curvature`, each
+    loss.backward() under it is that call, so that a training loop of somebody else's needs no change:
+    `with record(HesScale()): model.train()`.
     """
-    return Tape()
+    if curvature is not None:
+        check_own_loss(curvature)
+    return Tape(curvature)
 
 
 def _by_graph(net, params, x, loss, curvature):

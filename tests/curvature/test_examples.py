@@ -7,6 +7,8 @@ from statistics import mean
 import pytest
 import torch
 
+import hesscale_rl as hs
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
@@ -37,3 +39,14 @@ def test_an_agent_of_the_usual_shape_learns_by_three_lines():
     assert text.count("# HesScale") == 3
     rewards = loaded("ppo_cleanrl").main(8)
     assert rewards[-1] > rewards[0] + 0.5
+
+
+def test_an_agent_of_stable_baselines3_learns_with_its_own_loop():
+    pytest.importorskip("stable_baselines3", reason="needs stable_baselines3, the extra sb3")
+    module = loaded("sb3_ppo")
+    settings = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "device": "cpu", "seed": 1}
+    kinds = {"optimizer_class": hs.AdaHesScale}
+    model = module.HesScalePPO("MlpPolicy", "CartPole-v1", policy_kwargs=kinds, **settings).learn(64)
+    start = module.PPO("MlpPolicy", "CartPole-v1", **settings).policy
+    for p, before in zip(model.policy.parameters(), start.parameters(), strict=True):
+        assert p.hess_diag.shape == p.shape and p.hess_diag.isfinite().all() and not torch.equal(p, before)

@@ -81,6 +81,41 @@ def test_an_unmodified_agent_has_autograds_gradient_and_the_closed_forms_diagona
         torch.testing.assert_close(p.hess_diag, d.view_as(p), rtol=1e-10, atol=1e-14)
 
 
+def test_a_loop_of_somebody_elses_learns_under_record_with_a_curvature():
+    def train(agent, optimizer):
+        told = []
+        for _ in range(3):
+            loss = ppo(agent)
+            with torch.no_grad():
+                told.append(float(agent.critic(data()[0]).mean()))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
+            optimizer.step()
+            told += [loss.item(), float(loss.detach().numpy())]
+        return torch.tensor(told)
+
+    torch.manual_seed(0)
+    agent, twin = Agent(), Agent()
+    twin.load_state_dict(agent.state_dict())
+    with hs.record(hs.HesScale()):
+        told = train(agent, torch.optim.Adam(agent.parameters(), lr=1e-2))
+    torch.testing.assert_close(told, train(twin, torch.optim.Adam(twin.parameters(), lr=1e-2)))
+    diagonals = [p.hess_diag for p in agent.parameters()]
+    again = Agent()
+    again.load_state_dict(agent.state_dict())
+    with hs.record(hs.HesScale()):
+        ppo(again).backward()
+    with hs.record() as tape:
+        loss = ppo(agent)
+    agent.zero_grad()
+    tape.backward(loss, hs.HesScale())
+    assert all(
+        torch.equal(p.hess_diag, q.hess_diag) for p, q in zip(agent.parameters(), again.parameters(), strict=True)
+    )
+    assert not torch.equal(agent.actor_logstd.hess_diag, diagonals[0])
+
+
 def test_networks_of_several_inputs_and_outputs():
     torch.manual_seed(0)
 
@@ -141,6 +176,19 @@ def test_what_a_tape_cannot_do_is_told():
     outside = w * 2
     with hs.record() as tape, pytest.raises(InputError, match="computed from parameters by what cannot be recorded"):
         outside.sum()
+
+
+def test_what_backward_under_a_curvature_cannot_do_is_told():
+    agent = Agent()
+    with pytest.raises(InputError, match="KFAC needs a network with one tensor of outputs"):
+        hs.record(hs.KFAC())
+    with hs.record(hs.HesScale()):
+        with pytest.raises(hs.UnsupportedLayerError, match="takes no retain_graph"):
+            ppo(agent).backward(retain_graph=True)
+        loss = ppo(agent)
+        loss.backward()
+        with pytest.raises(RuntimeError, match="does not require grad"):  # as autograd says it of a graph without one
+            loss.backward()
 
 
 def test_what_a_program_keeps_from_autograd_is_kept_from_the_tape():
