@@ -5,8 +5,8 @@
 Tasks that need memory. "short-recall" and "recall": sequences of 10 and of 20 symbols, of which the first is asked
 for after the last. "rows": images of Fashion-MNIST, read row by row, and their class asked for after the last. Every
 optimizer learns with each step size on a seed of its own; the one with the smallest mean loss over all updates is
-taken, and learns again on other seeds: these are the result. Writes OUT.csv, a run at a time, so that the same command
-goes on where it stopped, and OUT.png and a table on stdout at the end.
+taken, and learns again on other seeds: these are the result. Writes OUT.csv, a run at a time, so that the same
+command goes on where it stopped, and OUT.png and a table on stdout at the end.
 """
 
 from __future__ import annotations
