@@ -179,7 +179,7 @@ from hesscale_rl.rl.fast.learner import Learner, Objective
 from hesscale_rl.rl.gae import gae
 from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.runs.session import Session
+from hesscale_rl.runs.session import Session, Watch
 
 # --- networks
 
@@ -320,10 +320,10 @@ def diagnose(loss: hs.losses.PPO, outputs: Tensor, args: Args) -> dict[str, floa
 # --- loop
 
 
-def train(args: Args) -> int:
+def train(args: Args, watch: Watch | None = None) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
     check(args)
-    with Session(args, __file__, envs, make_policy) as session:
+    with Session(args, __file__, envs, make_policy, watch) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner, batch, args, session.shuffle)

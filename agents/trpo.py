@@ -174,7 +174,7 @@ from hesscale_rl.optim.conjugate import Systems, Vectors, conjugate_gradients
 from hesscale_rl.rl.gae import gae
 from hesscale_rl.rl.normalize import RewardNorm
 from hesscale_rl.rl.policy import DISCRETE, Policy, check_finite
-from hesscale_rl.runs.session import Session
+from hesscale_rl.runs.session import Session, Watch
 
 # --- networks
 
@@ -340,10 +340,10 @@ def update(
 # --- loop
 
 
-def train(args: Args) -> int:
+def train(args: Args, watch: Watch | None = None) -> int:
     """Train and return the exit code; InputError for arguments that cannot be, before anything is created."""
     check(args)
-    with Session(args, __file__, envs, make_policy) as session:
+    with Session(args, __file__, envs, make_policy, watch) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner[:3], batch, args, session.shuffle)

@@ -5,10 +5,12 @@ Torch and MuJoCo are imported where they are used: the programs of the arms (env
 
 import contextlib
 import difflib
+import functools
 import importlib
 import io
 import re
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -34,6 +36,44 @@ for _name, _settings in UR_REACHER.items():
     gym.register(_name, "hesscale_rl.envs.ur_reacher:URReacher", max_episode_steps=100, kwargs=_settings)  # 4 s
 
 
+_offered: dict[str, Callable[..., gym.Env]] = {}
+
+
+class _Kept(gym.Wrapper):
+    """An environment that is somebody else's to close."""
+
+    def close(self) -> None:
+        pass
+
+
+def name_of(env: Any) -> str:
+    """Return what to call an environment, or the function that makes it, in place of Gymnasium's name."""
+    if isinstance(env, gym.Env):
+        return type(env.unwrapped).__name__
+    name = getattr(env, "__name__", "")
+    return name if name.isidentifier() else "own"
+
+
+def offer(env_id: str, env: Any, copies: int) -> None:
+    """Let `env_id` stand in this process for an environment, or for a function that makes one, before any other.
+
+    InputError for what is neither, for an environment of which several copies are needed, and for a name that
+    Gymnasium has for another.
+    """
+    if env_id in gym.registry:
+        raise InputError(f"env_id {env_id}: Gymnasium knows another by this name; leave it out, or take a new one")
+    if isinstance(env, gym.Env):
+        if copies > 1:
+            way = "give a function that makes one (a second one is needed for num_envs and for evaluation)"
+            raise InputError(f"env: {env} is a single environment; {way}")
+        own = _Kept(env)
+        _offered[env_id] = lambda: own
+    elif callable(env):
+        _offered[env_id] = env
+    else:
+        raise InputError(f"env {env!r}: must be a gymnasium.Env or a function that makes one; a name is env_id")
+
+
 def make(
     env_id: str, env_module: str | None = None, render_mode: str | None = None, env_kwargs: str | None = None
 ) -> "Checked":
@@ -55,11 +95,14 @@ def make(
     given: dict[str, Any] = read_kwargs(env_kwargs) | ({} if render_mode is None else {"render_mode": render_mode})
     try:
         with users_own():
-            env = gym.make(env_id, disable_env_checker=True, **given)
+            maker = _offered.get(env_id) or functools.partial(gym.make, env_id, disable_env_checker=True)
+            env = maker(**given)
     except (Exception, SystemExit) as error:  # it may fail in any way: a missing package, an asset, no display
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         flag = f" --env-kwargs {env_kwargs}" if env_kwargs is not None else ""
         raise InputError(f"--env-id {env_id}{flag}: cannot be made: {cause}") from error
+    if not isinstance(env, gym.Env):
+        raise InputError(f"--env-id {env_id}: what makes it returned {type(env).__name__}, which is no gymnasium.Env")
     try:
         return Checked(env, f"--env-id {env_id}")
     except InputError:
@@ -131,6 +174,8 @@ def check_id(env_id: str) -> None:
 
     "module:Name-v0" imports the module first, as in Gymnasium.
     """
+    if env_id in _offered:
+        return
     module, _, key = env_id.rpartition(":")
     if module:
         import_users(f"--env-id {env_id}", module)

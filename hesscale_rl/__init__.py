@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         make_optimizer,
     )
     from .optim.base import CurvatureError
+    from .playing import Player, load
     from .rules import UnsupportedLayerError, register
     from .tape import Result, Tape, backward, measure_curvature, record, value_grad_curvature
+    from .training import Trained, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -56,13 +58,16 @@ __all__ = [
     "Hutchinson",
     "KFACOptimizer",
     "NewtonCG",
+    "Player",
     "Result",
     "ScaledAdam",
     "ScaledSGD",
     "SquaredGradient",
     "Tape",
+    "Trained",
     "UnsupportedLayerError",
     "backward",
+    "load",
     "losses",
     "make_optimizer",
     "measure_curvature",
@@ -71,6 +76,7 @@ __all__ = [
     "record",
     "register",
     "rules",
+    "train",
     "value_grad_curvature",
 ]
 
@@ -91,8 +97,10 @@ _HOMES = {
         "make_optimizer",
     ],
     "optim.base": ["CurvatureError"],
+    "playing": ["Player", "load"],
     "rules": ["UnsupportedLayerError", "register"],
     "tape": ["Result", "Tape", "backward", "measure_curvature", "record", "value_grad_curvature"],
+    "training": ["Trained", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ["compiled", "curvature", "losses", "networks", "optim", "oracle", "rl", "rules", "runs", "tape"]

@@ -7,25 +7,17 @@ written to RUN/evaluation.json; --video adds RUN/videos/step_N.mp4 of the first 
 
 import argparse
 import contextlib
-import importlib
 import math
 import os
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from hesscale_rl import agents
 from hesscale_rl.errors import DONE, Diverged, InputError
-from hesscale_rl.runs.arguments import need_one_of
-from hesscale_rl.runs.checkpoint import checkpoints, chosen_checkpoint, read_config, read_object, trusted_module
+from hesscale_rl.playing import agent_of, read_run
 from hesscale_rl.runs.video import Film, cannot_draw, need_video
 from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
-
-if TYPE_CHECKING:
-    from hesscale_rl.envs.checking import Checked
-    from hesscale_rl.rl.policy import Policy
 
 MAX_STEPS = 100_000  # hesscale_rl.rl.episode's, which imports torch
 
@@ -40,49 +32,6 @@ def run_flags(parser: Parser) -> None:
     )
     parser.add_argument("--env-module", metavar="MODULE", help="import it in place of the one that the run names")
     parser.add_argument("--trust-env-module", action="store_true", help="import the module that the run names")
-
-
-def agent_of(run: Path) -> str:
-    """Return the name of the agent that made the run; InputError if there is none of ours. It needs no torch."""
-    name = read_object(run / "meta.json").get("agent")
-    if name == "supervised":
-        raise InputError(f"{run}: a supervised run, which plays no episodes; hesscale-rl plot takes it")
-    if name not in agents.names():
-        raise InputError(f"{run}: made by the agent {name!r}; there is {', '.join(agents.names())}")
-    read_object(run / "config.json")
-    if not checkpoints(run / "checkpoints"):
-        raise InputError(f"{run}: it has no checkpoint yet")
-    return name
-
-
-def load(
-    run: Path,
-    render_mode: str | None = None,
-    env_module: str | None = None,
-    trust_env_module: bool = False,
-    checkpoint: str = "last",
-) -> "tuple[Policy, Checked, Any, dict]":
-    """Return the policy of a run's checkpoint, its environment, the run's arguments and the checkpoint.
-
-    `checkpoint`: as of `chosen_checkpoint`; `env_module` and
-    `trust_env_module`: as of `trusted_module`. InputError for a run directory that is damaged.
-    """
-    agent = importlib.import_module(f"hesscale_rl.agents.{agent_of(run)}")
-    from hesscale_rl import envs
-
-    args = read_config(run, agent.Args)
-    need_one_of(args, "std", agent.STDS)
-    module = trusted_module(run, args, env_module, trust_env_module)
-    saved = chosen_checkpoint(run, checkpoint)
-    env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode, args.env_kwargs)
-    try:
-        policy = agent.make_policy(env.observation_space, env.action_space, args)
-        policy.load_state_dict(saved["policy"])
-    except (RuntimeError, ValueError, TypeError) as error:
-        env.close()
-        cause = " ".join(str(error).split())[:120]
-        raise InputError(f"{run}: its checkpoint is of other networks, or config.json is damaged ({cause})") from None
-    return policy, env, args, saved
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -104,7 +53,7 @@ def evaluate(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     try:
         mode = "rgb_array" if args.video else None
-        policy, env, config, saved = load(args.run, mode, args.env_module, args.trust_env_module, args.checkpoint)
+        policy, env, config, saved = read_run(args.run, mode, args.env_module, args.trust_env_module, args.checkpoint)
     except (ImportError, RuntimeError, AttributeError) as error:  # MuJoCo's, on importing a GL that is not there
         if not args.video:
             raise

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.playing import agent_of, read_run
 from hesscale_rl.system.console import say
 
 from .commands import Parser, obey
-from .evaluate import agent_of, load, run_flags
+from .evaluate import run_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ def export(args: argparse.Namespace) -> int:
     from hesscale_rl.runs.directory import atomic_write
 
     trust = {name: getattr(args, name) for name in ("env_module", "trust_env_module", "checkpoint")}
-    policy, env, config, saved = load(args.run, **trust)
+    policy, env, config, saved = read_run(args.run, **trust)
     policy.eval().requires_grad_(False)
     folder = args.run / "export"
     folder.mkdir(exist_ok=True)
@@ -61,7 +62,7 @@ def export(args: argparse.Namespace) -> int:
     weights = folder / "policy.safetensors"
     meta = {"env_id": config.env_id, "parametrization": policy.parametrization}
     atomic_write(weights, to_bytes({k: v.contiguous().clone() for k, v in policy.state_dict().items()}, meta))
-    again = load(args.run, **trust)[0]
+    again = read_run(args.run, **trust)[0]
     again.load_state_dict(load_file(weights))
     report(weights, act(again, obs))
     inputs = torch.from_numpy(obs)

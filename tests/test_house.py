@@ -19,7 +19,7 @@ FLOORS = [
     [f"{PACKAGE}.rl"],
     [f"{PACKAGE}.runs"],
     [f"{PACKAGE}.envs"],
-    [f"{PACKAGE}.agents"],
+    [f"{PACKAGE}.{name}" for name in ("agents", "playing", "training")],
     [f"{PACKAGE}.scripts"],
     [f"{PACKAGE}.studies"],
 ]

@@ -1,6 +1,5 @@
 """The command line of an agent: presets, resumed runs, and mistakes said in one line. It imports no torch."""
 
-import argparse
 import contextlib
 import math
 import os
@@ -39,7 +38,7 @@ def parse(
         known = first.parse_known_args(argv)[0]
         default = presets.get(known.preset, presets["default"])  # an unknown one is left to `check`
         if known.resume is not None:
-            default = _resumed(known, kind)
+            default = resumed(kind, known.resume, known.env_module, known.trust_env_module)
         args = read(kind, default, argv, prog)
         check(args)
     except InputError as error:
@@ -48,13 +47,14 @@ def parse(
     return args
 
 
-def _resumed(given: argparse.Namespace, kind: type[A]) -> A:
+def resumed(kind: type[A], run: str, env_module: str | None = None, trust_env_module: bool = False) -> A:
+    """Return the arguments, a `kind`, of the run directory that goes on; the rest as of `trusted_module`."""
     try:
-        config: Any = read_config(given.resume, kind)
+        config: Any = read_config(run, kind)
         if hasattr(config, "env_module"):  # a supervised run has none
-            trusted_module(given.resume, config, given.env_module, given.trust_env_module)
+            trusted_module(run, config, env_module, trust_env_module)
             config = replace(config, trust_env_module=False)  # for this time alone
-        return replace(config, resume=given.resume, run_dir=given.resume)
+        return replace(config, resume=run, run_dir=run)
     except InputError as error:
         raise InputError(f"--resume {error}") from None
 

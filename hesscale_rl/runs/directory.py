@@ -32,7 +32,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,6 +66,9 @@ class Run:
     file. `checkpoint`, one of the directory's own, resumes the run there. `quiet` leaves out the line by which
     `tell` says the path, the attribute `directory`.
 
+    `watch(run, step, scalars)`, where somebody sets it, is told of all that is logged; False ends the run as SIGINT
+    does.
+
     While it is open, SIGINT, SIGTERM and SIGHUP only set `stop`, for the agent to end after its current update; a
     second SIGINT interrupts at once. `track`: Weights & Biases as well.
 
@@ -89,6 +92,7 @@ class Run:
         self.directory = _create(args, directory) if checkpoint is None else Path(directory or "")
         self._made = [self.directory, *made] if directory is None else made  # what is there for this run alone
         self.stop = False
+        self.watch: Callable[[Run, int, Mapping[str, float]], Any] | None = None
         self._handlers: dict[int, Any] = {}
         self.total_steps, self.global_step = total_steps, checkpoint["global_step"] if checkpoint else 0
         self.saved = self.global_step if checkpoint and checkpoint["logs"] else None  # the last checkpoint's step
@@ -145,6 +149,8 @@ class Run:
         if self._wandb is not None:
             self._wandb.log(values, step=global_step)
         self.global_step = global_step
+        if self.watch is not None and self.watch(self, global_step, values) is False:
+            self.stop = True
 
     def flush(self) -> None:
         """Bring everything logged to disk. Call it at every update: a killed run loses what came after."""

@@ -1,9 +1,10 @@
 """What a training run shows while it runs: one live line on a terminal, a line now and then in a log file."""
 
+import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import progress as bar
 from rich.console import Console
@@ -12,12 +13,24 @@ from rich.table import Column
 from ..system.console import guarded
 
 REDRAW = 0.1  # seconds between redraws of the live line: many short episodes must not slow training down
+CELL = 0.5  # in a notebook, to which every change is a message
 PLAIN = 10.0  # seconds between lines when the output is not a terminal
+
+
+def _cell() -> Any:
+    """A line of a notebook's output that can be changed, None outside of one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display({"text/plain": "  0%"}, raw=True, display_id=True)
 
 
 class Progress:
     """Steps done, mean return of the last 20 episodes, steps per second (SPS), a free note and the time left.
 
+    On a terminal the line is redrawn, in a notebook the cell's output; elsewhere it is printed now and then.
     `start`: the step at which a resumed run takes up, left out of the speed. `quiet` shows nothing.
     """
 
@@ -30,7 +43,8 @@ class Progress:
         self.shown = -1  # the step that was shown last
         self.console = console or Console(file=guarded("stdout"), highlight=False)
         self.live: bar.Progress | None = None
-        if not quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
+        self.cell: Any = None if quiet else _cell()
+        if not quiet and self.cell is None and self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = bar.Progress(
                 "{task.percentage:>3.0f}%",
                 bar.BarColumn(bar_width=20),
@@ -72,9 +86,12 @@ class Progress:
             self.live.update(self.task, completed=self.step, text=self.text(), refresh=True)
             self.due = time.monotonic() + REDRAW
         else:
-            percent = 100 * self.step / max(self.total, 1)
-            self.console.print(f"{percent:3.0f}%  {self.text()}", markup=False, soft_wrap=True)
-            self.due = time.monotonic() + PLAIN
+            line = f"{100 * self.step / max(self.total, 1):3.0f}%  {self.text()}"
+            if self.cell is not None:
+                self.cell.update({"text/plain": line}, raw=True)
+            else:
+                self.console.print(line, markup=False, soft_wrap=True)
+            self.due = time.monotonic() + (PLAIN if self.cell is None else CELL)
 
     def close(self) -> None:
         """Show the last state and give the terminal back; once closed, closing again does nothing."""

@@ -9,11 +9,12 @@ An agent is one file in agents/; to add one, add the file. Commands find it ther
     check        check(args) raises InputError for the first flag that cannot be, before torch does anything
     make_policy  make_policy(observation_space, action_space, args) returns the Policy, whose `groups()` are what
                  the optimizer learns
-    main         main(args) trains and returns the exit code
+    train        train(args, watch) trains and returns the exit code, or raises InputError; `watch` is Session's
+    main         main(args) does so, and says what is wrong in one line
 
 Its loop is
 
-    with Session(args, __file__, envs, make_policy) as session:
+    with Session(args, __file__, envs, make_policy, watch) as session:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner, batch, args)
@@ -28,7 +29,7 @@ import contextlib
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,6 +50,7 @@ from .evaluation import Evaluation
 from .progress import Progress
 from .video import need_video
 
+Watch = Callable[[Run, int, Mapping[str, float]], Any]
 LIBRARIES = ("hesscale_rl", "gymnasium")  # between an agent and a user's environment
 RECENT = 20  # episodes whose mean return is told at the end
 
@@ -59,7 +61,8 @@ class Session:
     `policy`, from `make_policy(observation_space, action_space, args)`; `learner`, what an update works with: the
     policy, its optimizer, its curvature or None, and the compiled update or None; `shuffle`, random numbers for the
     update's own use. `source` is the agent's file; `envs` is hesscale_rl.envs, or what makes environments as its
-    `make_vector` does, and as its `make`, for evaluation.
+    `make_vector` does, and as its `make`, for evaluation. `watch(run, step, figures)`, if there is one, is called
+    with all that is logged, and ends the run by False.
 
     InputError for arguments that cannot be, with nothing created. Leaving it closes the environments, whatever
     happened, once; a run that diverged ends there, and every other exception passes on.
@@ -71,8 +74,10 @@ class Session:
         source: str,
         envs: Any,
         make_policy: Callable[[Any, Any, Any], Policy],
+        watch: Watch | None = None,
     ):
         self.args, self.source, self.envs, self.make_policy = args, source, envs, make_policy
+        self.watch = watch
         self.collected, self.total = 0, planned_steps(args)
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.note = self.evaluated = ""
@@ -114,6 +119,7 @@ class Session:
             self.run = stack.enter_context(
                 Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)
             )
+            self.run.watch = self.watch
             if not self._fresh:
                 self.run.tell()
             if self.total < args.total_timesteps and not args.quiet:

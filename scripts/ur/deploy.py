@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from hesscale_rl import agents
 from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, Arm, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
+from hesscale_rl.playing import agent_of, read_run
 from hesscale_rl.runs.command_line import Parser, read_kwargs
 from hesscale_rl.runs.video import Film, need_video
-from hesscale_rl.scripts.evaluate import agent_of, run_flags
+from hesscale_rl.scripts.evaluate import run_flags
 from hesscale_rl.system.console import complain, guard, say
 
 if TYPE_CHECKING:
@@ -139,10 +140,9 @@ def run(args: argparse.Namespace, others: list[str]) -> int:
     import torch
 
     from hesscale_rl.rl.episode import episode
-    from hesscale_rl.scripts.evaluate import load
 
     torch.set_num_threads(1)
-    policy, env, config, saved = load(args.run, None, args.env_module, args.trust_env_module, args.checkpoint)
+    policy, env, config, saved = read_run(args.run, None, args.env_module, args.trust_env_module, args.checkpoint)
     if config.env_id not in ("URReacher-v0", "URReacherStock-v0", "URReacherMuJoCo-v0"):
         raise InputError(f"{args.run}: learned {config.env_id}; an arm plays URReacher-v0 and its variants")
     learned: Any = env.unwrapped

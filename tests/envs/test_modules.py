@@ -132,10 +132,11 @@ def test_arguments_of_the_environment_are_recorded_and_resumed(tmp_path, place):
     args = replace(args, num_steps=16, total_timesteps=16, num_minibatches=1, update_epochs=1)
     assert ppo.main(args) == DONE
     from hesscale_rl.runs.checkpoint import read_config
-    from hesscale_rl.scripts.evaluate import load
 
     assert read_config("run", ppo.Args) == args
-    assert load(place / "run", None, None, True)[1].unwrapped.size == 2
+    from hesscale_rl.playing import read_run
+
+    assert read_run(place / "run", None, None, True)[1].unwrapped.size == 2
     config = (place / "run" / "config.json").read_text()
     (place / "run" / "config.json").write_text(config.replace('"env_kwargs": "size=2",', ""))
     assert read_config("run", ppo.Args) == replace(args, env_kwargs=None)  # of an earlier version

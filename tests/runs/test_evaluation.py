@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, FAILED, INTERRUPTED
+from hesscale_rl.playing import read_run
 from hesscale_rl.rl.episode import episode
 from hesscale_rl.runs.checkpoint import checkpoints, chosen_checkpoint, newest_checkpoint
-from hesscale_rl.scripts.evaluate import load
 
 EVALUATED = {"eval_interval": 128, "eval_episodes": 3}
 SMALL = {"env_id": "Walking-v0", "total_timesteps": 512, "anneal_lr": False, "quiet": True}
@@ -122,7 +122,7 @@ def test_the_best_policy_is_kept_and_plays_as_it_did(tmp_path):
     best = max(row["eval/episodic_return"] for row in rows)
     first = next(row["global_step"] for row in rows if row["eval/episodic_return"] == best)
     assert [path.name for path in checkpoints(run / "checkpoints", "best")] == [f"best_{first}.pt"]
-    policy, env, _, saved = load(run, checkpoint="best")
+    policy, env, _, saved = read_run(run, checkpoint="best")
     assert saved["global_step"] == first and saved["evaluation"]["best"] == best
     draws = np.random.default_rng(np.random.SeedSequence(PPO.seed).spawn(3)[2])
     assert np.mean([episode(policy, env, int(draws.integers(2**31)))[0] for _ in range(3)]) == best

@@ -16,6 +16,7 @@ import torch
 from hesscale_rl import agents, envs
 from hesscale_rl.agents import a2c, ppo, trpo
 from hesscale_rl.errors import BAD_INPUT, DONE
+from hesscale_rl.playing import read_run
 from hesscale_rl.rl.episode import episode
 from hesscale_rl.rl.rollout import Rollout
 from hesscale_rl.runs.checkpoint import checkpoints
@@ -63,7 +64,7 @@ def call(module, monkeypatch, *flags):
 
 
 def test_a_loaded_policy_plays_as_the_live_one(run, monkeypatch, capsys):
-    policy, env, args, _ = evaluate.load(run)
+    policy, env, args, _ = read_run(run)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     assert call(evaluate, monkeypatch, run, "--episodes", 3, "--seed", 7) == DONE
     assert capsys.readouterr().out.startswith("return ")
@@ -109,7 +110,7 @@ def test_the_live_agents_policy_gives_the_same_returns(tmp_path):
         assert ppo.train(replace(PPO, run_dir=str(run))) == DONE
     finally:
         ppo.make_policy = make
-    loaded, env, _, _ = evaluate.load(run)
+    loaded, env, _, _ = read_run(run)
     for sampled in (False, True):
         played = [
             episode(policy, env, 3, np.random.default_rng(0) if sampled else None) for policy in (kept[0], loaded)
@@ -132,7 +133,7 @@ def test_exported_files_act_as_the_policy_with_torch_alone(runs, monkeypatch, ca
     for run in map(runs, RUNS):
         assert call(export, monkeypatch, run) == DONE
         assert capsys.readouterr().out.count("largest difference") == 2
-        policy, env, _, _ = evaluate.load(run)
+        policy, env, _, _ = read_run(run)
         obs = np.stack([env.reset(seed=seed)[0] for seed in range(5)]).astype(np.float64)
         np.save(run / "export" / "obs.npy", obs)
         expected[run / "export"] = export.act(policy, obs)
@@ -168,7 +169,7 @@ def test_a_policy_is_exported_whatever_the_size_of_its_actions(monkeypatch, caps
 
 
 def test_actions_stay_within_the_bounds_also_when_exported(run):
-    policy, env, _, _ = evaluate.load(run)
+    policy, env, _, _ = read_run(run)
     wild = torch.randn(50, *env.observation_space.shape, dtype=torch.float64) * 1e3
     for action in policy(wild).detach().numpy():
         assert env.action_space.contains(np.asarray(action, dtype=env.action_space.dtype))

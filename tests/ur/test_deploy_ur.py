@@ -61,10 +61,10 @@ def test_a_dry_run_gets_the_return_of_the_model(monkeypatch, capsys, tmp_path, l
     out = capsys.readouterr().out
     assert "simulated controller" in out and "REAL" not in out
     returns = [float(line.split()[3]) for line in out.splitlines() if line.startswith("episode")]
+    from hesscale_rl.playing import read_run
     from hesscale_rl.rl.episode import episode
-    from hesscale_rl.scripts.evaluate import load
 
-    policy, env, _, _ = load(learned)
+    policy, env, _, _ = read_run(learned)
     expected = [episode(policy, env, 1000 + i)[0] for i in range(2)]
     np.testing.assert_allclose(returns, expected, atol=10)
     steps = [json.loads(line) for line in (tmp_path / "log" / "steps.jsonl").read_text().splitlines()]
