@@ -199,12 +199,10 @@ def longest_alone(delta, rate, reach):
 
 
 def numbers(groups: Sequence[dict[str, Any]], kernel: Kernel) -> np.ndarray:
-    """Return the `groups` of a Table; ValueError for a radius that is none."""
+    """Return the `groups` of a Table."""
     flat: list[float] = []
     for group in groups:
         delta = OFF if group["delta"] is None else group["delta"]
-        if not delta > 0:
-            raise ValueError(f"delta={delta} was set, must be a positive number, or None for no scaling")
         flat += (delta, group["average"], group["bound"], float(group["lr"]) * group["weight_decay"])
         flat += group.get("curvature_along", (0.0, 0.0))
         for value in kernel.of(group):

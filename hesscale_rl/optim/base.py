@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ..curvature.blocks import Block
 from .declaration import Declaration
 from .loading import checked_state
-from .settings import DEFAULTS, EVERY, Ranges, checked
+from .settings import DEFAULTS, EVERY, Ranges, check, checked
 
 
 class CurvatureError(RuntimeError):
@@ -44,6 +44,7 @@ class CurvatureOptimizer(Optimizer):
             )
         super().__init__(params, every)
         self._eta: list[Tensor | float] = []
+        self._seen: list[dict[str, Any]] = []  # of each group what `check_groups` has found good
 
     @property
     def ranges(self) -> Ranges:
@@ -66,6 +67,38 @@ class CurvatureOptimizer(Optimizer):
     def _checked(self, group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         group = {name: value for name, value in group.items() if (name, value) not in self.former}
         return checked(type(self).__name__, self.ranges, group, defaults)
+
+    def check_groups(self) -> None:
+        """Take note of what was set in `param_groups` since the last step; every step begins so.
+
+        ValueError by name for a setting that it does not have, or lacks, and for a value out of its range;
+        RuntimeError where one needs an average that would have had to begin with the first step. Where nothing was
+        set this costs a comparison of two dicts.
+        """
+        if len(self._seen) != len(self.param_groups):
+            self._seen = [{} for _ in self.param_groups]
+        for group, seen in zip(self.param_groups, self._seen, strict=True):
+            if not _is_same(group, seen):
+                self._check_changed(group, seen)
+
+    def _check_changed(self, group: dict[str, Any], seen: dict[str, Any]) -> None:
+        ranges, kind = self.ranges, type(self).__name__
+        changed = [name for name, value in group.items() if name not in seen or value is not seen[name]]
+        for name in changed:
+            if name != "params":
+                check(kind, ranges, name, group[name])
+        if changed != ["lr"] or len(group) < len(seen):  # more than what schedules set at every step
+            for name in ranges.keys() - group.keys():
+                raise ValueError(
+                    f"{kind}: a parameter group has no {name}; add_param_group fills in what a group does not say"
+                )
+            for p in group["params"]:
+                if p in self.state:
+                    self.make_state(group, p)
+        for name in seen.keys() - group.keys():
+            del seen[name]
+        for name in changed:
+            seen[name] = group[name] if name == "params" else _frozen(group[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch.optim.Optimizer does."""
@@ -94,6 +127,7 @@ class CurvatureOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_eta", [])
+        self.__dict__.setdefault("_seen", [])
 
     @property
     def reads_curvature(self) -> bool:
@@ -132,6 +166,7 @@ class CurvatureOptimizer(Optimizer):
                 loss = closure()
         if self.found_inf is not None and float(self.found_inf) > 0:
             return loss
+        self.check_groups()
         if not self.state and self._asks_for_state():
             for group in self.param_groups:
                 for p in group["params"]:
@@ -155,12 +190,23 @@ class CurvatureOptimizer(Optimizer):
         )
 
     def make_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Any]:
-        """Return the state of a parameter of this group, made if there is none: no steps, averages of zero."""
-        state, names = self.state[p] if self.averages(group) else {}, self.averages(group)
-        if not state and names:
+        """Return the state of a parameter of this group: its count of steps, and averages that begin with zeros.
+
+        RuntimeError for an average that is missing though steps were taken.
+        """
+        names = self.averages(group)
+        state = self.state[p] if names else {}
+        if names and not state:
             state["step"] = 0
-            for name in names:
-                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        for name in names:
+            if name in state:
+                continue
+            if state["step"] and name not in self.may_begin_late:
+                raise RuntimeError(
+                    f"{type(self).__name__}: the state has no {name}, which delta={group['delta']} needs from "
+                    "the first step on: make a new optimizer"
+                )
+            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return state
 
     def _unscaled(self, batches: list[Any]) -> list[Any]:
@@ -223,16 +269,7 @@ class CurvatureOptimizer(Optimizer):
         """Return the group's averages of every parameter, made on first use, and the counts of steps, raised."""
         names = self.averages(group)
         states = [self.make_state(group, p) for p in params]
-        for p, state in zip(params, states, strict=True):
-            for name in names:
-                if name in state:
-                    continue
-                if name not in self.may_begin_late:
-                    raise RuntimeError(
-                        f"{type(self).__name__}: the state has no {name}, which delta={group['delta']} needs from "
-                        "the first step on: make a new optimizer"
-                    )
-                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        for state in states:
             state["step"] += 1
         return [[state[name] for state in states] for name in names], [state["step"] for state in states]
 
@@ -243,6 +280,23 @@ def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
     The guard's first call would: 2 s more until a program starts.
     """
     return method if "torch._dynamo" in sys.modules else getattr(method, "__wrapped__", method)
+
+
+def _is_same(group: dict[str, Any], seen: dict[str, Any]) -> bool:
+    """Whether the group is what was seen of it."""
+    if group.get("params") is not seen.get("params"):
+        return False
+    try:
+        return group == seen
+    except (RuntimeError, ValueError):  # a tensor or an array of many
+        return False
+
+
+def _frozen(value: Any) -> Any:
+    """What a value is now, where it can be changed in place: numbers for a tensor, a list of its own."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value.detach().clone()
+    return list(value) if isinstance(value, list) else value
 
 
 def _version(h: Tensor | Block) -> int | None:

@@ -44,9 +44,9 @@ class HessianFree(CurvatureOptimizer):
     net.named_parameters() has them, which are cut into `blocks` of adjacent layers and about equal size; or parameter
     groups, each of which is a block, of one pass; different blocks may belong to different networks. Conjugate
     gradients begin at `warm_start` times the last solution and end after `iterations`, or where the residual is
-    `tolerance` times the gradient; these three and `together` are the first group's. `together`: one batched product
-    for all blocks of a pass in place of one for each; the results are the same. A direction of negative curvature
-    ends its block where it stands; if it is the gradient's own and nothing was solved before, x = g.
+    `tolerance` times the gradient; these three and `together` are the same in all groups. `together`: one batched
+    product for all blocks of a pass in place of one for each; the results are the same. A direction of negative
+    curvature ends its block where it stands; if it is the gradient's own and nothing was solved before, x = g.
     Without damping the system has no solution where the gradient has a part that G does not see, as with a G of few
     rows or of saturated outputs: steps then grow until they are stopped by rounding.
     With `delta` the step u = lr x of a block is scaled by eta = min(1, sqrt(2 delta/|u'Gu|)): as TRPO's, if G is the
@@ -54,6 +54,7 @@ class HessianFree(CurvatureOptimizer):
     """
 
     former = (("betas", (0.0, 0.0)),)
+    shared = ("iterations", "tolerance", "warm_start", "together")
 
     def __init__(
         self,
@@ -83,6 +84,18 @@ class HessianFree(CurvatureOptimizer):
     def averages(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The last solution, where the next one begins."""
         return ("solution",)
+
+    def check_groups(self) -> None:
+        """The same, and ValueError where blocks that are solved together have different settings for that."""
+        super().check_groups()
+        first = self.param_groups[0]
+        for number, group in enumerate(self.param_groups):
+            for name in self.shared:
+                if group[name] != first[name]:
+                    raise ValueError(
+                        f"HessianFree: {name}={group[name]} in parameter group {number}, but {first[name]} in group 0"
+                        ": blocks are solved together, set it in every group"
+                    )
 
     @torch.no_grad()
     def _step_all(self, batches: list[Any]) -> list[Tensor | float]:

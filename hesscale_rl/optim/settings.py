@@ -116,14 +116,22 @@ def checked(kind: str, ranges: Ranges, group: dict[str, Any], defaults: dict[str
             f"{kind}: weight_decay={full['weight_decay']} of an optimizer that adds it to the gradient (L2), as "
             f"torch.optim.Adam and SGD do; here it is decoupled, as AdamW's: set it to 0 and give {kind} its own"
         )
-    kept = {}
-    for name, value in group.items():
-        if name in SPEED or name == DECOUPLED or (name in OFF and not value):
-            continue
-        if name not in ranges and name not in BOOKKEEPING:
-            raise ValueError(f"{kind}: {name}={value!r}, a setting that it does not have: {', '.join(ranges)}")
-        kept[name] = value
-    for name, allowed in ranges.items():
-        if not allowed.allows(full[name]):
-            raise ValueError(f"{kind}: {name}={full[name]}, must be {allowed.words}")
+    kept = {name: value for name, value in group.items() if not _says_nothing(name, value) and name != DECOUPLED}
+    for name, value in {**kept, **{name: full[name] for name in ranges}}.items():
+        check(kind, ranges, name, value)
     return kept
+
+
+def check(kind: str, ranges: Ranges, name: str, value: Any) -> None:
+    """ValueError by name for a setting that an optimizer does not have, and for one out of its range."""
+    if name in BOOKKEEPING or _says_nothing(name, value):
+        return
+    if name not in ranges:
+        raise ValueError(f"{kind}: {name}={value!r}, a setting that it does not have: {', '.join(ranges)}")
+    if not ranges[name].allows(value):
+        raise ValueError(f"{kind}: {name}={value}, must be {ranges[name].words}")
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether it is a setting of torch's optimizers that changes nothing: of speed alone, or off."""
+    return name in SPEED or (name in OFF and not value) or (name == DECOUPLED and value is True)

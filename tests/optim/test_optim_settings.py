@@ -43,12 +43,12 @@ def network(seed=0):
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
-def learn(name, net, optimizer, steps=1):
+def learn(name, net, optimizer, steps=1, x=X):
     curvature = KINDS[name][2]
     for step in range(steps):
         torch.manual_seed(step)  # AdaHessian's signs
         optimizer.zero_grad()
-        hs.backward(net, X, LOSS, *([curvature()] if curvature else []))
+        hs.backward(net, x, LOSS, *([curvature()] if curvature else []))
         optimizer.step()
 
 

@@ -172,16 +172,46 @@ def test_settings_that_no_flag_of_its_own_has_are_compiled_too(name, settings):
         assert a.get("curvature_along", (0, 0)) == pytest.approx(b.get("curvature_along", (0, 0)), rel=1e-3)
 
 
-def test_a_radius_that_cannot_be_and_one_that_comes_late_are_refused():
-    args, (_, quick), fast = pair(ppo, "parameter", "adam")
+LATE_SETTINGS = {
+    "lr": 1e-3, "delta": 1e-8, "weight_decay": 10.0, "average": 0.9, "bound": 1.5, "betas": (0.5, 0.9), "beta2": 0.5,
+    "eps": 0.1, "reach": 1e-3, "maximize": True, "momentum": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in COVERED if name.endswith(("adahesscale", "adam", "sgd"))])
+def test_settings_that_come_late_act_as_in_the_readable_way(name):
+    args, (slow, quick), fast = pair(ppo, "parameter", name)
+    for setting in [None, *slow[1].ranges]:
+        if setting == "delta" and not hs.optim.is_scaled(name):
+            continue
+        for _, optimizer, _ in (slow, quick):
+            for group in optimizer.param_groups if setting else ():
+                group[setting] = LATE_SETTINGS[setting]
+        for step in range(2):
+            mb = batch(slow[0], 64, step)
+            ppo.learn(*slow, mb, args)
+            fast.learn(mb, torch.arange(64), 1, objective(ppo, args))
+        assert distance(quick[0], slow[0]) < 1e-3, setting
+
+
+def refused(name, setting, value, words):
+    args, (_, quick), fast = pair(ppo, "parameter", name)
     rows, order = batch(quick[0], 8, 0), torch.arange(8)
-    quick[1].param_groups[0]["delta"] = 1e-8
-    with pytest.raises(RuntimeError, match="make a new optimizer and a new Learner"):
+    fast.learn(rows, order, 1, objective(ppo, args))
+    before = copy.deepcopy([quick[0].state_dict(), [*quick[1].state.values()]])
+    quick[1].param_groups[-1][setting] = value
+    with pytest.raises((ValueError, RuntimeError), match=words):
         fast.learn(rows, order, 1, objective(ppo, args))
-    args, (_, quick), fast = pair(ppo, "parameter", "scaled-adam")
-    quick[1].param_groups[0]["delta"] = -1e-8
-    with pytest.raises(ValueError, match="delta=-1e-08 was set, must be a positive number"):
-        fast.learn(rows, order, 1, objective(ppo, args))
+    assert str([quick[0].state_dict(), [*quick[1].state.values()]]) == str(before)
+
+
+def test_what_cannot_be_set_late_is_refused_by_name_before_anything_moves():
+    refused("adam", "delta", 1e-8, "ScaledAdam: the state has no exp_hess_sq, which delta=1e-08 needs")
+    refused("sgd", "delta", 1e-8, "delta was set, and this Learner computes no curvature")
+    refused("scaled-adam", "delta", -1e-8, "ScaledAdam: delta=-1e-08, must be a positive number")
+    refused("adahesscale", "amsgrad", True, "AdaHesScale: amsgrad=True, a setting that it does not have")
+    refused("adahesscale", "lr", float("nan"), "AdaHesScale: lr=nan, must be zero or")
+    refused("adahesscale", "params", [], "other parameters now: make a new Learner")
 
 
 def test_a_loss_that_is_not_finite_changes_nothing():

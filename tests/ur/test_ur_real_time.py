@@ -1,6 +1,7 @@
 """Faults of test_ur_faults.py at the robot's own pace, at random moments from outside; judged by the robot's stamps.
 
-FAULTS=20 injects each fault twenty times, instead of some once; FIGURES=FILE adds a line of JSON for each injection.
+FAULTS=20 injects each fault twenty times, instead of some once; FIGURES=FILE adds a line of JSON for each injection:
+the last line of a fault and its `number` counts, since a test is repeated where the machine stood still.
 """
 
 import json
@@ -102,8 +103,8 @@ def robots(tmp_path):
         robot.end(signal.SIGKILL)
 
 
-def judge(name, robot, fault, bound):
-    """Seconds of robot time from the fault to the stand, and the smallest clearance ever."""
+def judge(name, robot, fault, bound, number=None):
+    """Seconds of robot time from the fault to the stand, and the smallest clearance ever; `number`: to be noted."""
     log, bounds = robot.log(), PRESETS["v2"].bounds()
     moving = np.abs(log["qd"]).max(1) > STILL
     after = log["stamp"] >= fault
@@ -111,9 +112,10 @@ def judge(name, robot, fault, bound):
     last = log["stamp"][after & moving].max(initial=fault)
     seconds, least = last - fault, min(clearance(q, bounds) for q in log["q"][log["stamp"] >= fault - 1])
     speed = float(np.abs(log["qd"][np.searchsorted(log["stamp"], fault) - 1]).max())
-    if name and (path := os.environ.get("FIGURES")):
+    if number is not None and (path := os.environ.get("FIGURES")):
+        figures = {"fault": name, "number": number, "seconds": seconds, "clearance": least, "speed": speed}
         with open(path, "a") as file:
-            file.write(json.dumps({"fault": name, "seconds": seconds, "clearance": least, "speed": speed}) + "\n")
+            file.write(json.dumps(figures) + "\n")
     assert seconds <= bound, f"{name}: the arm moved for {seconds:.3f} s more"
     assert least > -MARGIN, f"{name}: out of the bounds by {-least:.4f}"
 
@@ -132,13 +134,13 @@ def test_a_signal_stops_the_arm(name, time_, robots):
     stamp = robot.state()["stamp"]
     os.kill(who, getattr(signal, name.split()[-1]))
     robot.wait(3.0)
-    judge(name, robot, stamp, BOUND[name])
+    judge(name, robot, stamp, BOUND[name], time_)
     if name == "policy SIGSTOP":
         os.kill(who, signal.SIGCONT)
     code = client.end()
     assert gone(client), "a process is left behind"
     if name == "policy SIGSTOP":  # and it does not move again by itself
-        judge("", robot, stamp, BOUND[name])
+        judge(name, robot, stamp, BOUND[name])
         assert code == 4 and any(line.startswith("PolicySilent") for line in client.said), client.said
     if name in ("SIGINT", "SIGTERM", "SIGHUP"):
         assert code == 130 and "interrupted" in client.said
@@ -160,7 +162,7 @@ def test_a_bad_action_stops_the_arm(name, time_, robots):
     falling = int(np.flatnonzero(speed)[-1]) + 1
     while falling > 0 and speed[falling - 1] > speed[falling]:
         falling -= 1
-    judge(name, robot, log["stamp"][falling], BOUND[name])
+    judge(name, robot, log["stamp"][falling], BOUND[name], time_)
 
 
 FAILURES = {"freeze 20": "Silent", "drop": "", "pstop": "ProtectiveStop", "safeguard": "Stopped", "estop": "Stopped"}
@@ -181,7 +183,7 @@ def test_a_robot_that_fails_stops_the_arm(name, time_, robots):
     code = client.end()
     assert gone(client) and code == 4, client.said
     robot.wait(2.0)
-    judge(name, robot, stamp, BOUND[name])
+    judge(name, robot, stamp, BOUND[name], time_)
     assert any(line.startswith(FAILURES[name]) for line in client.said), client.said
     assert name != "takeover" or np.ptp(robot.log()["q"][:, 0]) < 0.05
 

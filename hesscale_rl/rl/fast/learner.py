@@ -4,6 +4,7 @@ For actors and critics that are MLPs and the optimizers with a kernel; PPO's los
 without a clip. The tests hold one way to the other.
 """
 
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,18 @@ class Learner:
         self.nets = ActorCritic(kind, bool(variance), mean, variance[0] if variance else mean, critic)
         self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
         self.addresses = [p.data_ptr() for p in self.params]
-        self.states: list[dict[str, Any]] = []
-        self.kernel, self.averages = optimizer.kernel, [optimizer.averages(group) for group in optimizer.param_groups]
-        self.where, self.counts = self._table()
+        self.kernel = optimizer.kernel
+        self._make_table()
         for p in self.params:
             p.grad = self.grads[p]
             if curvature is not None:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
 
-    def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """`where` and `counts` of a steps.Table; makes the optimizer's state if it is new."""
+    def _make_table(self) -> None:
+        """Set `where` and `counts` of a steps.Table, and what they were made of; makes the optimizer's new states."""
         rows, counts = [], []
+        self.states: list[dict[str, Any]] = []
+        self.averages = [self.optimizer.averages(group) for group in self.optimizer.param_groups]
         for group, names in zip(self.optimizer.param_groups, self.averages, strict=True):
             for p in group["params"]:
                 state = self.optimizer.make_state(group, p)
@@ -57,7 +59,19 @@ class Learner:
                 rows.append([p.numel(), *(t.data_ptr() for t in tensors), *averages])
                 counts.append(state.get("step", 0))
                 self.states.append(state)
-        return np.array(rows), np.array(counts)
+        self.where, self.counts = np.array(rows), np.array(counts)
+
+    def _follow_settings(self) -> None:
+        """Take up what was set in the optimizer's groups; an error for what cannot be, before anything moves."""
+        groups = self.optimizer.param_groups
+        self.optimizer.check_groups()
+        params = [p for group in groups for p in group["params"]]
+        if len(params) != len(self.params) or not all(map(is_, params, self.params)):
+            raise RuntimeError("the optimizer's groups have other parameters now: make a new Learner")
+        if self.optimizer.reads_curvature and self.curvature == NO_CURVATURE:
+            raise RuntimeError("delta was set, and this Learner computes no curvature: make a new one")
+        if [self.optimizer.averages(group) for group in groups] != self.averages:
+            self._make_table()
 
     def learn(
         self,
@@ -76,9 +90,8 @@ class Learner:
         replaced = [p.data_ptr() for p in self.params] != self.addresses
         if replaced or self.optimizer.state.get(self.params[0], self.states[0]) is not self.states[0]:
             raise RuntimeError("the parameters or the optimizer's state were replaced: make a new Learner")
+        self._follow_settings()
         groups, count = self.optimizer.param_groups, len(order)
-        if [self.optimizer.averages(group) for group in groups] != self.averages:
-            raise RuntimeError("settings that need other averages were set: make a new optimizer and a new Learner")
         numbers = steps.numbers(groups, self.kernel)
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
