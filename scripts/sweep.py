@@ -169,10 +169,10 @@ def report(account: Account) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out the sweep and return the exit code."""
-    from hesscale_rl.scripts.sweeping import spec as grid
-
     check_launcher(args)
     args.spec = locate(args.spec)
+    from hesscale_rl.scripts.sweeping import spec as grid
+
     runs = grid.read(args.spec, here=args.launcher == "local", fetch=not args.dry_run)
     if args.dry_run:
         say(*(run.name for run in runs))

@@ -85,7 +85,7 @@ class Tuning:
         trial = self.study.ask()
         settings = {name: some.suggest(trial, name) for name, some in self.space.items()}
         try:
-            runs = planned(self.args, self.fixed | settings)
+            runs = [run for run, _ in planned(self.args, self.fixed | settings)]
         except InputError as error:
             complain(f"trial {trial.number}: {error}; it is left out")
             self.study.tell(trial, state=trial_state().FAIL)
@@ -189,13 +189,13 @@ def make_study(folder: Path, seed: int) -> Any:
     return study
 
 
-def planned(args: argparse.Namespace, settings: dict[str, Any]) -> list[Planned]:
-    """Return the runs of a setting, one a seed; InputError if it cannot be."""
+def planned(args: argparse.Namespace, settings: dict[str, Any]) -> list[tuple[Planned, Any]]:
+    """Return the runs of a setting, one a seed, with their arguments; InputError if it cannot be."""
     from hesscale_rl.scripts.sweeping.spec import combinations
 
     given = {"agent": args.agent, "env_id": args.env_id, "seed": list(range(args.seeds)), **settings}
     given |= {"preset": args.preset} | ({"total_timesteps": args.total_timesteps} if args.total_timesteps else {})
-    return [run for run, _ in combinations(f"tune {args.env_id}", given, args.launcher == "local")]
+    return combinations(f"tune {args.env_id}", given)
 
 
 def check(args: argparse.Namespace, space: dict[str, Range | Choice], fixed: dict[str, Any]) -> None:
@@ -209,14 +209,16 @@ def check(args: argparse.Namespace, space: dict[str, Range | Choice], fixed: dic
     if both := space.keys() & fixed.keys():
         raise InputError(f"--set {min(both)}: is in --vary, too")
     sweep.check_launcher(args)
+    first = {name: some.ends()[0] for name, some in space.items()}
+    settings = [fixed | first | {name: value} for name, some in space.items() for value in some.ends()]
+    runs = [run for setting in settings for run in planned(args, setting)]
     try:
         import optuna  # noqa: F401
     except ImportError:
         raise InputError("tuning needs Optuna, pip install 'hesscale-rl[tune]'") from None
-    first = {name: some.ends()[0] for name, some in space.items()}
-    for name, some in space.items():
-        for value in some.ends():
-            planned(args, fixed | first | {name: value})
+    from hesscale_rl.scripts.sweeping.spec import construct
+
+    construct([(f"tune {args.env_id}", run.agent, given) for run, given in runs], args.launcher == "local")
 
 
 def claim(args: argparse.Namespace, space: dict[str, Any], fixed: dict[str, Any], folder: Path) -> Any:

@@ -61,7 +61,7 @@ def read(spec: Path, here: bool = True, fetch: bool = False) -> list[Planned]:
     runs: dict[str, tuple[Planned, Any, str]] = {}
     for number, setting in enumerate(_settings(spec)):
         where = f"{spec}, settings {number + 1}"
-        for run, args in combinations(where, setting, here):
+        for run, args in combinations(where, setting):
             _, other, there = runs.setdefault(run.name, (run, args, where))
             if other != args:
                 differing = [name for name, value in asdict(other).items() if value != getattr(args, name)]
@@ -72,6 +72,7 @@ def read(spec: Path, here: bool = True, fetch: bool = False) -> list[Planned]:
                 )
     if not runs:
         raise InputError(f"{spec}: a grid with no runs")
+    construct([(where, run.agent, args) for run, args, where in runs.values()], here)
     if fetch:
         _fetch([args for run, args, _ in runs.values() if run.agent == SUPERVISED])
     return [run for run, _, _ in runs.values()]
@@ -117,27 +118,45 @@ def _settings(spec: Path) -> Any:
     return found
 
 
-def combinations(where: str, given: dict[Any, Any], here: bool) -> list[tuple[Planned, Any]]:
-    """Return every combination of one setting's lists with its arguments, checked as the agent itself would.
+def combinations(where: str, given: dict[Any, Any]) -> list[tuple[Planned, Any]]:
+    """Return every combination of one setting's lists with its arguments, checked as the agent's command line is.
 
-    InputError, which begins with `where`, for one that cannot be.
+    InputError, which begins with `where`, for one that cannot be. It imports no torch.
     """
     runs = []
     flags = {name: value for name, value in given.items() if name not in ("agent", "preset")}
     for agent in _chosen(where, "agent", given.get("agent"), [*agents.names(), SUPERVISED]):
-        module = importlib.import_module(module_name(agent))
+        module = importlib.import_module(module_name(agent)) if agent == SUPERVISED else agents.arguments(agent)
         presets = {"default": module.Args()} if agent == SUPERVISED else module.PRESETS
         for preset in _chosen(where, "preset", given.get("preset", "default"), [*presets]):
             default = presets[preset]
             for combination in itertools.product(*_varied(where, flags, default)):
                 args = replace(default, **dict(combination))
                 try:
-                    rate, steps = _check_supervised(args) if agent == SUPERVISED else _check_agent(agent, args, here)
+                    rate, steps = _check_supervised(args) if agent == SUPERVISED else _check_agent(agent, args)
                 except InputError as error:
                     raise InputError(f"{where}: {error}") from None
                 name = _name(agent if preset == "default" else f"{agent}-{preset}", args, default, rate)
                 runs.append((Planned(name, agent, _flags(args, default), steps), args))
     return runs
+
+
+def construct(runs: list[tuple[str, str, Any]], here: bool) -> None:
+    """See whether what these runs begin with can be made: of each where it is asked for, its agent and arguments.
+
+    InputError, which begins with where, for one that cannot. `here`: on this machine, whose device it so must be.
+    """
+    for where, agent, args in runs:
+        try:
+            if agent == SUPERVISED:
+                filled: Any = importlib.import_module(module_name(agent)).fill(args)
+                _check_network(filled.task, filled.data, filled.optimizer, filled.batch_size, filled.blocks)
+                continue
+            elsewhere = not here and re.fullmatch(r"cuda(:\d+)?", args.device)  # which may have what this one lacks
+            device = "cpu" if elsewhere else args.device
+            _construct(agent, args.optimizer, args.std, args.compile, args.backend, device)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
 
 def _listed(where: str, name: Any, given: Any, pair: bool) -> list[Any]:
@@ -192,15 +211,11 @@ def _check_optimizer(name: str) -> None:
         raise InputError(f"no optimizer {name!r}: {near(name, [*known])}")
 
 
-def _check_agent(agent: str, args: Any, here: bool) -> tuple[float, int]:
+def _check_agent(agent: str, args: Any) -> tuple[float, int]:
     """Return learning rate and steps; InputError for what the agent would refuse when it starts."""
     _check_optimizer(args.optimizer)
-    importlib.import_module(f"hesscale_rl.agents.{agent}").check(args)
+    agents.arguments(agent).check(args)
     _check_env(args.env_id, args.env_module)
-    device = args.device
-    if not here and re.fullmatch(r"cuda(:\d+)?", device):
-        device = "cpu"  # another machine may have what this one lacks
-    _construct(agent, args.optimizer, args.std, args.compile, args.backend, device)
     return args.learning_rate, planned_steps(args)
 
 
@@ -214,7 +229,6 @@ def _check_supervised(given: Any) -> tuple[float, int]:
     _check_optimizer(given.optimizer)
     args: Any = supervised.fill(given)  # so that nothing that is used here is None
     supervised.check(args)
-    _check_network(args.task, args.data, args.optimizer, args.batch_size, args.blocks)
     return args.learning_rate, data.TRAINING[args.data] // args.batch_size * args.epochs
 
 
@@ -237,9 +251,10 @@ def _check_network(task: str, data: str, optimizer: str, batch_size: int, blocks
 def _check_env(env_id: str, module: str | None) -> None:
     """Import what registers it, and see whether there is such an environment; none is made but EnvPool's."""
     from hesscale_rl import envs
-    from hesscale_rl.rl.policy import check_spaces
 
     if env_id.startswith(envs.POOL):
+        from hesscale_rl.rl.policy import check_spaces
+
         pool = envs.make_vector(env_id)
         check_spaces(env_id, pool.observation_space, pool.action_space)
         pool.close()

@@ -19,8 +19,10 @@ def built_in() -> dict[str, Path]:
 
 def locate(spec: Path) -> Path:
     """Return the file of a spec: the one there, or of a bare name the one of this package."""
-    if spec.exists() or len(spec.parts) > 1 or spec.suffix:
+    if spec.exists():
         return spec
+    if len(spec.parts) > 1 or spec.suffix:
+        raise InputError(f"{spec}: cannot be read (No such file or directory)")
     if spec.name not in built_in():
         raise InputError(
             f"{spec}: no such file, nor a sweep that comes with this package: {near(spec.name, built_in())}"

@@ -11,6 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+PPO = "agent = 'ppo'\n"
+SPECS = {  # files of sweeps, by what is wrong with them
+    "agent.toml": "agent = 'pppo'",
+    "grid.toml": PPO + "learning_rat = [1e-3]",
+    "range.toml": PPO + "gamma = [0.9, 2]",
+    "type.toml": PPO + "num_steps = [64, 'many']",
+    "late.toml": PPO + "seed = [1, 2]\n[[settings]]\n" + PPO + "betas = [[0.9, 0.99], [0.9, 1]]",
+    "env.toml": PPO + "env_id = ['Hopper-v5', 'Hoper-v5']",
+    "optimizer.toml": PPO + "optimizer = ['adam', 'adahessscale']",
+    "task.toml": "agent = 'supervised'\ntask = 'mnist'",
+    "epochs.toml": "agent = 'supervised'\nepochs = [1, 0]",
+}
+
 # What follows `=>` is in the line. The commands run in a directory that holds `file`, `empty/`, `foreign/` and
 # `broken/`, of which the last two look a little like run directories; EMPTY stands for a word without a letter.
 ALL_AGENTS = """
@@ -175,6 +188,15 @@ nope.toml => nope.toml: cannot be read (No such file or directory)
 ppo_sensitivity_smal => comes with this package: did you mean 'ppo_sensitivity_small'?
 file => file: needs [[settings]] tables
 broken/config.json => TOMLDecodeError
+grid.toml => grid.toml, settings 1: no flag 'learning_rat': did you mean 'learning_rate'?
+range.toml => range.toml, settings 1: --gamma 2.0: must be between 0 and 1
+type.toml => type.toml, settings 1: num_steps = [64, 'many']: must be int
+late.toml => late.toml, settings 2: --betas (0.9, 1.0): must be two numbers in [0, 1)
+env.toml => env.toml, settings 1: --env-id Hoper-v5: no such environment
+agent.toml => agent.toml, settings 1: agent 'pppo': did you mean 'ppo'?
+optimizer.toml => optimizer.toml, settings 1: no optimizer 'adahessscale': did you mean 'adahesscale'?
+task.toml => task.toml, settings 1: no task 'mnist'
+epochs.toml => epochs.toml, settings 1: --epochs 0: must be at least 1
 nope.toml -j 0 => -j 0: must be at least 1
 nope.toml -j 0 --dry-run => -j 0: must be at least 1
 nope.toml -j two => --jobs two: must be a whole number
@@ -185,6 +207,23 @@ nope.toml --ray-address a:1 => --ray-address a:1: is not for --launcher local
 nope.toml --launcher slurm --time-limit 0 => --time-limit 0: must be at least 1
 nope.toml --launcher slurm --slurm cpu => --slurm cpu: must be NAME=VALUE
 nope.toml --dry => --dry: no such flag; did you mean --dir?
+""",
+    "hesscale-rl tune": """
+=> the following arguments are required
+Hoper-v5 => --env-id Hoper-v5: no such environment
+Hopper-v5 --set ent_coef=-1 => --ent-coef -1.0: must be zero or a positive number
+Hopper-v5 --set gama=0.9 => no flag 'gama': did you mean 'gamma'?
+Hopper-v5 --set num_envs=many => num_envs = 'many': must be int
+Hopper-v5 --set gamma => --set gamma: must be NAME=VALUE
+Hopper-v5 --set seed=1 => --set seed: has a flag of its own
+Hopper-v5 --set clip_coef=inf => inf: must be finite
+Hopper-v5 --vary learning_rate=1e-3 => needs two values or more
+Hopper-v5 --vary learning_rate=1e-3:1e-4 => 0.001 must be below 0.0001
+Hopper-v5 --vary learning_rate=-1:1 => --learning-rate -1.0: must be a positive number
+Hopper-v5 --vary num_steps=a:b => must be two numbers, LOW:HIGH
+Hopper-v5 --vary optimizer=adam,adamm => no optimizer 'adamm': did you mean 'adam'?
+Hopper-v5 --vary gamma=0.9:0.99 --set gamma=0.9 => --set gamma: is in --vary, too
+Hopper-v5 --trials 0 => --trials 0: must be at least 1
 """,
     "hesscale-rl report": """
 => the following arguments are required: RUNS
@@ -361,7 +400,7 @@ for module, argv in json.load(sys.stdin):
 print(json.dumps(answers))
 """
 THERE = ["broken", "broken/config.json", "broken/meta.json", "empty", "file", "foreign", "foreign/config.json"]
-THERE += ["foreign/meta.json"]
+THERE = sorted([*THERE, "foreign/meta.json", *SPECS])
 
 
 @pytest.mark.parametrize("table, torch", [(COMMANDS, False), (WITH_TORCH, True)], ids=["torch-free", "with torch"])
@@ -369,6 +408,8 @@ def test_a_wrong_input_is_one_line_and_creates_nothing(table, torch, tmp_path):
     for name in ("broken", "empty", "foreign"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
+    for name, text in SPECS.items():
+        (tmp_path / name).write_text("[[settings]]\n" + text)
     for name in ("config.json", "meta.json"):
         (tmp_path / "broken" / name).write_text("{")
         (tmp_path / "foreign" / name).write_text('{"agent": "os"}')
