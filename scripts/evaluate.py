@@ -68,10 +68,8 @@ def evaluate(args: argparse.Namespace) -> int:
         try:
             with film if film is not None and i == 0 else contextlib.nullcontext() as frames:
                 played.append(episode(policy, env, args.seed + i, random, frames, args.max_steps))
-        except Diverged as error:
-            raise InputError(str(error)) from None
         except Exception as error:
-            if not args.video:
+            if not args.video or isinstance(error, Diverged):
                 raise
             raise cannot_draw("--video", config.env_id, error) from None
     returns = [value for value, _ in played]
@@ -102,7 +100,7 @@ def main() -> int:
     parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="of an episode, at most (%(default)s)")
     parser.add_argument("--sampled", action="store_true", help="sample the actions as training does")
     parser.add_argument("--video", action="store_true", help="write the first episode as mp4")
-    return obey(parser, evaluate, "interrupted", OSError)
+    return obey(parser, evaluate, "interrupted", OSError, Diverged)  # the latter: what the run has learned has
 
 
 if __name__ == "__main__":

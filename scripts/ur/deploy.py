@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hesscale_rl import agents
 from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, Arm, find_arm
-from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError
+from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, Diverged, InputError
 from hesscale_rl.playing import agent_of, read_run
 from hesscale_rl.runs.command_line import Parser, read_kwargs
 from hesscale_rl.runs.video import Film, need_video
@@ -330,7 +330,7 @@ def main() -> int:
     except KeyboardInterrupt as stop:
         complain(": ".join(filter(None, ["interrupted", str(stop)])), *getattr(stop, "__notes__", []))
         return INTERRUPTED
-    except (InputError, OSError) as error:
+    except (InputError, Diverged, OSError) as error:  # Diverged: what the run has learned has
         complain(error)
         return BAD_INPUT
     except RuntimeError as error:
