@@ -68,7 +68,7 @@ class Args:
     """conjugate gradients of a step of hessian-free or newton-cg, at most"""
     curvature_of: str = "loss"
     """what these two take curvature of: loss, or kl, the divergence from the critic as it is (natural gradient)"""
-    optimizer_kwargs: str | None = None
+    optimizer_kwargs: Annotated[str | None, tyro.conf.arg(aliases=["--optimizer-arg"])] = None
     """other settings of the optimizer: key=value,key=value or a JSON object"""
     anneal_lr: bool = False
     """let the critic's step size fall linearly to zero"""

@@ -7,6 +7,7 @@ import torch
 from ..curvature.base import Curvature
 from .base import CurvatureOptimizer
 from .declaration import every_flag, find
+from .foreign import ForeignOptimizer, is_foreign
 
 
 def make_optimizer(
@@ -15,16 +16,22 @@ def make_optimizer(
     *,
     lr: float | torch.Tensor = 3e-4,
     delta: float | None = 1e-8,
+    flags: dict[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[CurvatureOptimizer, Curvature | None]:
     """Return the optimizer of that name, and the curvature that `hesscale_rl.backward` must compute for it, or None.
 
     `delta`, the trust-region radius, is for the names that begin with "scaled-"; the others take plain steps.
+    "module:Class" is an optimizer of another package (foreign.py), `settings` are its own, and `flags` those of the
+    agents that it gets where it has them.
+
     settings: those of the optimizer's declaration by the words of its flags, and its curvature's; so `damping` is
     K-FAC's, that of "hessian-free" and the alpha of "newton-cg". What only other optimizers have is left alone, so
     that many can be made with the same settings. ValueError by name for a setting that no optimizer has and for a
     value that cannot be.
     """
+    if is_foreign(name):
+        return ForeignOptimizer(name, params, flags or {}, lr=lr, **settings), None  # type: ignore[return-value]
     found = find(name)
     if found.scaled and delta is None:
         raise ValueError(f"optimizer {name!r} with delta=None: give a trust-region radius, or take {found.plain!r}")

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,10 @@ from ..system.console import complain, guard
 from .checkpoint import changes, read_config, trusted_module
 from .command_line import Parser, one_of, path_text, read_kwargs
 from .flags import read
+
+MODULE_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # an optimizer of another package
+# Packages whose optimizers a run that goes on may name; others are imported where that is allowed.
+PEERS = {"torch", "hesscale_rl", "schedulefree", "prodigyopt", "muon"}
 
 A = TypeVar("A")
 
@@ -53,6 +58,10 @@ def resumed(kind: type[A], run: str, env_module: str | None = None, trust_env_mo
         config: Any = read_config(run, kind)
         if hasattr(config, "env_module"):  # a supervised run has none
             trusted_module(run, config, env_module, trust_env_module)
+            module = config.optimizer.partition(":")[0]
+            if ":" in config.optimizer and module.partition(".")[0] not in PEERS and not trust_env_module:
+                way = "if it is yours, add --trust-env-module"
+                raise InputError(f"{run}: its config.json has the module {module} imported; {way}")
             config = replace(config, trust_env_module=False)  # for this time alone
         return replace(config, resume=run, run_dir=run)
     except InputError as error:
@@ -86,9 +95,16 @@ def check_optimizer(args: Any, imported: bool = False) -> None:
     need, known, every = needs(args), declaration.names(), declaration.every_flag()
     if not imported and args.optimizer not in known and getattr(args, "env_module", None) is not None:
         return  # that module may declare it: a session asks again when it has been imported
-    need_one_of(args, "optimizer", known)
+    foreign = ":" in args.optimizer and hasattr(args, "env_id")  # the supervised tasks have none
+    if foreign:
+        need(bool(MODULE_CLASS.fullmatch(args.optimizer)), "optimizer", "a name, or module:Class")
+    else:
+        need_one_of(args, "optimizer", known)
     for flag in ("learning_rate", "delta"):
         need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    given = read_kwargs(args.optimizer_kwargs, "optimizer-kwargs")
+    if foreign:
+        return
     declared = known[args.optimizer].declaration
     own = declared.flag_ranges()
     for flag, ranges in every.items():
@@ -101,7 +117,7 @@ def check_optimizer(args: Any, imported: bool = False) -> None:
         default = type(args).__dataclass_fields__[flag].default
         others = f"{default}; {value} is for --optimizer {', '.join(ranges)}"
         need(flag in own or value == default or not _of_curvature(flag), flag, others)
-    for name, value in read_kwargs(args.optimizer_kwargs, "optimizer-kwargs").items():
+    for name, value in given.items():
         if name not in own:
             raise InputError(f"--optimizer-kwargs {name}={value}: {args.optimizer} has {', '.join(own)}")
         if not own[name].allows(value):
@@ -175,10 +191,13 @@ def memory() -> float:
 
 def optimizer_settings(args: Any) -> dict[str, Any]:
     """Return the optimizer's flags as make_optimizer takes them; those that are None are left to it."""
+    own = read_kwargs(args.optimizer_kwargs, "optimizer-kwargs")
+    if ":" in args.optimizer:
+        return {"lr": args.learning_rate, "flags": {"betas": args.betas, "eps": args.eps}} | own
     flags = ("delta", *declaration.find(args.optimizer).declaration.flag_ranges())
     values = {flag: getattr(args, flag, None) for flag in flags}
     given = {"lr": args.learning_rate} | {flag: value for flag, value in values.items() if value is not None}
-    return given | read_kwargs(args.optimizer_kwargs, "optimizer-kwargs")
+    return given | own
 
 
 def check_resume(args: Any) -> None:

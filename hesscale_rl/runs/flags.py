@@ -109,5 +109,5 @@ def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 PathText = Annotated[str | None, _spec([path_text], (str,), optional=True)]  # a path, ~ expanded, or None
 _plain = ", ".join(name for name, found in declaration.names().items() if not found.scaled)
 OptimizerName = Annotated[
-    str, tyro.conf.arg(aliases=["--optim"], help=f"{_plain}, each also as {declaration.SCALED}...")
+    str, tyro.conf.arg(aliases=["--optim"], help=f"{_plain}, each also as {declaration.SCALED}...; or module:Class")
 ]

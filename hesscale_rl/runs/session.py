@@ -39,6 +39,7 @@ import torch
 from .. import backend
 from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from ..optim import make_optimizer
+from ..optim.foreign import ForeignOptimizer
 from ..rl.fast.learner import make_learner
 from ..rl.policy import Policy, check_finite, check_spaces
 from ..rl.rollout import Arrays, Rollout
@@ -194,6 +195,8 @@ class Session:
                     group["lr"] = self.args.learning_rate * (1 - self.share)
             self.before = self.rollout.step
             yield
+            if isinstance(self.optimizer, ForeignOptimizer):
+                self.optimizer.acts()  # before anything is done with what was learned
             self._evaluate()
             if self.run.stop or self.due(self.args.checkpoint_interval):
                 self._save()

@@ -66,6 +66,8 @@ extra => extra: one word too many
 --optimizer kfac --damping 0 => --damping 0.0: must be a positive number
 --optimizer newton-cg --damping 2 => --damping 2.0: must be from 0 to 1
 --iterations 0 => --iterations 0: must be at least 1
+--optimizer torch.optim: => --optimizer torch.optim:: must be a name, or module:Class
+--optimizer torch.optim:AdamW --optimizer-arg 3 => '3' is not key=value
 --curvature-of los => did you mean 'loss'?
 --optimizer kfac --curvature-of kl => --curvature-of kl: must be loss
 --num-envs 0 => --num-envs 0: must be at least 1
