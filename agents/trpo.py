@@ -38,7 +38,9 @@ class Args:
     rescale_actions: bool = False
     """let -1 and 1 of the policy be the bounds of the actions, where they are finite"""
     num_envs: int = 1
-    """copies of the environment"""
+    """copies of the environment; several normalise each for itself until a rollout's end"""
+    env_threads: int = 1
+    """threads that the copies take their steps in; the same numbers whatever it is"""
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1_000_000
     """environment steps in all copies together, rounded down to whole rollouts"""
     seed: int = 1
@@ -116,6 +118,8 @@ class Args:
     """log to Weights & Biases as well"""
     torch_threads: int = 1
     """threads of torch; more only slow such small networks down"""
+    profile: bool = False
+    """say at the end where the time went; profile.json has it too"""
     quiet: bool = False
     """print nothing but errors"""
 

@@ -28,7 +28,7 @@ class Envs:
         self.observation_space, self.action_space = self.copies[0].observation_space, copies[0].action_space
         self.num_envs = e = len(copies)
         for env in self.copies:
-            env.native = native.find(env.env, env.name)
+            env.native = native.find(env.env, env.name) if env.native is None else env.native
         # What a step returns changes with the next one: nothing is allocated in between.
         self._final, self._obs = np.empty((e, self.copies[0].length)), np.empty((e, self.copies[0].length))
         self._each = [*zip(range(e), self.copies, self._final, self._obs, strict=True)]
@@ -56,6 +56,10 @@ class Envs:
             obs, going = self._obs, ~(self._terminated | self._truncated)
             obs[going] = self._final[going]
         return Step(obs, self._final, self._rewards, self._terminated, self._truncated, self._always)
+
+    def parts(self) -> "list[Envs]":
+        """Return each copy by itself: none waits for another."""
+        return [self] if self.num_envs == 1 else [Envs(env) for env in self.copies]
 
     def driver(self, policy: Policy) -> Driver | None:
         """Return what takes a rollout's steps with a policy in few calls, None where they are taken one by one."""

@@ -106,7 +106,7 @@ class NativeStep:
 
     def step_into(self, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
         """Take an action [A] float32 and write the observation into row [O]; return the reward and both ends."""
-        reward, terminated = tasks.step(self.block, action, row)
+        reward, terminated = tasks.step(self.block, action, row, None)
         truncated = False
         if self.limit is not None:
             elapsed: Any = self.limit._elapsed_steps  # a number: `look` has seen to it

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hesscale_rl.compiled.clock import PHYSICS, TASK, tick
 from hesscale_rl.jit import EXACT
 
 from .arithmetic import clip, distance, sum_of_squares
@@ -336,8 +337,11 @@ def returned(task, sim, settings, action, before, obs):
 
 
 @EXACT
-def step(blocks, action, obs):
-    """Take an action [A] in the simulation of blocks [1], fill obs [O]; return the reward and `terminated`."""
+def step(blocks, action, obs, clock):
+    """Take an action [A] in the simulation of blocks [1], fill obs [O]; return the reward and `terminated`.
+
+    clock: as `tick` takes it.
+    """
     block = blocks[0]
     task, sim, settings = block.task, simulation_of(block), settings_of(block)
     before = sim.qpos[0]
@@ -347,7 +351,11 @@ def step(blocks, action, obs):
         before = mass_centre(sim)
     for i in range(len(action)):
         sim.ctrl[i] = action[i]
+    tick(clock, TASK)
     for _ in range(sim.frame_skip):
         call(sim.mj_step, sim.model, sim.data)  # type: ignore[call-arg]
     call(sim.mj_rnePostConstraint, sim.model, sim.data)  # type: ignore[call-arg]
-    return returned(task, sim, settings, action, before, obs)
+    tick(clock, PHYSICS)
+    result = returned(task, sim, settings, action, before, obs)
+    tick(clock, TASK)
+    return result

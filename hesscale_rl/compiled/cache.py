@@ -18,13 +18,14 @@ from ..system.console import complain
 from ..system.locks import alone
 from . import kernels
 
-# The loops of most runs, those that only AdaHessian's need, and those of MuJoCo's tasks.
-COMMON, HUTCHINSON, NATIVE = "common", "hutchinson", "native"
+# The loops of most runs, those that only AdaHessian's need, and those of MuJoCo's tasks, without and with clocks.
+COMMON, HUTCHINSON, NATIVE, PROFILE = "common", "hutchinson", "native", "profile"
 # Of each: the program that compiles them, what to call them, and about how many seconds it takes.
 PARTS = {
     COMMON: ("hesscale_rl.rl.fast.compile_all", "its loops", 30),
     HUTCHINSON: ("hesscale_rl.rl.fast.compile_all", "AdaHessian's loops", 20),
     NATIVE: ("hesscale_rl.envs.native.compile_all", "the steps of MuJoCo's tasks", 15),
+    PROFILE: ("hesscale_rl.envs.native.compile_all", "the steps of MuJoCo's tasks with clocks", 15),
 }
 _ready: set[str] = set()
 

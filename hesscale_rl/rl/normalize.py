@@ -139,7 +139,49 @@ class RewardNorm(nn.Module):
         return RewardScale(self.ret.numpy(), self.gamma, stats)
 
 
-def normalizers(obs: RunningNorm | None, rewards: RewardNorm | None) -> Normalizers:
-    """Return both as records; None: nothing is normalised."""
+def normalizers(obs: RunningNorm | None, rewards: RewardNorm | None, e: int = 1) -> Normalizers:
+    """Return what each of e environments counts in, from where the policy's own statistics stand; None: nothing.
+
+    A single environment counts into the policy's own. Several count into copies, each into its own, so that none
+    depends on how far another is; `join` brings them together.
+    """
     scale = RewardScale(_NONE, 1.0, NO_STATISTICS) if rewards is None else rewards.record()
-    return Normalizers(NO_STATISTICS if obs is None else obs.record(), scale)
+    own = NO_STATISTICS if obs is None else obs.record()
+    return Normalizers(_each(own, e), scale._replace(stats=_each(scale.stats, e)))
+
+
+def _each(stats: Statistics, e: int) -> Statistics:
+    """The statistics themselves as [1, n], or e copies of them."""
+    arrays = stats.mean, stats.var, stats.counted
+    mean, var, counted = (a[None] if e == 1 else np.tile(a, (e, 1)) for a in arrays)
+    return stats._replace(mean=mean, var=var, counted=counted)
+
+
+def join(norms: Normalizers, obs: RunningNorm | None, rewards: RewardNorm | None) -> None:
+    """Count into the policy's own statistics what each environment has counted into its copy, by `normalizers`."""
+    for norm, copies in ((obs, norms.obs), (None if rewards is None else rewards.stats, norms.rewards.stats)):
+        if norm is not None and len(copies.mean) > 1:
+            join_statistics(norm.record(), copies)
+
+
+def join_statistics(stats: Statistics, copies: Statistics) -> None:
+    """Bring together what E copies [E, n] of `stats` have each counted in since they were made.
+
+    Of count n, mean and sum of squares about it, those of several samples follow from those of each (Chan et al.
+    1979); the sample that a copy has counted in is what takes `stats` to where the copy stands.
+    """
+
+    def squares(of: Statistics) -> np.ndarray:
+        return np.where(of.counted > 1, of.counted * of.var, 0.0)  # var is no spread before the second
+
+    before, own = stats.counted, squares(stats)
+    new = copies.counted - before  # [E, 1]
+    shift = (copies.mean - stats.mean) * copies.counted / new  # of each sample's mean, from the one before
+    within = np.maximum(squares(copies) - own - before * new / copies.counted * shift * shift, 0.0)
+    total = before + new.sum(0)
+    moved = (new * shift).sum(0) / total
+    spread = own + within.sum(0) + before * moved * moved + (new * (shift - moved) ** 2).sum(0)
+    stats.mean[:] += moved
+    stats.counted[:] = total
+    if total > 1:
+        stats.var[:] = spread / total

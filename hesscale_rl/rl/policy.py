@@ -5,6 +5,7 @@ exported file and a robot act as training did.
 """
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Policy(nn.Module):
         self.observations = observations
         self.obs_norm = None if reward_norm is None else RunningNorm((observations,))
         self.reward_norm = reward_norm
-        self._functions: dict[int, tuple[Any, Function]] = {}  # of each network, and for which backend and addresses
+        self._functions: dict[int, tuple[Place, Function]] = {}  # of each network, good while it lies there
         self.discrete = parametrization == DISCRETE
         if self.discrete:
             if rescale:
@@ -155,11 +156,10 @@ class Policy(nn.Module):
         """Return the network's outputs [N, C] for obs [N, O]."""
         if obs.ndim != 2 or obs.shape[1] != self.observations:
             raise ValueError(f"observations have the shape {list(obs.shape)}, expected [N, {self.observations}]")
-        where, (before, call) = (compiles(), addresses(net)), self._functions.get(id(net), (None, None))
-        if call is None or before != where:
-            call = function(net, self.observations)
-            self._functions[id(net)] = where, call
-        return call(np.ascontiguousarray(obs, dtype=np.float32))
+        known = self._functions.get(id(net))
+        if known is None or not known[0].unmoved():
+            known = self._functions[id(net)] = Place(net), function(net, self.observations)
+        return known[1](np.ascontiguousarray(obs, dtype=np.float32))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: not the functions, which read this one's parameters."""
@@ -186,9 +186,28 @@ class Policy(nn.Module):
         return self.box.given_tensor(bounded)
 
 
-def addresses(net: nn.Module) -> list[tuple[int, torch.dtype]]:
-    """Return where the parameters lie: what compiled functions read them by, so that they can tell."""
-    return [(p.data_ptr(), p.dtype) for p in net.parameters()]
+class Place:
+    """Where a network's parameters lie, and the backend: what functions that read them there are good for.
+
+    It is asked before every use, so it does not walk through torch's modules again, but looks whether each has the
+    modules and the parameters that it had.
+    """
+
+    def __init__(self, net: nn.Module):
+        owned: list[dict[str, Any]] = [
+            own for module in net.modules() for own in (module._modules, module._parameters)
+        ]
+        self._owned = [(own, [*own.values()]) for own in owned if own]
+        self._lying = [(p, p.data_ptr(), p.dtype) for p in net.parameters()]
+        self._compiles = compiles()
+
+    def unmoved(self) -> bool:
+        """Whether all is as it was."""
+        return (
+            self._compiles == compiles()
+            and all(len(own) == len(kept) and all(map(is_, own.values(), kept)) for own, kept in self._owned)
+            and all(p.data_ptr() == address and p.dtype is dtype for p, address, dtype in self._lying)
+        )
 
 
 def check_spaces(env_id: str, observation_space: Any, action_space: Any) -> None:

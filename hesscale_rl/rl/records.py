@@ -31,10 +31,20 @@ class RewardScale(NamedTuple):
 
 
 class Normalizers(NamedTuple):
-    """A policy's, of observations and of rewards."""
+    """What each of E environments counts in while a rollout lasts: the same records, statistics [E, n] and [E, 1]."""
 
     obs: Statistics
     rewards: RewardScale
+
+
+def normalizers_of(norms: Normalizers, own: slice) -> Normalizers:
+    """Return those of some environments alone."""
+
+    def part(stats: Statistics) -> Statistics:
+        return stats._replace(mean=stats.mean[own], var=stats.var[own], counted=stats.counted[own])
+
+    rewards = norms.rewards
+    return Normalizers(part(norms.obs), rewards._replace(ret=rewards.ret[own], stats=part(rewards.stats)))
 
 
 class Account(NamedTuple):
@@ -42,6 +52,11 @@ class Account(NamedTuple):
 
     returns: np.ndarray
     lengths: np.ndarray
+
+
+def statistics_of(stats: Statistics, i: int) -> Statistics:
+    """Return environment i's, of those [E, n] of all."""
+    return Statistics(stats.active, stats.mean[i], stats.var[i], stats.counted[i], stats.eps, stats.clip)
 
 
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, InputError, Unwritable
-from ..names import BACKENDS, DEVICES
+from ..names import BACKENDS, DEVICES, POOL
 from ..optim import declaration
 from ..system.console import complain, guard
 from .checkpoint import changes, read_config, trusted_module
@@ -143,7 +143,13 @@ def check_shared(args: Any) -> None:
         need(0 <= getattr(args, flag) <= 1, flag, "between 0 and 1")
     need(0 <= args.seed < 2**63, "seed", "zero or a positive integer below 2^63")
     cores = os.cpu_count() or 1
-    need(1 <= args.torch_threads <= cores, "torch_threads", f"between 1 and {cores}, the cores here")
+    copies = f"between 1 and --num-envs {args.num_envs}"
+    need(1 <= args.env_threads <= args.num_envs, "env_threads", copies)
+    own = "left out: EnvPool has threads of its own, --env-kwargs num_threads=N"
+    need(args.env_threads == 1 or not args.env_id.startswith(POOL), "env_threads", own)
+    for flag in ("torch_threads", "update_threads"):
+        need(1 <= getattr(args, flag, 1) <= cores, flag, f"between 1 and {cores}, the cores here")
+    need(not (args.profile and args.quiet), "profile", "left out, or without --quiet")
     steps = args.num_steps * args.num_envs
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
     need_one_of(args, "backend", BACKENDS)

@@ -21,10 +21,11 @@ KEPT = 2  # checkpoints of a run: should the last be torn, there is the one befo
 # Arguments that may change from one session of a run to the next: they decide nothing about its numbers.
 EVALUATING = {"eval_interval", "eval_episodes", "capture_video_interval"}
 FREE = {"resume", "accept_changes", "trust_env_module", "quiet", "run_dir", "checkpoint_interval", "track"}
-FREE |= EVALUATING
+HOW = {"env_threads", "update_threads", "profile"}
+FREE |= EVALUATING | HOW
 
 # Flags that came later: a run of an earlier version has them as they are where nobody gives them.
-LATER = {"env_kwargs", "rescale_actions", "trust_env_module"} | EVALUATING
+LATER = {"env_kwargs", "rescale_actions", "trust_env_module"} | EVALUATING | HOW
 
 A = TypeVar("A")
 

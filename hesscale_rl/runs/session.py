@@ -40,7 +40,7 @@ from .. import backend
 from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
 from ..optim import make_optimizer
 from ..optim.foreign import ForeignOptimizer
-from ..rl.fast.learner import make_learner
+from ..rl.fast.learner import Learner, make_learner
 from ..rl.policy import Policy, check_finite, check_spaces
 from ..rl.rollout import Arrays, Rollout
 from ..system.console import complain, say
@@ -48,6 +48,7 @@ from .arguments import check_memory, check_optimizer, optimizer_settings, planne
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
 from .evaluation import Evaluation
+from .profile import ADVANTAGES, COLLECT, EVALUATION, LOGGING, REST, UPDATE, Profile
 from .progress import Progress
 from .video import need_video
 
@@ -115,8 +116,12 @@ class Session:
                 self.evaluation = Evaluation(args, self.envs.make, evaluated)
                 stack.callback(_close, self.evaluation.env, args.env_id)
             # With --compile torch compiles the readable update.
-            fast = None if args.compile else make_learner(self.policy, self.optimizer, curvature, args.quiet)
-            self.learner = self.policy, self.optimizer, curvature, fast
+            threads = getattr(args, "update_threads", 1)  # an agent whose update is torch's has none
+            fast = None
+            if not args.compile:
+                fast = make_learner(self.policy, self.optimizer, curvature, args.quiet, threads)
+            self._learner = self.policy, self.optimizer, curvature, fast
+            self.profile: Profile | None = None
             self.run = stack.enter_context(
                 Run(args, args.run_dir, args.quiet, self.source, self.total, saved, args.track)
             )
@@ -151,6 +156,8 @@ class Session:
             _blame(fault, self.run)
         elif ended or error is None or isinstance(error, KeyboardInterrupt):
             self.run.report(self.recent, "" if self.evaluation is None else self.evaluation.summary())
+        if self.profile is not None:
+            say(self.profile.write(self.run.directory / "profile.json", self.rollout.step - self.first))
         return ended
 
     def _conclude(self, error: BaseException | None) -> None:
@@ -174,6 +181,16 @@ class Session:
             complain(f"--env-id {self.args.env_id}: {hint}")
 
     @property
+    def learner(self) -> tuple[Policy, Any, Any, Learner | None]:
+        """What an update works with; who asks for it has prepared the batch, and begins to learn."""
+        self._now(UPDATE)
+        return self._learner
+
+    def _now(self, part: str) -> str:
+        """Let the time from now on be that of a part, for --profile; return what part it was of."""
+        return REST if self.profile is None else self.profile.begin(part)
+
+    @property
     def exit_code(self) -> int:
         """What the command ends with, once the session is left."""
         return EXIT_CODES[self.run.status]
@@ -189,6 +206,8 @@ class Session:
         self._begin()
         if self.collected:
             self._evaluate()  # which may have been due when the run was told to stop
+        if self.args.profile:
+            self.profile = Profile(self.rollout.watch(), self.rollout.threads.number)
         while self.share < 1 and not self.run.stop:
             if self.args.anneal_lr:
                 for group in self.optimizer.param_groups:
@@ -197,12 +216,16 @@ class Session:
             yield
             if isinstance(self.optimizer, ForeignOptimizer):
                 self.optimizer.acts()  # before anything is done with what was learned
+            self._now(EVALUATION)
             self._evaluate()
+            self._now(LOGGING)
             if self.run.stop or self.due(self.args.checkpoint_interval):
                 self._save()
+            self._now(REST)
 
     def collect(self, stop_at_end: bool = False) -> Arrays:
         """Take the steps of a rollout, as `Rollout.collect` does; whatever ends it, the updates before are kept."""
+        self._now(COLLECT)
         try:
             steps = self.rollout.collect(self.args.num_steps, self._ended, stop_at_end)
         except Diverged:
@@ -215,6 +238,7 @@ class Session:
         if self._fresh and not self.collected:
             self.run.tell()  # not before: an environment that fails at first leaves nothing to look for
         self.collected += 1
+        self._now(ADVANTAGES)
         return steps
 
     def due(self, interval: int) -> bool:
@@ -223,6 +247,7 @@ class Session:
 
     def log(self, logs: dict[str, float], note: str) -> None:
         """Record the figures of an update and show `note`, with the scaling factors among them."""
+        before = self._now(LOGGING)
         logs["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         logs["charts/SPS"] = (self.rollout.step - self.first) / (time.time() - self.began)
         self.run.log(self.rollout.step, logs)
@@ -230,9 +255,11 @@ class Session:
         etas = "/".join(f"{value:.2g}" for tag, value in logs.items() if tag.startswith("optim/eta_"))
         self.note = f"{note}  eta {etas}{self.evaluated}"
         self.progress.update(self.rollout.step, note=self.note)
+        self._now(before)
 
     def _begin(self) -> None:
-        self.rollout, saved = Rollout(self.env, self.policy, self._seed), self._saved
+        self.rollout = Rollout(self.env, self.policy, self._seed, self.args.env_threads)
+        saved = self._saved
         self.env.save()  # it says now, not after hours, what in its state no checkpoint can hold
         if saved is None:
             return
@@ -248,9 +275,11 @@ class Session:
             self.evaluation.load_state_dict(saved["evaluation"])
 
     def _ended(self, step: int, episode_return: float, length: int) -> None:
+        before = self._now(LOGGING)
         self.recent.append(episode_return)
         self.run.log(step, {"charts/episodic_return": episode_return, "charts/episodic_length": length})
         self.progress.update(step, episode_return, self.note)
+        self._now(before)
 
     def _evaluate(self) -> None:
         """Evaluate and film the policy where that is due, and keep the best; whatever ends it, the run is saved."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
-from hesscale_rl.runs.checkpoint import EVALUATING
+from hesscale_rl.runs.checkpoint import EVALUATING, HOW
 from hesscale_rl.scripts.commands import near
 from hesscale_rl.system.console import complain
 
@@ -27,8 +27,8 @@ SUPERVISED = "supervised"  # the command of that name, taken as an agent
 TAGS = {"steps": "global_step", "epochs": "charts/epoch", "seconds": "charts/seconds"}  # of each axis
 LOSSES = ("loss/", "losses/policy_loss", "losses/value_loss")  # how metrics begin of which less is better
 # Flags that decide nothing about a run's numbers, or only their last digits.
-SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"} | EVALUATING
-SESSION |= {"trust_env_module", "torch_threads", "backend", "compile", "device"}
+SESSION = {"seed", "run_dir", "resume", "accept_changes", "quiet", "checkpoint_interval", "track"}
+SESSION |= {"trust_env_module", "torch_threads", "backend", "compile", "device"} | EVALUATING | HOW
 FINE = {"steps": 1, "epochs": 1, "seconds": 1000}  # parts of its unit that are told apart
 
 

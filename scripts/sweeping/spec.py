@@ -31,13 +31,13 @@ from hesscale_rl import agents
 from hesscale_rl.errors import InputError
 from hesscale_rl.optim import declaration
 from hesscale_rl.runs.arguments import planned_steps
-from hesscale_rl.runs.checkpoint import EVALUATING, fitted
+from hesscale_rl.runs.checkpoint import EVALUATING, HOW, fitted
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
 from hesscale_rl.scripts.commands import near
 
 # The sweep's to decide.
-OWN = {"run_dir", "resume", "accept_changes", "trust_env_module", "quiet", "torch_threads", "track"}
-UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name", "data_dir"} | EVALUATING
+OWN = {"run_dir", "resume", "accept_changes", "trust_env_module", "quiet", "profile", "torch_threads", "track"}
+UNNAMED = {"checkpoint_interval", "backend", "compile", "device", "exp_name", "data_dir"} | EVALUATING | HOW
 NAMED = {"env_id", "task", "optimizer", "learning_rate", "seed"}  # in every name, at a place of their own
 LONGEST = 251  # bytes of a name: file systems take 255, and the log's has four more
 

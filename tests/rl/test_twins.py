@@ -94,7 +94,7 @@ def test_the_account_of_a_rollout(raw):
     flags = [np.zeros((T, E), bool) for _ in range(3)]
     rows = Outcomes(np.zeros((T, E, WIDE), np.float32), np.zeros((T, E), np.float32), *flags)
     account, seen = Account(np.zeros(E), np.zeros(E, np.int64)), np.zeros((E, WIDE), np.float32)
-    sides = [copy.deepcopy((seen, account, normalizers(*norms), rows)) for _ in range(2)]
+    sides = [copy.deepcopy((seen, account, normalizers(*norms, E), rows)) for _ in range(2)]
     ways = [
         way(rollout.recorder)(*side[1:]) for way, side in zip((backend.definition, backend.twin), sides, strict=True)
     ]

@@ -86,6 +86,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--checkpoint-interval", 500, "--optimizer", optimizer]
     flags += ["--eval-interval", 700, "--eval-episodes", 2]
     flags += ["--num-steps", 512 // num_envs] if agent != "a2c" else []
+    flags += ["--env-threads", 2] if num_envs > 1 else []
     whole = ["-n", STEPS[env_id], "--run-dir", tmp_path / "whole"]
     subprocess.run(command(agent, *flags, "--quiet", *whole), check=True)
     little = 0.0  # s of a start and two updates
@@ -116,6 +117,20 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_i
     print(f"killed {kills} times")
     assert kills >= max(1, KILLS // 2)
     assert_equal(numbers(run), numbers(tmp_path / "whole"))
+
+
+def test_the_number_of_threads_is_no_part_of_a_run(tmp_path):
+    """The same with 1, 2 and 8 threads, and from a checkpoint of one of them with another."""
+    args, threads = replace(SMALL, num_envs=8, num_steps=32, total_timesteps=1024, checkpoint_interval=256), (1, 2, 8)
+    for number in threads:
+        assert ppo.train(replace(args, env_threads=number, run_dir=str(tmp_path / str(number)))) == DONE
+    later = replace(args, total_timesteps=512, env_threads=8, anneal_lr=False, run_dir=str(tmp_path / "later"))
+    assert ppo.train(later) == DONE
+    more = replace(later, total_timesteps=1024, resume=later.run_dir, env_threads=1, accept_changes=True)
+    assert ppo.train(more) == DONE
+    assert ppo.train(replace(args, anneal_lr=False, run_dir=str(tmp_path / "steady"))) == DONE
+    for one, other in ((threads[0], threads[1]), (threads[0], threads[2]), ("later", "steady")):
+        assert_equal(numbers(tmp_path / str(one)), numbers(tmp_path / str(other)))
 
 
 def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):

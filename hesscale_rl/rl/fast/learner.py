@@ -4,6 +4,7 @@ For actors and critics that are MLPs and the optimizers with a kernel; PPO's los
 without a clip. The tests hold one way to the other.
 """
 
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -11,36 +12,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import backend
+from ... import backend, jit
 from ...compiled import losses, steps
 from ...compiled.cache import HUTCHINSON, ready
 from ...compiled.mlp import FastMLP, branches, fast_mlps
-from ...compiled.records import DISTRIBUTIONS, NO_CURVATURE, WITH_D2F, WITHOUT_D2F, ActorCritic, Batch, Draws
+from ...compiled.records import (
+    DISTRIBUTIONS,
+    NO_CURVATURE,
+    WITH_D2F,
+    WITHOUT_D2F,
+    ActorCritic,
+    Batch,
+    Draws,
+    Network,
+)
 from ...curvature.base import HesScale, HesScaleGN
 from ...curvature.hutchinson import Hutchinson
 from ...errors import InputError
 from ...system.console import complain
+from ...system.threads import Threads
 from ..policy import Policy
-from .minibatch import Minibatches, Objective, epoch
+from .minibatch import ROWS, SHARED, STOP, TURN, Objective, Work, moments, take_part
+
+WIDE = 1024  # rows of a pass from which on it is worth calling other threads
 
 
 class Learner:
     """The compiled update of one policy with one optimizer, made by `make_learner` when both have been loaded."""
 
-    def __init__(self, policy: Policy, optimizer: Any, curvature: Any, fast_mlps: list[FastMLP]):
-        self.policy, self.optimizer = policy, optimizer
+    def __init__(self, policy: Policy, optimizer: Any, curvature: Any, fast_mlps: list[FastMLP], threads: int = 1):
+        self.policy, self.optimizer, self.fast_mlps = policy, optimizer, fast_mlps
+        self.threads = Threads(1 if jit.PLAIN else threads)
+        mean, *variance, _ = fast_mlps
+        self.outputs = mean.sizes[-1] * (2 if variance or mean.log_std is not None else 1)
         self.curvature = CODES[type(curvature)]
         self.samples = curvature.samples if type(curvature) is Hutchinson else 0
         self.params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.grads = {p: torch.zeros_like(p) for p in self.params}
         self.curvatures = {p: torch.zeros_like(p) for p in self.params}
-        mean, *variance, critic = (fast_mlp.network(self.grads, self.curvatures) for fast_mlp in fast_mlps)
-        kind = DISTRIBUTIONS[policy.parametrization]
-        self.nets = ActorCritic(kind, bool(variance), mean, variance[0] if variance else mean, critic)
         self.bounds = np.cumsum([0, *(len(group["params"]) for group in optimizer.param_groups)])
         self.addresses = [p.data_ptr() for p in self.params]
         self.kernel = optimizer.kernel
         self._make_table()
+        self._make_room(1)
         for p in self.params:
             p.grad = self.grads[p]
             if curvature is not None:
@@ -73,6 +87,23 @@ class Learner:
         if [self.optimizer.averages(group) for group in groups] != self.averages:
             self._make_table()
 
+    def _make_room(self, blocks: int) -> None:
+        """Have a place for the gradients and curvatures of so many blocks of a minibatch: `parts` of Work, `nets`."""
+        ends = np.cumsum(self.where[:, 0])
+        self.parts = np.empty((blocks - 1, 2, ends[-1]), np.float32)
+        flat = self.parts.ctypes.data + 4 * np.arange(2 * (blocks - 1)).reshape(-1, 2) * ends[-1]
+        starts = dict(zip(map(id, self.params), 4 * (ends - self.where[:, 0]), strict=True))
+
+        def network(fast_mlp: FastMLP) -> Network:
+            own = fast_mlp.network(self.grads, self.curvatures)
+            at = np.array([starts[id(p)] for p in fast_mlp.params.values()])
+            rows = (np.stack([first, *(part + at for part in flat[:, i])]) for i, first in enumerate(own[1:]))
+            return Network(own.mlp, *rows)
+
+        mean, *variance, critic = map(network, self.fast_mlps)
+        kind = DISTRIBUTIONS[self.policy.parametrization]
+        self.nets = jit.plain(ActorCritic(kind, bool(variance), mean, variance[0] if variance else mean, critic))
+
     def learn(
         self,
         batch: dict[str, Tensor],
@@ -95,23 +126,46 @@ class Learner:
         numbers = steps.numbers(groups, self.kernel)
         # As tensor_split: the first ones get what is left over.
         cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
-        etas = np.ones((minibatches, len(groups)))
         draws = Draws(np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
+        blocks = [-(-n // ROWS) for n in (cuts[1:] - cuts[:-1]).tolist()]  # as blocks_of
+        if (most := max(blocks)) > len(self.parts) + 1:
+            self._make_room(most)
+        per = 1 if self.samples else 2  # tasks of a block
+        firsts, shared = np.cumsum([0, *blocks]) * per, np.zeros(SHARED, np.int64)
+        rows, whole = self._batch(batch), order.numpy()
+        norms = moments(rows.advantages, whole, cuts) if objective.norm_adv else np.empty((minibatches, 2))
+        outputs = np.empty((int(cuts[1]), self.outputs), np.float32)
+        work = Work(
+            shared.ctypes.data, self.parts, norms, np.empty((most, 2), np.float32), outputs,
+            np.ones((minibatches, len(groups))), np.zeros(1, np.int64),
+        )  # fmt: skip
         measure, apply = self.kernel.calls
         table = steps.Table(measure, apply, self.where, self.counts, self.bounds, numbers)
-        parts = Minibatches(order.numpy(), cuts)
         objective = Objective(bool(objective[0]), *map(float, objective[1:]))  # an int would be another type
-        actor, critic, outputs, done = epoch(
-            self.nets, self._batch(batch), parts, objective, self.curvature, draws, table, etas
-        )
+        parts = tuple(rows), (whole, cuts, firsts), tuple(objective)
+        share = partial(self._take_part, shared, *parts, draws, tuple(table), tuple(work))
+        self.threads.run([share] * (min(self.threads.number, most * per) if count >= WIDE else 1))
+        (actor, critic), done = work.losses[0].tolist(), int(work.learned[0])
+        last = min(done, minibatches - 1)
+        outputs = outputs[: cuts[last + 1] - cuts[last]]
         steps.remember(groups, numbers)
         # Torch must know: the optimizer its counts of steps, autograd that the parameters have changed.
-        factors = etas[:done].tolist()
+        factors = work.etas[:done].tolist()
         self.optimizer._eta = factors[-1] if factors else []
         for state, count in zip(self.states, self.counts.tolist(), strict=True):
             state["step"] = count
         torch.autograd.graph.increment_version(self.params)
         return actor, critic, torch.from_numpy(outputs), factors
+
+    def _take_part(
+        self, shared: np.ndarray, batch: Any, minibatches: Any, objective: Any, draws: Any, table: Any, work: Any
+    ) -> None:
+        """Take part in a pass until it is over."""
+        try:
+            take_part(self.nets, batch, minibatches, objective, self.curvature, draws, table, work)
+        except BaseException:
+            shared[STOP], shared[TURN] = 1, np.iinfo(np.int64).max  # or the others would wait for ever
+            raise
 
     def _batch(self, batch: dict[str, Tensor]) -> Batch:
         """The rows as the loops take them. A2C's have no old probabilities, and nobody looks at them."""
@@ -126,8 +180,10 @@ CODES = {type(None): NO_CURVATURE, HesScaleGN: WITHOUT_D2F, HesScale: WITH_D2F, 
 _NONE, _NO_CHOICES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
 
 
-def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = False) -> Learner | None:
-    """Return the compiled update if the backend has one, else None, for the readable way.
+def make_learner(
+    policy: Policy, optimizer: Any, curvature: Any, quiet: bool = False, threads: int = 1
+) -> Learner | None:
+    """Return the compiled update, in so many threads, if the backend has one, else None, for the readable way.
 
     InputError for "compiled" where there is none; one line on stderr, unless `quiet`, where "auto" has to do without
     for an optimizer that learns the whole policy. One that learns a part of it belongs to an update of another kind.
@@ -139,7 +195,7 @@ def make_learner(policy: Policy, optimizer: Any, curvature: Any, quiet: bool = F
         ready()
         if type(curvature) is Hutchinson:
             ready(HUTCHINSON)
-        return Learner(policy, optimizer, curvature, found)
+        return Learner(policy, optimizer, curvature, found, threads)
     if backend.current() == "compiled":
         raise InputError("--backend compiled: no compiled update for this network and optimizer; take auto or torch")
     whole = {*policy.parameters()} == {p for group in optimizer.param_groups for p in group["params"]}

@@ -95,24 +95,17 @@ def actor_record(policy: Any) -> GaussianActor | CategoricalActor | None:
 
 
 @FAST
-def _mlp(m):
-    """The record of a plain MLP."""
-    return MLP(m[0], m[1], m[2], m[3])
-
-
-@FAST
 def _gaussian(actor, obs, noise, actions, to_env):
     """As `sample_gaussian`, of plain tuples."""
     distribution, separate, mean, variance, low, high = actor
-    record = GaussianActor(distribution, separate, _mlp(mean), _mlp(variance), low, high)
+    record = GaussianActor(distribution, separate, MLP(*mean), MLP(*variance), low, high)
     return sample_gaussian(record, obs, noise, actions, to_env)
 
 
 @FAST
 def _categorical(actor, obs, noise, actions, to_env):
     """As `sample_categorical`, of plain tuples."""
-    logits, start = actor
-    return sample_categorical(CategoricalActor(_mlp(logits), start), obs, noise, actions, to_env)
+    return sample_categorical(CategoricalActor(MLP(*actor[0]), actor[1]), obs, noise, actions, to_env)
 
 
 def sampler(policy: Any) -> Callable[..., bool]:

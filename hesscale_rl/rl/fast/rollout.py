@@ -6,28 +6,41 @@ from collections.abc import Callable
 import numpy as np
 
 from ...jit import EXACT, plain
-from ..records import OBSERVATION, REWARD, Account, Normalizers, Outcomes, RewardScale, Statistics, Step
+from ..records import (
+    OBSERVATION,
+    REWARD,
+    Account,
+    Normalizers,
+    Outcomes,
+    RewardScale,
+    Statistics,
+    Step,
+    statistics_of,
+)
 from .normalize import normalize_and_update, scale_and_update
+
+own = EXACT(statistics_of)
 
 
 @EXACT
 def record(t, step, reset, seen, account, norms, rows):
     """Enter step t of E environments into the rows of a rollout; return how many episodes ended, or what is wrong."""
-    over, final = 0, step.final
+    over, final, scales = 0, step.final, norms.rewards
     for i in range(len(final)):
+        obs, scale = own(norms.obs, i), RewardScale(scales.ret, scales.gamma, own(scales.stats, i))
         rows.terminated[t, i], rows.valid[t, i] = step.terminated[i], step.valid[i]
         rows.done[t, i] = step.terminated[i] or step.truncated[i]
         reward = step.rewards[i]
         if not math.isfinite(reward):
             return REWARD
-        if not normalize_and_update(final[i], norms.obs, rows.next_obs[t, i]):
+        if not normalize_and_update(final[i], obs, rows.next_obs[t, i]):
             return OBSERVATION
         for j in range(seen.shape[1]):
             seen[i, j] = rows.next_obs[t, i, j]
-        if reset and rows.done[t, i] and not normalize_and_update(step.obs[i], norms.obs, seen[i]):
+        if reset and rows.done[t, i] and not normalize_and_update(step.obs[i], obs, seen[i]):
             return OBSERVATION
         if step.valid[i]:
-            rows.rewards[t, i] = scale_and_update(reward, rows.done[t, i], norms.rewards, i)
+            rows.rewards[t, i] = scale_and_update(reward, rows.done[t, i], scale, i)
             account.returns[i] += reward
             account.lengths[i] += 1
             over += rows.done[t, i]
@@ -37,25 +50,11 @@ def record(t, step, reset, seen, account, norms, rows):
 
 
 @EXACT
-def _statistics(s):
-    """The record of plain statistics."""
-    return Statistics(s[0], s[1], s[2], s[3], s[4], s[5])
-
-
-@EXACT
 def _record(t, step, reset, seen, kept):
     """As `record`, of plain tuples."""
-    account, norms, rows = kept
-    obs, (ret, gamma, rewards) = norms
-    return record(
-        t,
-        Step(step[0], step[1], step[2], step[3], step[4], step[5]),
-        reset,
-        seen,
-        Account(account[0], account[1]),
-        Normalizers(_statistics(obs), RewardScale(ret, gamma, _statistics(rewards))),
-        Outcomes(rows[0], rows[1], rows[2], rows[3], rows[4]),
-    )
+    account, (obs, (ret, gamma, rewards)), rows = kept
+    norms = Normalizers(Statistics(*obs), RewardScale(ret, gamma, Statistics(*rewards)))
+    return record(t, Step(*step), reset, seen, Account(*account), norms, Outcomes(*rows))
 
 
 def recorder(account: Account, norms: Normalizers, rows: Outcomes) -> Callable[[int, Step, bool, np.ndarray], int]:
