@@ -117,24 +117,24 @@ ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @intrinsic
-def _pointer(context, address):
+def _pointer(context: Any, address: Any) -> Any:
     """The address, an integer, as a pointer to float32."""
     kind = types.CPointer(types.float32)
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(kind))
 
     return kind(address), generate
 
 
-def _at(address, rows, columns):
-    floats = (ctypes.c_float * (rows * columns)).from_address(int(address))
+def _at(address: int, rows: int, columns: int) -> np.ndarray:
+    floats: Any = (ctypes.c_float * (rows * columns)).from_address(int(address))
     return np.frombuffer(floats, np.float32).reshape(rows, columns)
 
 
 @or_plain(_at)
 @FAST
-def at(address, rows, columns):
+def at(address: int, rows: int, columns: int) -> np.ndarray:
     """The [rows, columns] floats that begin at the address; whoever gave it keeps them alive."""
     return numba.carray(_pointer(address), (rows, columns))  # type: ignore[call-arg]
 
@@ -147,8 +147,8 @@ def calling(signature: Any) -> Any:
     """
 
     @intrinsic
-    def call(context, address, arguments):
-        def generate(context, builder, _, given):
+    def call(context: Any, address: Any, arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
             values = [context.get_value_type(kind) for kind in signature.args]
             result = context.get_value_type(signature.return_type)
             function = builder.inttoptr(given[0], ir.FunctionType(result, values).as_pointer())
@@ -160,7 +160,7 @@ def calling(signature: Any) -> Any:
 
 
 @FAST
-def put(a, out, first):
+def put(a: np.ndarray, out: np.ndarray, first: int) -> None:
     """Write a [N, C] into out, from the column `first` on. (numba takes seconds to compile a slice's assignment.)"""
     for i in range(len(a)):
         for j in range(a.shape[1]):
@@ -168,7 +168,7 @@ def put(a, out, first):
 
 
 @FAST
-def beside(a, row):
+def beside(a: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Return [a, row] for a [N, C] and a row [C] that is the same for every sample."""
     n, c = a.shape
     out = np.empty((n, 2 * c), np.float32)
@@ -180,7 +180,7 @@ def beside(a, row):
 
 
 @FAST
-def columns(a, first, stop):
+def columns(a: np.ndarray, first: int, stop: int) -> np.ndarray:
     """Return a copy of these columns of a [N, C]."""
     out = np.empty((len(a), stop - first), a.dtype)
     for i in range(len(a)):

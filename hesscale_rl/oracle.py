@@ -5,7 +5,7 @@ name, x [N, ...] (a tuple or a dict of several) and a loss of hesscale_rl.losses
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,13 @@ class Elementary(TorchFunctionMode):
         return _DEFINITIONS.get(func, func)(*args, **(kwargs or {}))
 
 
-def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
     over = list(range(-len(normalized_shape), 0))
     centred = x - x.mean(over, keepdim=True)
     y = centred / (centred.square().mean(over, keepdim=True) + eps).sqrt()
@@ -57,21 +63,42 @@ def _layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     return y if bias is None else y + bias
 
 
-def _batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if training or mean is None:
+def _batch_norm(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or mean is None or var is None:
         return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
-    mean, var, *affine = (None if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (mean, var, weight, bias))
-    y = (x - mean) * (var + eps).rsqrt()
-    y = y if affine[0] is None else y * affine[0]
-    return y if affine[1] is None else y + affine[1]
+
+    def by_channel(t: Tensor) -> Tensor:
+        return t.view(-1, *[1] * (x.ndim - 2))
+
+    y = (x - by_channel(mean)) * (by_channel(var) + eps).rsqrt()
+    y = y if weight is None else y * by_channel(weight)
+    return y if bias is None else y + by_channel(bias)
 
 
-def _weight_norm(v, g, dim=0):
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     over = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
     return g * (v / v.square().sum(over, keepdim=True).sqrt())
 
 
-def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     if enable_gqa:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -172,7 +199,7 @@ def ggn(net: nn.Module, params: Params, x: Tensor, loss: Any) -> Params:
     }
 
 
-def _applied(net, params, x, **settings):
+def _applied(net: nn.Module, params: Params, x: Any, **settings: Any) -> Any:
     """net(x), net(*x) or net(**x) with those parameters."""
     args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (given_to(net, x),)
     return functional_call(net, params, args, x if isinstance(x, dict) else None, **settings)

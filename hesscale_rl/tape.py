@@ -72,7 +72,10 @@ class _Unpassable(Exception):
     """What a curvature cannot pass: the number of the operation, its rule, and why."""
 
 
-def _pass(net, params, x, loss, curvature):
+Passed = tuple[Tensor, Any, dict[str, Tensor], dict[str, Any]]  # a Result's parts
+
+
+def _pass(net: nn.Module, params: dict[str, Tensor], x: Any, loss: Loss, curvature: Curvature) -> Passed:
     """One pass forward and back: value, outputs, gradients and curvatures by name."""
     checks.check_parameters(params)
     tape = Recorder(params.values(), _samples(x) if curvature.by_sample else ())
@@ -121,7 +124,7 @@ def check_own_loss(curvature: Curvature) -> None:
         )
 
 
-def _loss_of_several(tape, loss, y):
+def _loss_of_several(tape: Recorder, loss: Loss, y: Any) -> Tensor:
     """The loss of outputs that are not one tensor, recorded as the network is."""
     if not isinstance(loss, Autodiff):
         raise InputError(
@@ -136,7 +139,7 @@ def _loss_of_several(tape, loss, y):
     return value
 
 
-def _samples(x):
+def _samples(x: Any) -> list[Tensor]:
     """The tensors of x."""
     return (
         [x]
@@ -168,7 +171,7 @@ def value_grad_curvature(
     return result._replace(curvature=curvature.estimate(net, params, x, loss))
 
 
-def _by_name(net, params, x, loss, curvature):
+def _by_name(net: nn.Module, params: dict[str, Tensor], x: Any, loss: Loss, curvature: Curvature) -> Result:
     """One pass forward and back as a Result: what torch.compile is given."""
     with with_parameters(net, params) as first:
         return Result(*_pass(net, first, x, loss, curvature))
@@ -362,7 +365,7 @@ def record(curvature: Curvature | None = None) -> Tape:
     return Tape(curvature)
 
 
-def _by_graph(net, params, x, loss, curvature):
+def _by_graph(net: nn.Module, params: dict[str, Tensor], x: Any, loss: Loss, curvature: Curvature) -> Result:
     """One pass by torch.compile; what refuses a network there is what the tape says of it."""
     with torch.no_grad():
         try:
@@ -372,7 +375,7 @@ def _by_graph(net, params, x, loss, curvature):
             raise
 
 
-def _accumulate(found, hooks=True):
+def _accumulate(found: dict[Tensor, tuple[Tensor, Any]], hooks: bool = True) -> None:
     """Add to every parameter the gradient and the curvature that were found of it."""
     hooked = {}
     for p, (grad, curvature) in found.items():
@@ -387,7 +390,7 @@ def _accumulate(found, hooks=True):
         torch.autograd.backward(list(hooked), list(hooked.values()))
 
 
-def _accumulate_curvature(p, curvature):
+def _accumulate_curvature(p: Tensor, curvature: Any) -> None:
     """Sum out of place, so that an earlier result keeps its values.
 
     Curvature is summed where the gradient is: one whose gradient was cleared (net.zero_grad() knows no hess_diag), or
@@ -402,7 +405,7 @@ def _accumulate_curvature(p, curvature):
         setattr(p, name, total)
 
 
-def _version(p):
+def _version(p: Tensor) -> int:
     """How often a parameter was changed in place."""
     try:
         return p._version

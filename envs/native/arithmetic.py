@@ -4,7 +4,9 @@ float32 arrays are summed in float32. Where another NumPy, or another processor,
 """
 
 import math
+from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
@@ -12,24 +14,24 @@ from hesscale_rl.jit import EXACT
 
 
 @intrinsic
-def fma(context, a, b, c):
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     """a*b + c with one rounding."""
 
-    def generate(target, builder, signature, arguments):
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
 
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
 @EXACT
-def clip(x, low, high):
+def clip(x: float, low: float, high: float) -> float:
     """np.clip of one number: a NaN stays one."""
     y = x if x > low or x != x else low
     return y if y < high or y != y else high
 
 
 @EXACT
-def sum_of_squares(a):
+def sum_of_squares(a: np.ndarray) -> float:
     """np.sum(np.square(a)) of at most 128 numbers: eight sums side by side, joined in pairs."""
     n = len(a)
     if n < 8:
@@ -49,7 +51,7 @@ def sum_of_squares(a):
 
 
 @EXACT
-def distance(a, b):
+def distance(a: np.ndarray, b: np.ndarray) -> float:
     """np.linalg.norm(a - b) of points [3]: BLAS adds up the squares with one rounding each."""
     x, y, z = a[0] - b[0], a[1] - b[1], a[2] - b[2]
     return math.sqrt(fma(z, z, fma(y, y, x * x)))  # type: ignore[call-arg]

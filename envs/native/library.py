@@ -2,10 +2,11 @@
 
 import ctypes
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -32,10 +33,10 @@ def library() -> Library | None:
 
 
 @intrinsic
-def call(context, function, model, data):
+def call(context: Any, function: Any, model: Any, data: Any) -> Any:
     """Call the function at an address with two pointers, given as addresses too; the GIL is not needed."""
 
-    def generate(target, builder, signature, arguments):
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, pointer]).as_pointer()
         own = [builder.inttoptr(argument, pointer) for argument in arguments[1:]]
@@ -46,23 +47,23 @@ def call(context, function, model, data):
 
 
 @intrinsic
-def _doubles(context, address):
+def _doubles(context: Any, address: Any) -> Any:
     """The address as a pointer to float64."""
     kind = types.CPointer(types.float64)
 
-    def generate(target, builder, signature, arguments):
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], target.get_value_type(kind))
 
     return kind(types.intp), generate
 
 
 @EXACT
-def numbers(address, n):
+def numbers(address: int, n: int) -> np.ndarray:
     """The n numbers at an address."""
     return numba.carray(_doubles(address), (n,))  # type: ignore[call-arg]
 
 
 @EXACT
-def points(address, n):
+def points(address: int, n: int) -> np.ndarray:
     """The n points [n, 3] at an address."""
     return numba.carray(_doubles(address), (n, 3))  # type: ignore[call-arg]

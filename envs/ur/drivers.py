@@ -201,15 +201,25 @@ class KinematicDriver(InProcess):
 
     def _run(self, cycles: int) -> None:
         joints = self.joints
-        did = _cycles(cycles, joints.q_target, joints.qd_target, self.history, self.sent, self.wanted, self.executed,
-                      self.actuation, self.bounds)  # fmt: skip
+        commands = self.sent, self.wanted, self.executed
+        did = _cycles(cycles, joints.q_target, joints.qd_target, self.history, *commands, self.bounds)
         self.override = max(self.override, did)
 
 
 @EXACT
-def _cycles(cycles, q, qd, history, sent, wanted, executed, actuation, bounds):
+def _cycles(
+    cycles: int,
+    q: np.ndarray,
+    qd: np.ndarray,
+    history: np.ndarray,
+    sent: np.ndarray,
+    wanted: np.ndarray,
+    executed: np.ndarray,
+    bounds: Bounds,
+) -> int:
     """`InProcess._run` for an arm without a body; everything is changed in place."""
     override, count, before = 0, len(sent), np.empty(len(q))
+    actuation = count - (len(history) - 1)  # `history` has one state more than there are cycles of sensing
     for _ in range(cycles):
         sensed = history[0]
         command, did = admit(sensed[0], sensed[2], sensed[3], sent, wanted, bounds)

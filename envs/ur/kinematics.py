@@ -16,7 +16,7 @@ SHOULDER, ELBOW, WRIST_1, WRIST_2, WRIST_3, TCP = range(JOINTS)  # the rows of `
 
 
 @EXACT
-def frames(links, q):
+def frames(links: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the pose [6, 3, 4] of each joint's DH frame for the joint angles q [6]: rotation, then origin."""
     out = np.empty((len(q), 3, 4))
     r = np.eye(3)
@@ -35,13 +35,13 @@ def frames(links, q):
 
 
 @EXACT
-def points(links, q):
+def points(links: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the origins [6, 3] of the joints' frames; the last is the tool's centre point (TCP)."""
     return frames(links, q)[:, :, 3].copy()
 
 
 @EXACT
-def tcp(links, q):
+def tcp(links: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the position [3] of the tool's centre point."""
     return frames(links, q)[TCP, :, 3].copy()
 

@@ -11,7 +11,7 @@ from .arms import DEFAULT, JOINTS
 
 
 @EXACT
-def approach(qd, goal, acceleration, period):
+def approach(qd: np.ndarray, goal: np.ndarray, acceleration: float, period: float) -> None:
     """Let the speeds qd [6] go one cycle towards their goal, in place.
 
     The joint with the longest way changes by `acceleration`, the others so that all arrive together.

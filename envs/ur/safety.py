@@ -49,7 +49,7 @@ class Bounds(NamedTuple):
 
 
 @EXACT
-def clearance(q, bounds):
+def clearance(q: np.ndarray, bounds: Bounds) -> float:
     """Return the smallest distance of the pose q [6] from a bound, rad or m; negative outside."""
     least = math.inf
     for i in range(len(q)):
@@ -66,7 +66,7 @@ def clearance(q, bounds):
 
 
 @EXACT
-def _along(start, way, bounds):
+def _along(start: np.ndarray, way: np.ndarray, bounds: Bounds) -> float:
     """The smallest clearance on the straight way [6] from a pose, its start left out."""
     longest = 0.0
     for i in range(len(way)):
@@ -81,7 +81,7 @@ def _along(start, way, bounds):
 
 
 @EXACT
-def stopping_clearance(q, qd, command, bounds):
+def stopping_clearance(q: np.ndarray, qd: np.ndarray, command: np.ndarray, bounds: Bounds) -> float:
     """Return the smallest clearance on the way of an arm at q, qd [6] that is given this command [6] and then stops.
 
     It follows the command for `bounds.hold` seconds, then brakes.
@@ -106,7 +106,9 @@ def stopping_clearance(q, qd, command, bounds):
 
 
 @EXACT
-def admit(q, q_target, qd_target, sent, wanted, bounds):
+def admit(
+    q: np.ndarray, q_target: np.ndarray, qd_target: np.ndarray, sent: np.ndarray, wanted: np.ndarray, bounds: Bounds
+) -> tuple[np.ndarray, int]:
     """Return the speeds [6] to command instead of `wanted`, and what was done: FREE, SLOWED, STOPPED or RETURNING.
 
     q: the joints; q_target, qd_target: the reference they follow; sent [K, 6]: the commands on their way, which the
@@ -141,7 +143,7 @@ def admit(q, q_target, qd_target, sent, wanted, bounds):
 
 
 @EXACT
-def way_back(q, bounds):
+def way_back(q: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Return the speeds [6], of norm RETURN_SPEED, that raise the clearance of q most."""
     slope, square = np.empty(len(q)), 0.0
     for i in range(len(q)):

@@ -14,13 +14,30 @@ from ..jit import EXACT, FAST, ONE, TWO, at, beside, columns, put
 from .kernels import IDENTITY, read, read_head
 from .losses import HALF_LOG_2PI, log_deviation, log_softmax, objective
 from .matmul import linear, pack, product
-from .records import CATEGORICAL, GAUSSIAN_HEAD, LOG_STD, LOG_VAR, NO_HEAD, VAR, Samples
+from .records import (
+    CATEGORICAL,
+    GAUSSIAN_HEAD,
+    LOG_STD,
+    LOG_VAR,
+    MLP,
+    NO_HEAD,
+    VAR,
+    ActorCritic,
+    Batch,
+    Draws,
+    Forward,
+    Network,
+    Outputs,
+    Passes,
+    PolicyLoss,
+    Samples,
+)
 
 WORD = 64  # signs in one random number
 
 
 @EXACT
-def draw(seed, first, signs):
+def draw(seed: np.uint64, first: int, signs: np.ndarray) -> None:
     """Fill `signs` [P] with 1 and -1: the bits, from the lowest on, of splitmix64's numbers from number `first` on.
 
     Number i needs no other: seed + (i + 1) gamma, mixed (Steele et al. 2014). seed: uint64.
@@ -35,7 +52,7 @@ def draw(seed, first, signs):
 
 
 @EXACT
-def gaussian(z, rz, kind, samples, loss, rg):
+def gaussian(z: np.ndarray, rz: np.ndarray, kind: int, samples: Samples, loss: PolicyLoss, rg: np.ndarray) -> None:
     """Fill rg with R of the gradient of losses.gaussian, for rz = R z; [N, 2 A] all three."""
     actions, old, advantages = samples
     m, c = actions.shape[1], loss.entropy_coef * loss.factor
@@ -63,7 +80,7 @@ def gaussian(z, rz, kind, samples, loss, rg):
 
 
 @EXACT
-def categorical(z, rz, samples, loss, rg):
+def categorical(z: np.ndarray, rz: np.ndarray, samples: Samples, loss: PolicyLoss, rg: np.ndarray) -> None:
     """The same for losses.categorical, [N, C]."""
     actions, old, advantages = samples
     c, logq, q = loss.entropy_coef * loss.factor, np.empty(z.shape[1]), np.empty(z.shape[1])
@@ -85,7 +102,7 @@ def categorical(z, rz, samples, loss, rg):
 
 
 @FAST
-def _weights(mlp):
+def _weights(mlp: MLP) -> int:
     """How many parameters the network has."""
     total = mlp.sizes[-1] if mlp.head == GAUSSIAN_HEAD else 0
     for layer in range(len(mlp.activations)):
@@ -94,7 +111,7 @@ def _weights(mlp):
 
 
 @FAST
-def _add(a, total):
+def _add(a: np.ndarray, total: np.ndarray) -> None:
     """total += a, flat."""
     for i in range(len(a)):
         total[i] += a[i]
@@ -109,7 +126,7 @@ class Moved(NamedTuple):
 
 
 @FAST
-def _forward(net, signs, done):
+def _forward(net: MLP, signs: np.ndarray, done: Forward) -> Moved:
     """Return how a pass moves as every parameter moves by its sign.
 
     signs [P]: as the parameters of the network, layer by layer, the head's last.
@@ -141,7 +158,7 @@ class Share(NamedTuple):
 
 
 @FAST
-def _enter(signs, hz, share, d):
+def _enter(signs: np.ndarray, hz: np.ndarray, share: Share, d: np.ndarray) -> None:
     """Add a share of signs * hz to d."""
     if share.first:
         for i in range(len(d)):
@@ -152,7 +169,9 @@ def _enter(signs, hz, share, d):
 
 
 @FAST
-def _reverse(net, signs, done, moved, g, rg, share):
+def _reverse(
+    net: Network, signs: np.ndarray, done: Forward, moved: Moved, g: np.ndarray, rg: np.ndarray, share: Share
+) -> None:
     """Fill a network's gradients and curvatures from g and R g at its outputs, both [N, C]."""
     mlp, x, y, ry = net.mlp, done.x, done.y, moved.behind
     n, start, first, c = len(x), len(y), len(signs), mlp.sizes[-1]
@@ -193,7 +212,9 @@ def _reverse(net, signs, done, moved, g, rg, share):
 
 
 @FAST
-def back(nets, passes, outputs, batch, loss, draws, k):
+def back(
+    nets: ActorCritic, passes: Passes, outputs: Outputs, batch: Batch, loss: PolicyLoss, draws: Draws, k: int
+) -> None:
     """Fill all gradients and curvatures of an ActorCritic for minibatch k of an epoch, whose rows are `batch`.
 
     The signs lie as mean, variance, critic. passes, outputs, loss, draws: as records.py says.

@@ -10,13 +10,13 @@ import numpy as np
 
 from ..jit import FAST, ONE, TWO, ZERO, at, beside, columns
 from .matmul import linear, pack, product
-from .records import GAUSSIAN_HEAD, NO_CURVATURE, NO_HEAD, WITH_D2F, Forward
+from .records import GAUSSIAN_HEAD, MLP, NO_CURVATURE, NO_HEAD, WITH_D2F, Forward, Network
 
 IDENTITY, TANH, RELU, SIGMOID, SILU, EXP = range(6)  # codes of the activations
 
 
 @FAST
-def tanh(x, y):
+def tanh(x: np.ndarray, y: np.ndarray) -> None:
     """Y = tanh x, entry by entry of flat arrays: x P(x^2)/Q(x^2), within 3 units of float32's last place.
 
     P and Q were fitted to a relative error of 2.1e-8 on [0, 9]; beyond, tanh is 1 in float32.
@@ -43,7 +43,7 @@ def tanh(x, y):
 
 
 @FAST
-def activate(code, y, dy, ddy):
+def activate(code: int, y: np.ndarray, dy: np.ndarray, ddy: np.ndarray) -> None:
     """Replace y (flat) by f(y), and fill dy and ddy with f' and f''. Same forms as rules/activation.py."""
     if code == TANH:
         tanh(y, dy)  # not into y itself: a loop that writes where it reads is not vectorised
@@ -73,7 +73,7 @@ def activate(code, y, dy, ddy):
 
 
 @FAST
-def forward(net, x):
+def forward(net: MLP, x: np.ndarray) -> Forward:
     """Run an MLP on x [N, I], but for its head; return what the way back needs, a Forward."""
     n = x.shape[0]
     y = np.empty(n * net.sizes[1:].sum(), np.float32)
@@ -90,7 +90,7 @@ def forward(net, x):
 
 
 @FAST
-def outputs_of(net, done):
+def outputs_of(net: MLP, done: Forward) -> np.ndarray:
     """Return an MLP's outputs [N, C] after `forward`: [z, log_std] with a GaussianHead."""
     n, c = len(done.x), net.sizes[-1]
     z = done.y[len(done.y) - n * c :].reshape(n, c)
@@ -98,7 +98,7 @@ def outputs_of(net, done):
 
 
 @FAST
-def outputs(net, x):
+def outputs(net: MLP, x: np.ndarray) -> np.ndarray:
     """Return an MLP's outputs [N, C] for x [N, I], without what the way back would need."""
     y = x
     for layer in range(len(net.activations)):
@@ -118,7 +118,7 @@ def outputs(net, x):
 
 
 @FAST
-def read(v, x, w, b):
+def read(v: np.ndarray, x: np.ndarray, w: np.ndarray, b: np.ndarray) -> None:
     """W = V'X and b = the sum of V over the samples, for v [N, O], x [N, I] by `pack`."""
     b[:] = ZERO
     product(v.T, x, w)
@@ -128,7 +128,7 @@ def read(v, x, w, b):
 
 
 @FAST
-def read_head(v, out):
+def read_head(v: np.ndarray, out: np.ndarray) -> None:
     """Fill out [C], a GaussianHead's, with the sum over the samples of the second half of v [N, 2 C]."""
     out[:] = ZERO
     for n in range(v.shape[0]):
@@ -137,7 +137,7 @@ def read_head(v, out):
 
 
 @FAST
-def reverse(net, done, g, d, curvature):
+def reverse(net: Network, done: Forward, g: np.ndarray, d: np.ndarray, curvature: int) -> None:
     """Carry the gradient g and the diagonal d, both [N, C], from a network's outputs back to all its parameters.
 
     done: of `forward`. curvature: NO_CURVATURE, d is not looked at; WITHOUT_D2F, the terms in f'' are dropped; or

@@ -19,7 +19,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @EXACT
-def log_softmax(row, logq):
+def log_softmax(row: np.ndarray, logq: np.ndarray) -> None:
     """Fill logq with the logarithms of the row's softmax."""
     top, total = row[0], 0.0
     for v in row:
@@ -32,7 +32,7 @@ def log_softmax(row, logq):
 
 
 @EXACT
-def _cross_entropy(z, target, factor, g, d):
+def _cross_entropy(z: np.ndarray, target: np.ndarray, factor: float, g: np.ndarray, d: np.ndarray) -> np.float32:
     value, logq = 0.0, np.empty(z.shape[1])
     for n in range(z.shape[0]):
         y = target[n]
@@ -49,7 +49,16 @@ def _cross_entropy(z, target, factor, g, d):
 
 
 @EXACT
-def value(z, returns, old, clip, coef, factor, g, d):
+def value(
+    z: np.ndarray,
+    returns: np.ndarray,
+    old: np.ndarray,
+    clip: float,
+    coef: float,
+    factor: float,
+    g: np.ndarray,
+    d: np.ndarray,
+) -> np.float32:
     """ValueLoss; clip 0: none."""
     value, c = 0.0, coef * factor
     for n in range(z.shape[0]):
@@ -68,7 +77,7 @@ def value(z, returns, old, clip, coef, factor, g, d):
 
 
 @EXACT
-def objective(logp, old, a, clip):
+def objective(logp: float, old: float, a: float, clip: float) -> tuple[float, float, float]:
     """The policy loss of one sample and its first two derivatives in log pi; clip 0: the plain policy gradient."""
     if clip == 0:
         return -a * logp, -a, 0.0
@@ -79,13 +88,15 @@ def objective(logp, old, a, clip):
 
 
 @EXACT
-def log_deviation(p, kind):
+def log_deviation(p: float, kind: int) -> float:
     """The logarithm of the standard deviation that p says."""
     return p if kind == LOG_STD else 0.5 * (p if kind == LOG_VAR else math.log(p))
 
 
 @EXACT
-def gaussian(z, kind, samples, loss, g, d):
+def gaussian(
+    z: np.ndarray, kind: int, samples: Samples, loss: PolicyLoss, g: np.ndarray, d: np.ndarray
+) -> np.float32:
     """GaussianPPO, or with clip 0 GaussianPolicyGradient; kind: LOG_STD, LOG_VAR or VAR."""
     actions, old, advantages = samples
     value, m, c = 0.0, actions.shape[1], loss.entropy_coef * loss.factor
@@ -117,7 +128,7 @@ def gaussian(z, kind, samples, loss, g, d):
 
 
 @EXACT
-def categorical(z, samples, loss, g, d):
+def categorical(z: np.ndarray, samples: Samples, loss: PolicyLoss, g: np.ndarray, d: np.ndarray) -> np.float32:
     """CategoricalPPO, or with clip 0 CategoricalPolicyGradient."""
     actions, old, advantages = samples
     value, c, logq = 0.0, loss.entropy_coef * loss.factor, np.empty(z.shape[1])

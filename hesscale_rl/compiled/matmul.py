@@ -4,6 +4,8 @@ The inner loop is written in the compiler's own language: a tile of C, 4 rows by
 while the loop runs over K. No order of summation depends on the machine's load: the same numbers come out every time.
 """
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -15,7 +17,7 @@ ROWS, LANES = 4, 16  # 8 sums in 256-bit registers: enough to hide the latency o
 
 
 @intrinsic
-def _tile(context, a, b, c, k):
+def _tile(context: Any, a: Any, b: Any, c: Any, k: Any) -> Any:
     """C = A B for A [4, K], B [K, 16] and C [4, 16]; K at least 1.
 
     Each is its address, and the bytes from one row to the next; A has as third those from one column to the next.
@@ -25,13 +27,13 @@ def _tile(context, a, b, c, k):
     none = ir.Constant(vector, ir.Undefined)
     spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (a, row, step), (b, b_row), (c, c_row) = (
             [builder.extract_value(matrix, i) for i in range(matrix.type.count)] for matrix in arguments[:3]
         )
         k = arguments[3]
 
-        def load(address, kind):
+        def load(address: Any, kind: Any) -> Any:
             value = builder.load(builder.inttoptr(address, kind.as_pointer()))
             value.align = 4
             return value
@@ -69,13 +71,13 @@ def _tile(context, a, b, c, k):
 
 
 @FAST
-def padded(columns):
+def padded(columns: int) -> int:
     """The next multiple of the tile's width."""
     return (columns + LANES - 1) // LANES * LANES
 
 
 @FAST
-def pack(b):
+def pack(b: np.ndarray) -> np.ndarray:
     """Return B [K, N] in rows as `product` reads them: B itself, or a copy whose rows are filled up with zeros."""
     k, n = b.shape
     if n % LANES == 0:
@@ -86,7 +88,7 @@ def pack(b):
 
 
 @FAST
-def transposed(w):
+def transposed(w: np.ndarray) -> np.ndarray:
     """Return W' for W [O, I], with rows as `product` reads them."""
     o_all, i_all = w.shape
     width = padded(o_all)
@@ -98,13 +100,13 @@ def transposed(w):
     return out
 
 
-def _product(a, b, c):
+def _product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     c[:] = a @ b[:, : c.shape[1]]
 
 
 @or_plain(_product)
 @FAST
-def product(a, b, c):
+def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     """C = A B for A [M, K] of any strides, B [K, N] by `pack` or `transposed`, C [M, N] in rows."""
     m_all, k = a.shape
     n_all, m_four = c.shape[1], m_all - m_all % ROWS
@@ -132,7 +134,7 @@ def product(a, b, c):
 
 
 @FAST_SUMS
-def _few_rows(x, w, b, y):
+def _few_rows(x: np.ndarray, w: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
     """Y = X W' + b for few rows x [N, I]: sums along I, split into lanes, for four samples at a time."""
     four = len(x) - len(x) % 4
     for n in range(0, four, 4):
@@ -155,7 +157,7 @@ def _few_rows(x, w, b, y):
 
 
 @FAST
-def linear(x, w, b, y):
+def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
     """Y = X W' + b for x [N, I], w [O, I], b [O], y [N, O]."""
     # Turning w around pays for many samples, and for more than a few outputs.
     if len(x) < 16 or len(w) < 4:

@@ -86,7 +86,7 @@ DELTA, AVERAGE, BOUND, DECAY, MEAN, STEPS, SETTINGS = range(7)  # columns of a t
 
 
 @FAST
-def step(table, etas):
+def step(table: Table, etas: np.ndarray) -> None:
     """Take a step: measure all groups, scale, apply. Fills etas [G]."""
     bounds, h = table.bounds, np.zeros(len(etas))
     for i in range(len(etas)):
@@ -105,7 +105,7 @@ def step(table, etas):
 
 
 @FAST
-def scaled(h, group):
+def scaled(h: float, group: np.ndarray) -> float:
     """Return eta, as scaling.eta does, and remember the running average of h before its correction."""
     if group[DELTA] == OFF:
         return 1.0
@@ -118,13 +118,13 @@ def scaled(h, group):
 
 
 @FAST
-def _within(delta, h):
+def _within(delta: float, h: float) -> float:
     """The factor that makes u'Hu = h at most 2 delta; 1 for no curvature."""
     return min(1.0, math.sqrt(2 * delta / h)) if h > 0 else 1.0 + (h - h)  # a NaN stays one
 
 
 @FAST
-def _decay_and_apply(table, i, k, eta):
+def _decay_and_apply(table: Table, i: int, k: int, eta: float) -> None:
     """Decoupled weight decay, p <- p - lr weight_decay p, and then the step of one tensor."""
     row, group = table.where[k], table.groups[i]
     if group[DECAY] != 0:
@@ -135,7 +135,15 @@ def _decay_and_apply(table, i, k, eta):
 
 
 @FAST
-def _step_of(measure, apply, where, counts, bounds, groups, etas):
+def _step_of(
+    measure: Any,
+    apply: Any,
+    where: np.ndarray,
+    counts: np.ndarray,
+    bounds: np.ndarray,
+    groups: np.ndarray,
+    etas: np.ndarray,
+) -> None:
     """The same for whoever has no table yet: records take numba longer to look at than arrays do."""
     step(Table(measure, apply, where, counts, bounds, groups), etas)
 
@@ -144,25 +152,25 @@ def _step_of(measure, apply, where, counts, bounds, groups, etas):
 
 
 @FAST
-def floats(address, n):
+def floats(address: int, n: int) -> np.ndarray:
     """The n numbers that begin at the address."""
     return at(address, 1, n)[0]
 
 
 @FAST
-def larger(a, b):
+def larger(a: float, b: float) -> float:
     """The larger of two; a where it is NaN."""
     return b if b > a else a
 
 
 @FAST
-def smaller(a, b):
+def smaller(a: float, b: float) -> float:
     """The smaller of two; a where it is NaN."""
     return b if b < a else a
 
 
 @FAST
-def _moved(v, x, keep, rest):
+def _moved(v: float, x: float, keep: float, rest: float) -> float | np.float32:
     """Return keep v + rest x^2, or LARGEST in place of more."""
     new = keep * v + rest * (x * x)
     if new > LARGEST:  # perhaps the square alone is more than float32 holds
@@ -172,7 +180,9 @@ def _moved(v, x, keep, rest):
 
 
 @FAST
-def move_averages(g, s, m, v, betas, sign):
+def move_averages(
+    g: np.ndarray, s: np.ndarray, m: np.ndarray, v: np.ndarray, betas: tuple[float, float], sign: float
+) -> None:
     """Move m to beta1 m + (1 - beta1) sign g, and v to beta2 v + (1 - beta2) s^2."""
     # 1 - beta before it is rounded: afterwards it would be 1e-5 off for 0.999.
     rest1, b2, rest2 = np.float32(1 - betas[0]), np.float32(betas[1]), np.float32(1 - betas[1])
@@ -182,7 +192,7 @@ def move_averages(g, s, m, v, betas, sign):
 
 
 @FAST
-def move_average_of_squares(w, d, beta2):
+def move_average_of_squares(w: np.ndarray, d: np.ndarray, beta2: float) -> None:
     """Move w to beta2 w + (1 - beta2) d^2."""
     b2, rest2 = np.float32(beta2), np.float32(1 - beta2)
     for i in range(len(w)):
@@ -190,7 +200,7 @@ def move_average_of_squares(w, d, beta2):
 
 
 @FAST
-def longest_alone(delta, rate, reach):
+def longest_alone(delta: float, rate: float, reach: float) -> np.float32:
     """What an entry of u without its rate may count as, root u^2: the whole region; for reach=None no bound."""
     return np.float32(np.inf if reach == OFF or rate == 0 else 2 * delta / (rate * rate))
 

@@ -80,7 +80,7 @@ class AdaHesScale(DiagonalOptimizer):
 
 
 @FAST
-def _measure(tensors, n, t, s, delta):
+def _measure(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float) -> float:
     """Move the averages; return u'Hu, or 0 where steps are not scaled."""
     lr, beta1, beta2, eps, reach, flat, maximize = s
     g, d, m, v = floats(tensors[1], n), floats(tensors[2], n), floats(tensors[3], n), floats(tensors[4], n)
@@ -99,7 +99,9 @@ def _measure(tensors, n, t, s, delta):
 
 
 @FAST_SUMS
-def _curvature_along(m, v, w, root, eps, bounds):
+def _curvature_along(
+    m: np.ndarray, v: np.ndarray, w: np.ndarray, root: float, eps: float, bounds: tuple[float, float]
+) -> float:
     """sum root' u^2 for root' = max(sqrt(v_hat), low |m|) and u = m/(root' + eps), which has no rate yet.
 
     In blocks, so that float32 suffices inside one. w is v, and `bounds` is low twice: given as two numbers each, they
@@ -116,7 +118,7 @@ def _curvature_along(m, v, w, root, eps, bounds):
 
 
 @FAST
-def _apply(tensors, n, t, s, delta, eta):
+def _apply(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float, eta: float) -> None:
     """Take eta u from the parameter."""
     lr, beta1, beta2, eps, reach, _, _ = s
     p, m, v = floats(tensors[0], n), floats(tensors[3], n), floats(tensors[4], n)

@@ -90,7 +90,7 @@ class ScaledAdam(DiagonalOptimizer):
 
 
 @FAST
-def _measure(tensors, n, t, s, delta):
+def _measure(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float) -> float:
     """Move the averages; return u'Hu, or 0 where steps are not scaled."""
     lr, beta1, beta2, eps, reach, maximize = s
     g, m, v = floats(tensors[1], n), floats(tensors[3], n), floats(tensors[4], n)
@@ -108,7 +108,7 @@ def _measure(tensors, n, t, s, delta):
 
 
 @FAST_SUMS
-def _curvature_along(m, v, w, root, eps, flat):
+def _curvature_along(m: np.ndarray, v: np.ndarray, w: np.ndarray, root: float, eps: float, flat: float) -> float:
     """sum max(sqrt(w_hat), flat |m|) u^2 for u = m/(sqrt(v_hat) + eps), which has no rate yet.
 
     In blocks, so that float32 suffices inside one.
@@ -124,7 +124,9 @@ def _curvature_along(m, v, w, root, eps, flat):
 
 
 @FAST_SUMS
-def _curvature_along_within(m, v, w, root, eps, bounds):
+def _curvature_along_within(
+    m: np.ndarray, v: np.ndarray, w: np.ndarray, root: float, eps: float, bounds: tuple[float, float]
+) -> float:
     """The same where each entry is shortened until it counts as `most`; bounds: flat and most."""
     total, n = np.float64(0), len(m)
     flat, most = bounds
@@ -138,7 +140,7 @@ def _curvature_along_within(m, v, w, root, eps, bounds):
 
 
 @FAST
-def _apply(tensors, n, t, s, delta, eta):
+def _apply(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float, eta: float) -> None:
     """Take eta u from the parameter, each entry of u within the trust region by itself."""
     lr, beta1, beta2, eps, reach, _ = s
     p, m, v = floats(tensors[0], n), floats(tensors[3], n), floats(tensors[4], n)

@@ -98,7 +98,7 @@ class ScaledSGD(DiagonalOptimizer):
 
 
 @FAST
-def _measure(tensors, n, t, s, delta):
+def _measure(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float) -> float:
     """Move the averages; return u'Hu, or 0 where steps are not scaled."""
     lr, beta2, momentum, reach, maximize = s
     b = floats(tensors[1], n)
@@ -115,7 +115,7 @@ def _measure(tensors, n, t, s, delta):
 
 
 @FAST_SUMS
-def _curvature_along(b, w, root, bound, most):
+def _curvature_along(b: np.ndarray, w: np.ndarray, root: float, bound: float, most: float) -> float:
     """sum max(sqrt(w_hat), bound |b|) b^2, each entry at most `most`; in blocks, for the sake of float32."""
     total, n = np.float64(0), len(b)
     for start in range(0, n, 1024):
@@ -127,7 +127,7 @@ def _curvature_along(b, w, root, bound, most):
 
 
 @FAST
-def _apply(tensors, n, t, s, delta, eta):
+def _apply(tensors: np.ndarray, n: int, t: int, s: np.ndarray, delta: float, eta: float) -> None:
     """Take eta u from the parameter, each entry of u within the trust region by itself."""
     lr, beta2, momentum, reach, maximize = s
     p, b, sign = floats(tensors[0], n), floats(tensors[1], n), 1 - 2 * maximize

@@ -4,6 +4,7 @@ python -m hesscale_rl.rl.fast.compile_all common | hutchinson
 """
 
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,10 +26,10 @@ class _Still:
 
     num_envs = 1
 
-    def reset(self, seeds):
+    def reset(self, seeds: Any) -> np.ndarray:
         return np.zeros((1, 3))
 
-    def step(self, actions):
+    def step(self, actions: np.ndarray) -> Step:
         over = np.ones(1, dtype=bool)
         return Step(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), over, over, over)
 

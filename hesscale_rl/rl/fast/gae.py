@@ -6,7 +6,15 @@ from ...jit import EXACT
 
 
 @EXACT
-def _gae(rewards, values, next_values, terminated, done, gamma, lam):
+def _gae(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    terminated: np.ndarray,
+    done: np.ndarray,
+    gamma: float,
+    lam: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """The same for arrays [T, E], float32 and bool."""
     advantages, returns = np.empty_like(rewards), np.empty_like(rewards)
     for i in range(rewards.shape[1]):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from ...jit import EXACT
-from ..records import LARGEST
+from ..records import LARGEST, RewardScale, Statistics
 
 
 @EXACT
-def copy_finite(x, row):
+def copy_finite(x: np.ndarray, row: np.ndarray) -> bool:
     """Copy x [n] into row [n], float64; return whether float32 holds all of it."""
     held = True
     for i in range(len(row)):
@@ -19,7 +19,7 @@ def copy_finite(x, row):
 
 
 @EXACT
-def welford_update(x, stats):
+def welford_update(x: np.ndarray, stats: Statistics) -> bool:
     """Count x [n] in; return whether all of it is finite."""
     mean, var, count = stats.mean, stats.var, stats.counted
     finite = True
@@ -38,7 +38,7 @@ def welford_update(x, stats):
 
 
 @EXACT
-def normalize(x, stats, out):
+def normalize(x: np.ndarray, stats: Statistics, out: np.ndarray) -> None:
     """Fill out [n], float32, with x [n] normalised."""
     mean, var, eps, clip = stats.mean, stats.var, stats.eps, stats.clip
     for i in range(len(x)):
@@ -48,7 +48,7 @@ def normalize(x, stats, out):
 
 
 @EXACT
-def normalize_and_update(x, stats, out):
+def normalize_and_update(x: np.ndarray, stats: Statistics, out: np.ndarray) -> bool:
     """Count x [n] in and fill out with it normalised, or as it is; return whether x is finite."""
     if stats.active:
         finite = welford_update(x, stats)
@@ -62,7 +62,7 @@ def normalize_and_update(x, stats, out):
 
 
 @EXACT
-def scale_and_update(reward, over, scale, i):
+def scale_and_update(reward: float, over: bool, scale: RewardScale, i: int) -> float:
     """Count a reward of environment i in; return it scaled, or as it is."""
     ret, stats = scale.ret[i : i + 1], scale.stats
     if not stats.active:
