@@ -16,7 +16,7 @@ from hesscale_rl.system.console import complain
 
 from . import native, state
 from .checking import Checked, CheckedPool
-from .native.rollout import Driver, driver
+from .native.rollout import RolloutDriver, driver
 from .plain import NotPlain
 
 
@@ -61,7 +61,7 @@ class Envs:
         """Return each copy by itself: none waits for another."""
         return [self] if self.num_envs == 1 else [Envs(env) for env in self.copies]
 
-    def driver(self, policy: Policy) -> Driver | None:
+    def driver(self, policy: Policy) -> RolloutDriver | None:
         """Return what takes a rollout's steps with a policy in few calls, None where they are taken one by one."""
         return driver(self.copies[0], policy) if self.num_envs == 1 else None
 

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DONE, FAILED, EnvironmentFault, InputError
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
-
-from .commands import Parser, obey
 
 if TYPE_CHECKING:
     from hesscale_rl.envs.checking import Checked

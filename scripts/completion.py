@@ -18,7 +18,7 @@ import warnings
 from hesscale_rl import agents
 from hesscale_rl.errors import DONE
 from hesscale_rl.optim import declaration
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
 SHELL = """\

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from hesscale_rl.errors import DONE, Diverged, InputError
 from hesscale_rl.playing import agent_of, read_run
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.runs.video import Film, cannot_draw, need_video
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
 MAX_STEPS = 100_000  # hesscale_rl.rl.episode's, which imports torch

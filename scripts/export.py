@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.playing import agent_of, read_run
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
-from .commands import Parser, obey
 from .evaluate import run_flags
 
 if TYPE_CHECKING:

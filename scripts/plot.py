@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis import curves
-from hesscale_rl.scripts.analysis.lines import EVERYWHERE, KINDS, Line, Options
+from hesscale_rl.scripts.analysis.lines import EVERYWHERE, KINDS, Line, LineOptions
 from hesscale_rl.scripts.analysis.panels import (
     FONTS,
     axis_names,
@@ -38,7 +38,6 @@ from hesscale_rl.scripts.analysis.panels import (
     write,
 )
 from hesscale_rl.scripts.analysis.read_runs import FINE, RATE, SUPERVISED, TAGS, RecordedRun, collect, read
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 
@@ -135,7 +134,7 @@ def plot(args: argparse.Namespace) -> int:
     for agent, runs in sorted(agents.items()):
         if args.x not in (None, "steps") and agent != SUPERVISED:
             raise InputError(f"--x {args.x}: is for supervised runs, and those of {agent} are among these")
-        options = Options(args.bins, args.statistic, args.error, args.diverged, args.all, args.normalized)
+        options = LineOptions(args.bins, args.statistic, args.error, args.diverged, args.all, args.normalized)
         if not (lines := KINDS[args.kind](runs, options)):
             needs = "two groups (optimizers, settings, learning rates) or more, the same on every task"
             raise InputError(f"{args.kind}: nothing to normalise among the runs of {agent}; it needs {needs}")

@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis.read_runs import RATE, TAGS
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
 PORT = 8765

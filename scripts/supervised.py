@@ -239,7 +239,7 @@ def warm_up(args: Args, net: nn.Sequential, taped: bool, x: Tensor, loss: hs.los
 
 
 @dataclass
-class Account:
+class Standing:
     """Where a run stands: `place` of the updates of an epoch are done, in `order` [examples]; the sums over them."""
 
     order: Tensor
@@ -253,7 +253,7 @@ class Account:
 
 def restore(
     net: nn.Module, tested: nn.Module, optimizer: hs.optim.CurvatureOptimizer, saved: dict[str, Any], examples: int
-) -> Account:
+) -> Standing:
     """Load a checkpoint into all of these; InputError if it does not fit. The optimizer keeps its settings."""
     settings = [{name: group[name] for name in optimizer.ranges} for group in optimizer.param_groups]
     with fitting():
@@ -261,12 +261,12 @@ def restore(
         if tested is not net:
             tested.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
-        account = Account(**saved["rollout"])
-    if account.order.shape != (examples,):
+        standing = Standing(**saved["rollout"])
+    if standing.order.shape != (examples,):
         raise InputError("--resume: the checkpoint is of other data")
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
-    return account
+    return standing
 
 
 def train(args: Args) -> int:
@@ -295,7 +295,7 @@ def train(args: Args) -> int:
     orders = torch.Generator().manual_seed(args.seed)
     begins = saved is None or "policy" not in saved
     if saved is None or begins:
-        now = Account(torch.randperm(examples, generator=orders))
+        now = Standing(torch.randperm(examples, generator=orders))
     else:
         now = restore(net, tested, optimizer, saved, examples)
         orders.set_state(saved["orders"])

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hesscale_rl.errors import DIVERGED, DONE, INTERRUPTED, InputError
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.scripts.sweeping.state import exit_code, locate, log_end, log_path, reached, saved
 from hesscale_rl.system.console import complain, say
 
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-class Account:
+class Tally:
     """What has become of every run, and how fast it goes."""
 
     def __init__(self, runs: list[Planned], folder: Path):
@@ -93,7 +93,7 @@ class Account:
         }
 
 
-def work(account: Account, launcher: launchers.Launcher) -> bool:
+def work(tally: Tally, launcher: launchers.Launcher) -> bool:
     """Wait until every run has ended; return False if a signal ended it before."""
     from rich.console import Console
     from rich.live import Live
@@ -103,13 +103,13 @@ def work(account: Account, launcher: launchers.Launcher) -> bool:
     with told_to_stop() as stop:
         table = Live(console=console, auto_refresh=False)
         with table if console.is_terminal else contextlib.nullcontext():
-            while account.open() and not stop:
+            while tally.open() and not stop:
                 for run, code in launcher.poll():
-                    account.end(run, code)
+                    tally.end(run, code)
                 if time.monotonic() >= due:
-                    state = account.state()
+                    state = tally.state()
                     if console.is_terminal:
-                        rows = Table(*state, title=str(account.folder), title_justify="left")
+                        rows = Table(*state, title=str(tally.folder), title_justify="left")
                         rows.add_row(*state.values())
                         table.update(rows, refresh=True)
                     else:
@@ -151,19 +151,19 @@ def ending(code: int) -> str:
     return f"killed by {names.get(-code, f'signal {-code}')}" + ", out of memory?" * (-code == signal.SIGKILL)
 
 
-def report(account: Account) -> int:
+def report(tally: Tally) -> int:
     """Say what came of it, with the end of the logs of runs that crashed; return the exit code."""
-    state = account.state()
+    state = tally.state()
     words = ", ".join(f"{state[word]} {word}" for word in ("done", "diverged", "failed"))
-    say(f"{words}; {account.found} were finished before; {duration(time.monotonic() - account.began)}")
-    failed = [run for run, code in account.codes.items() if code not in (DONE, DIVERGED)]
+    say(f"{words}; {tally.found} were finished before; {duration(time.monotonic() - tally.began)}")
+    failed = [run for run, code in tally.codes.items() if code not in (DONE, DIVERGED)]
     for number, run in enumerate(failed):
-        path = log_path(account.folder, run.name)
-        complain("\n" * (number <= TAILS) + f"{run.name}: {ending(account.codes[run])}, {path}")
-        if (lines := log_end(account.folder, run.name)) and number < TAILS:
+        path = log_path(tally.folder, run.name)
+        complain("\n" * (number <= TAILS) + f"{run.name}: {ending(tally.codes[run])}, {path}")
+        if (lines := log_end(tally.folder, run.name)) and number < TAILS:
             complain(*lines)
     if not failed:
-        say(f"next  hesscale-rl plot sensitivity {account.folder}")
+        say(f"next  hesscale-rl plot sensitivity {tally.folder}")
     return FAILED if failed else DONE
 
 
@@ -192,9 +192,9 @@ def sweep(args: argparse.Namespace) -> int:
         raise InputError(f"--dir {folder}: cannot be written ({error.strerror})") from None
     try:
         compile_loops()
-        account = Account(runs, folder)
-        launcher.begin(account.open(), folder)
-        return report(account) if work(account, launcher) else INTERRUPTED
+        tally = Tally(runs, folder)
+        launcher.begin(tally.open(), folder)
+        return report(tally) if work(tally, launcher) else INTERRUPTED
     finally:
         own.release()
 

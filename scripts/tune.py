@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DIVERGED, DONE, FAILED, INTERRUPTED, InputError
+from hesscale_rl.runs.command_line import Parser
 from hesscale_rl.scripts import sweep
-from hesscale_rl.scripts.commands import Parser
 from hesscale_rl.scripts.sweeping.space import RUNGS, read_settings, read_space, rung_of, score
 from hesscale_rl.scripts.sweeping.state import exit_code, log_end, reached
 from hesscale_rl.system.console import complain, say
 
 if TYPE_CHECKING:  # what takes its time to import waits until the command line is read
     from hesscale_rl.scripts.sweeping import launchers
-    from hesscale_rl.scripts.sweeping.space import Choice, Range
+    from hesscale_rl.scripts.sweeping.space import Choice, Span
     from hesscale_rl.scripts.sweeping.spec import Planned
 
 VARIED = ("learning_rate=1e-5:1e-1", "gamma=0.95,0.98,0.99,0.995", "gae_lambda=0.8,0.9,0.95,0.98")
@@ -55,7 +55,7 @@ class Tuning:
     """The trials of a task: asks for settings, looks how their runs do, and tells what came of them."""
 
     def __init__(
-        self, args: argparse.Namespace, space: dict[str, Range | Choice], fixed: dict[str, Any], folder: Path
+        self, args: argparse.Namespace, space: dict[str, Span | Choice], fixed: dict[str, Any], folder: Path
     ):
         self.args, self.space, self.fixed, self.folder = args, space, fixed, folder
         self.study = make_study(folder, args.seed)
@@ -198,7 +198,7 @@ def planned(args: argparse.Namespace, settings: dict[str, Any]) -> list[tuple[Pl
     return combinations(f"tune {args.env_id}", given)
 
 
-def check(args: argparse.Namespace, space: dict[str, Range | Choice], fixed: dict[str, Any]) -> None:
+def check(args: argparse.Namespace, space: dict[str, Span | Choice], fixed: dict[str, Any]) -> None:
     """Raise InputError for what cannot be, among it each end of a range, before anything starts."""
     for flag, least in (("trials", 1), ("seeds", 1)):
         if getattr(args, flag) < least:

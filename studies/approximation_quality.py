@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array
 from hesscale_rl.scripts.analysis.panels import FONTS, check_output, target, write
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.scripts.supervised_tasks import data
 from hesscale_rl.scripts.sweep import duration
 from hesscale_rl.system.console import complain, say

@@ -29,8 +29,7 @@ from typing import Any
 
 import hesscale_rl as hs
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.studies import cost_figure
 from hesscale_rl.studies.cost_figure import BASELINE, Row
 from hesscale_rl.studies.memory import Measure, fresh_processes

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.runs.command_line import obey
 from hesscale_rl.scripts.analysis.curves import Array
-from hesscale_rl.scripts.commands import obey
 from hesscale_rl.scripts.supervised_tasks import data
 from hesscale_rl.scripts.sweep import duration
 from hesscale_rl.studies.approximation_quality import caption, check_common, common_flags, interval, network, save

@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscale_rl.errors import DONE
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis.panels import LOOKS, check_output, target, write
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.scripts.sweep import duration
 from hesscale_rl.studies.approximation_quality import caption, figure_bytes
 from hesscale_rl.system.console import complain, say

@@ -14,8 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.system.console import say
 
 if TYPE_CHECKING:

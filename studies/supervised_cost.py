@@ -32,8 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from hesscale_rl.errors import DONE, Diverged, InputError
-from hesscale_rl.runs.command_line import path_text
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.supervised import (
     Args,
     check_curvature,

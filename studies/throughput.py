@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.scripts.commands import Parser, obey
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")

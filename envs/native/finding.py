@@ -11,7 +11,7 @@ from hesscale_rl.system.console import complain
 
 from . import proof
 from .library import library
-from .stepping import STACK, NativeStep, NotCovered, known, settings
+from .stepping import STACK, NativeStep, UnknownArgument, known, settings
 
 
 def find(env: gym.Env, name: str) -> NativeStep | None:
@@ -27,7 +27,7 @@ def find(env: gym.Env, name: str) -> NativeStep | None:
         return None
     try:
         settings(env.unwrapped)
-    except NotCovered as reason:
+    except UnknownArgument as reason:
         say(f"{name}: Gymnasium's own step is taken, since {reason}")
         return None
     own = NativeStep(env, task, found)

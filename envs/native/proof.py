@@ -18,7 +18,7 @@ from gymnasium.envs.mujoco import mujoco_env
 from hesscale_rl.compiled import cache
 
 from .stepping import NativeStep, settings
-from .tasks import Settings
+from .tasks import TaskSettings
 
 STEPS = 400
 SAME, OTHER = b"same", b"other"
@@ -82,7 +82,7 @@ def _copy(inner: Any) -> Any:
     """A new environment of this kind with the arguments that decide its steps; it was never reset."""
     new = type(inner)(**({"main_body": inner._main_body} if hasattr(inner, "_main_body") else {}))
     new.frame_skip = inner.frame_skip
-    for field in Settings._fields:
+    for field in TaskSettings._fields:
         if hasattr(inner, f"_{field}"):
             setattr(new, f"_{field}", getattr(inner, f"_{field}"))
     return new

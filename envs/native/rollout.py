@@ -93,7 +93,7 @@ def advance(blocks, actor, rows, seen, account, norms, t):
     return t, GOING
 
 
-class Driver:
+class RolloutDriver:
     """Takes the steps of rollouts of one environment, `env` as checking.py has it, with a policy's actor.
 
     The actor's parameters may change in place, but must not be moved or replaced. `clock`: None, or where the time of
@@ -143,9 +143,9 @@ class Driver:
         return t, self.step._replace(obs=self.first)
 
 
-def driver(env: Any, policy: Policy) -> Driver | None:
+def driver(env: Any, policy: Policy) -> RolloutDriver | None:
     """Return what takes a rollout's steps in an environment with a policy, None where only single steps are known."""
     if env.native is None or policy.discrete or not policy.box.as_it_is:
         return None
     actor = actor_record(policy)
-    return Driver(env, env.native, actor) if isinstance(actor, GaussianActor) else None
+    return RolloutDriver(env, env.native, actor) if isinstance(actor, GaussianActor) else None

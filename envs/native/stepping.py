@@ -17,12 +17,12 @@ from gymnasium.envs.mujoco import mujoco_env
 
 from . import tasks
 from .library import Library
-from .tasks import Settings
+from .tasks import TaskSettings
 
 MOST = 128  # numbers that `arithmetic.sum_of_squares` can sum up as NumPy does
 
 
-class Task(NamedTuple):
+class NativeTask(NamedTuple):
     """A task's number, the file of its model, the bodies that it names, and whether their masses count."""
 
     number: int
@@ -32,26 +32,26 @@ class Task(NamedTuple):
 
 
 KNOWN = {
-    "half_cheetah_v4.HalfCheetahEnv": Task(tasks.HALF_CHEETAH, "half_cheetah.xml"),
-    "half_cheetah_v5.HalfCheetahEnv": Task(tasks.HALF_CHEETAH, "half_cheetah.xml"),
-    "swimmer_v4.SwimmerEnv": Task(tasks.SWIMMER, "swimmer.xml"),
-    "swimmer_v5.SwimmerEnv": Task(tasks.SWIMMER, "swimmer.xml"),
-    "hopper_v5.HopperEnv": Task(tasks.HOPPER, "hopper.xml"),
-    "walker2d_v5.Walker2dEnv": Task(tasks.WALKER2D, "walker2d_v5.xml"),
-    "ant_v5.AntEnv": Task(tasks.ANT, "ant.xml"),
-    "humanoid_v5.HumanoidEnv": Task(tasks.HUMANOID, "humanoid.xml", weighs=True),
-    "humanoidstandup_v5.HumanoidStandupEnv": Task(tasks.STANDUP, "humanoidstandup.xml"),
-    "reacher_v5.ReacherEnv": Task(tasks.REACHER, "reacher.xml", ("fingertip", "target")),
-    "pusher_v5.PusherEnv": Task(tasks.PUSHER, "pusher_v5.xml", ("tips_arm", "object", "goal")),
-    "inverted_pendulum_v5.InvertedPendulumEnv": Task(tasks.PENDULUM, "inverted_pendulum.xml"),
-    "inverted_double_pendulum_v5.InvertedDoublePendulumEnv": Task(tasks.DOUBLE, "inverted_double_pendulum.xml"),
+    "half_cheetah_v4.HalfCheetahEnv": NativeTask(tasks.HALF_CHEETAH, "half_cheetah.xml"),
+    "half_cheetah_v5.HalfCheetahEnv": NativeTask(tasks.HALF_CHEETAH, "half_cheetah.xml"),
+    "swimmer_v4.SwimmerEnv": NativeTask(tasks.SWIMMER, "swimmer.xml"),
+    "swimmer_v5.SwimmerEnv": NativeTask(tasks.SWIMMER, "swimmer.xml"),
+    "hopper_v5.HopperEnv": NativeTask(tasks.HOPPER, "hopper.xml"),
+    "walker2d_v5.Walker2dEnv": NativeTask(tasks.WALKER2D, "walker2d_v5.xml"),
+    "ant_v5.AntEnv": NativeTask(tasks.ANT, "ant.xml"),
+    "humanoid_v5.HumanoidEnv": NativeTask(tasks.HUMANOID, "humanoid.xml", weighs=True),
+    "humanoidstandup_v5.HumanoidStandupEnv": NativeTask(tasks.STANDUP, "humanoidstandup.xml"),
+    "reacher_v5.ReacherEnv": NativeTask(tasks.REACHER, "reacher.xml", ("fingertip", "target")),
+    "pusher_v5.PusherEnv": NativeTask(tasks.PUSHER, "pusher_v5.xml", ("tips_arm", "object", "goal")),
+    "inverted_pendulum_v5.InvertedPendulumEnv": NativeTask(tasks.PENDULUM, "inverted_pendulum.xml"),
+    "inverted_double_pendulum_v5.InvertedDoublePendulumEnv": NativeTask(tasks.DOUBLE, "inverted_double_pendulum.xml"),
 }
-USUAL, NO_ARGUMENT = Settings()._asdict(), object()
+USUAL, NO_ARGUMENT = TaskSettings()._asdict(), object()
 PLACE = "gymnasium.envs.mujoco."
 STACK = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)  # from the outside
 
 
-class NotCovered(Exception):
+class UnknownArgument(Exception):
     """A known task with an argument that the compiled step does not know. One line: which."""
 
 
@@ -62,7 +62,7 @@ class NativeStep:
     of the environment than where its memory lies.
     """
 
-    def __init__(self, env: gym.Env, task: Task, found: Library):
+    def __init__(self, env: gym.Env, task: NativeTask, found: Library):
         self.env, self.task, self.library = env, task, found
         self.inner: Any = env.unwrapped
         self.sizes = sizes(self.inner)
@@ -78,7 +78,7 @@ class NativeStep:
             return False
         try:
             own = settings(self.inner)
-        except NotCovered:
+        except UnknownArgument:
             return False
         wrappers = wrappers_of(self.env)
         self.limit = next((w for w in wrappers if type(w) is gym.wrappers.TimeLimit), None)
@@ -124,7 +124,7 @@ def wrappers_of(env: gym.Env) -> list[gym.Wrapper]:
     return found
 
 
-def known(env: gym.Env) -> Task | None:
+def known(env: gym.Env) -> NativeTask | None:
     """Return the task of an environment that is exactly one of Gymnasium's, as its `make` returns it; else None."""
     places = [STACK.index(type(w)) if type(w) in STACK else -1 for w in wrappers_of(env)]
     if places != sorted(set(places) - {-1}):
@@ -151,18 +151,18 @@ def sizes(inner: Any) -> tuple[int, ...]:
     return model.nq, model.nv, model.nu, model.nbody, model.nsite
 
 
-def settings(inner: Any) -> Settings:
-    """Return what of an environment's arguments decides its steps; NotCovered for what no argument should be."""
+def settings(inner: Any) -> TaskSettings:
+    """Return what of an environment's arguments decides its steps; UnknownArgument for what no argument should be."""
     task = KNOWN[f"{type(inner).__module__.removeprefix(PLACE)}.{type(inner).__qualname__}"]
     path = os.path.join(os.path.dirname(mujoco_env.__file__), "assets", task.model)
     if inner.fullpath != path:
-        raise NotCovered(f"its model is {inner.fullpath}")
+        raise UnknownArgument(f"its model is {inner.fullpath}")
     if type(inner.frame_skip) is not int or inner.frame_skip < 1:
-        raise NotCovered(f"its frame_skip is {inner.frame_skip!r}")
+        raise UnknownArgument(f"its frame_skip is {inner.frame_skip!r}")
     if inner.render_mode == "human":
-        raise NotCovered("it shows every step")
+        raise UnknownArgument("it shows every step")
     if inner.model.na or inner.data.cfrc_ext.size > MOST or inner.model.nu > MOST:
-        raise NotCovered("its model was changed")
+        raise UnknownArgument("its model was changed")
     given = {}
     for field, usual in USUAL.items():
         value = getattr(inner, f"_{field}", NO_ARGUMENT)
@@ -170,8 +170,8 @@ def settings(inner: Any) -> Settings:
             continue
         given[field] = covered(value, usual)
         if given[field] is None:
-            raise NotCovered(f"its {field} is {value!r}")
-    return Settings(**given)
+            raise UnknownArgument(f"its {field} is {value!r}")
+    return TaskSettings(**given)
 
 
 def covered(value: Any, usual: Any) -> Any:
@@ -184,7 +184,7 @@ def covered(value: Any, usual: Any) -> Any:
     return float(value) if type(value) in (int, float) and not math.isnan(value) else None
 
 
-def block(inner: Any, task: Task, found: Library, own: Settings) -> np.ndarray:
+def block(inner: Any, task: NativeTask, found: Library, own: TaskSettings) -> np.ndarray:
     """Return where an environment's model and data are, [1] of tasks.BLOCK; good as long as both live."""
     model, data = inner.model, inner.data
     names: tuple[Any, ...] = (inner._main_body,) if task.number == tasks.ANT else task.bodies

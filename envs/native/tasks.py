@@ -47,7 +47,7 @@ class Simulation(NamedTuple):
 Range = tuple[float, float]
 
 
-class Settings(NamedTuple):
+class TaskSettings(NamedTuple):
     """Arguments of the tasks that decide a step; of each task, those that it has, under its own names."""
 
     forward_reward_weight: float = 1.0
@@ -73,8 +73,8 @@ class Settings(NamedTuple):
 
 
 WHOLE = (*Simulation._fields[:5], "body_0", "body_1", "body_2")
-NUMBERS = (*Simulation._fields[6:10], *(name for name in Settings._fields if not name.endswith("_range")))
-RANGES = tuple(name for name in Settings._fields if name.endswith("_range"))
+NUMBERS = (*Simulation._fields[6:10], *(name for name in TaskSettings._fields if not name.endswith("_range")))
+RANGES = tuple(name for name in TaskSettings._fields if name.endswith("_range"))
 ARRAYS, POINTS = Simulation._fields[10:], Simulation._fields[-3:]
 # Both records as one, arrays by their addresses and lengths: a call from Python takes a while for every argument.
 BLOCK = np.dtype(
@@ -100,8 +100,8 @@ def simulation_of(b):
 
 @EXACT
 def settings_of(b):
-    """Return the Settings in a block."""
-    return Settings(
+    """Return the TaskSettings in a block."""
+    return TaskSettings(
         b.forward_reward_weight, b.ctrl_cost_weight, b.contact_cost_weight, b.impact_cost_weight, b.healthy_reward,
         b.reward_dist_weight, b.reward_near_weight, b.reward_control_weight,
         b.terminate_when_unhealthy != 0, b.exclude_current_positions_from_observation != 0,

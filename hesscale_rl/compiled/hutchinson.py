@@ -117,7 +117,7 @@ def _add(a: np.ndarray, total: np.ndarray) -> None:
         total[i] += a[i]
 
 
-class Moved(NamedTuple):
+class Tangent(NamedTuple):
     """R of a pass forward: of every layer before and behind its activation, flat as y, and of the outputs [N, C]."""
 
     before: np.ndarray
@@ -126,7 +126,7 @@ class Moved(NamedTuple):
 
 
 @FAST
-def _forward(net: MLP, signs: np.ndarray, done: Forward) -> Moved:
+def _forward(net: MLP, signs: np.ndarray, done: Forward) -> Tangent:
     """Return how a pass moves as every parameter moves by its sign.
 
     signs [P]: as the parameters of the network, layer by layer, the head's last.
@@ -147,7 +147,7 @@ def _forward(net: MLP, signs: np.ndarray, done: Forward) -> Moved:
         below, r_below = y[start:stop].reshape(n, o), flat_y.reshape(n, o)
         start, first = stop, bias + o
     rz = columns(r_below, 0, r_below.shape[1])
-    return Moved(ra, ry, rz if net.head == NO_HEAD else beside(rz, signs[first:]))
+    return Tangent(ra, ry, rz if net.head == NO_HEAD else beside(rz, signs[first:]))
 
 
 class Share(NamedTuple):
@@ -170,7 +170,7 @@ def _enter(signs: np.ndarray, hz: np.ndarray, share: Share, d: np.ndarray) -> No
 
 @FAST
 def _reverse(
-    net: Network, signs: np.ndarray, done: Forward, moved: Moved, g: np.ndarray, rg: np.ndarray, share: Share
+    net: Network, signs: np.ndarray, done: Forward, moved: Tangent, g: np.ndarray, rg: np.ndarray, share: Share
 ) -> None:
     """Fill a network's gradients and curvatures from g and R g at its outputs, both [N, C]."""
     mlp, x, y, ry = net.mlp, done.x, done.y, moved.behind

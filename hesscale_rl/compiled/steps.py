@@ -28,7 +28,7 @@ APPLY = types.void(*ARGUMENTS, types.float64)
 _measure, _apply = calling(MEASURE), calling(APPLY)
 
 
-class Calls(NamedTuple):
+class KernelCalls(NamedTuple):
     """The addresses of a kernel's functions; without a compiler the functions themselves."""
 
     measure: Any
@@ -53,20 +53,20 @@ class Kernel:
         settings: tuple[str, ...],
         in_step: bool = True,
     ):
-        self.functions = Calls(measure, apply)
+        self.functions = KernelCalls(measure, apply)
         self.averages, self.of, self.in_step = averages, itemgetter(*settings), in_step
 
     @cached_property
-    def calls(self) -> Calls:
+    def calls(self) -> KernelCalls:
         """How the loop calls it; compiled, or taken from the cache, when first asked for."""
         if PLAIN:
             return self.functions
         found = zip(self.functions, (MEASURE, APPLY), strict=True)
         results: list[Any] = [function.get_compile_result(signature) for function, signature in found]
-        return Calls(*(r.library.get_pointer_to_function(r.fndesc.llvm_cfunc_wrapper_name) for r in results))
+        return KernelCalls(*(r.library.get_pointer_to_function(r.fndesc.llvm_cfunc_wrapper_name) for r in results))
 
 
-class Table(NamedTuple):
+class StepTable(NamedTuple):
     """What a step works on: P tensors in G groups.
 
     measure, apply: the kernel's. where [P, 4 + A]: of each tensor how many numbers it has, and the kernel's
@@ -86,7 +86,7 @@ DELTA, AVERAGE, BOUND, DECAY, MEAN, STEPS, SETTINGS = range(7)  # columns of a t
 
 
 @FAST
-def step(table: Table, etas: np.ndarray) -> None:
+def step(table: StepTable, etas: np.ndarray) -> None:
     """Take a step: measure all groups, scale, apply. Fills etas [G]."""
     bounds, h = table.bounds, np.zeros(len(etas))
     for i in range(len(etas)):
@@ -124,7 +124,7 @@ def _within(delta: float, h: float) -> float:
 
 
 @FAST
-def _decay_and_apply(table: Table, i: int, k: int, eta: float) -> None:
+def _decay_and_apply(table: StepTable, i: int, k: int, eta: float) -> None:
     """Decoupled weight decay, p <- p - lr weight_decay p, and then the step of one tensor."""
     row, group = table.where[k], table.groups[i]
     if group[DECAY] != 0:
@@ -145,7 +145,7 @@ def _step_of(
     etas: np.ndarray,
 ) -> None:
     """The same for whoever has no table yet: records take numba longer to look at than arrays do."""
-    step(Table(measure, apply, where, counts, bounds, groups), etas)
+    step(StepTable(measure, apply, where, counts, bounds, groups), etas)
 
 
 # --- for kernels
@@ -209,7 +209,7 @@ def longest_alone(delta: float, rate: float, reach: float) -> np.float32:
 
 
 def numbers(groups: Sequence[dict[str, Any]], kernel: Kernel) -> np.ndarray:
-    """Return the `groups` of a Table."""
+    """Return the `groups` of a StepTable."""
     flat: list[float] = []
     for group in groups:
         delta = OFF if group["delta"] is None else group["delta"]

@@ -39,12 +39,12 @@ class Block:
         """Return the block without what couples two groups of rows."""
         raise NotImplementedError
 
-    def __add__(self, other: "Block") -> "Sum":
-        parts = [block.parts if isinstance(block, Sum) else [block] for block in (self, other)]
-        return Sum(parts[0] + parts[1])
+    def __add__(self, other: "Block") -> "BlockSum":
+        parts = [block.parts if isinstance(block, BlockSum) else [block] for block in (self, other)]
+        return BlockSum(parts[0] + parts[1])
 
 
-class Sum(Block):
+class BlockSum(Block):
     """What several passes gave for one parameter."""
 
     def __init__(self, parts: list[Block]):
@@ -66,9 +66,9 @@ class Sum(Block):
         """Those of each part."""
         return self.parts[0].owners(k)
 
-    def split(self, k: int) -> "Sum":
+    def split(self, k: int) -> "BlockSum":
         """The sum of the split parts."""
-        return Sum([part.split(k) for part in self.parts])
+        return BlockSum([part.split(k) for part in self.parts])
 
 
 class Dense(Block):

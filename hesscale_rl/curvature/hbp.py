@@ -84,8 +84,8 @@ class HBP(Curvature):
                         pairs[x, x] = pairs[x, x] + sandwich if (x, x) in pairs else sandwich
                     else:
                         self._add(pairs, x, z, sandwich)
-            if self.variant not in ("ggn", "fisher") and (bend := self._bend(rule, g, slot)) is not None:
-                pairs[x, x] = pairs[x, x] + bend if (x, x) in pairs else bend
+            if self.variant not in ("ggn", "fisher") and (residual := self._residual(rule, g, slot)) is not None:
+                pairs[x, x] = pairs[x, x] + residual if (x, x) in pairs else residual
 
     @staticmethod
     def _add(pairs: dict[Any, Tensor], a: int, b: int, h: Tensor) -> None:
@@ -118,15 +118,17 @@ class HBP(Curvature):
         """J'HJ by x."""
         return rule.sandwich(h) if self.average == "none" else rule.mean_sandwich(h, self.average == "jacobian")
 
-    def _bend(self, rule: Rule, g: Any, slot: str) -> Tensor | None:
+    def _residual(self, rule: Rule, g: Any, slot: str) -> Tensor | None:
         """sum_k g_k Hess f_k by one input; where it is a diagonal, no eigenvalues are sought."""
         averaged = self.average != "none"
         if rule.diagonal:
-            bend = rule.pull_second(g, [slot]).get(slot)
-            if bend is None:
+            residual = rule.pull_second(g, [slot]).get(slot)
+            if residual is None:
                 return None
-            bend = bend.flatten(1).sum(0, keepdim=True) if averaged else bend.flatten(1)
-            return {"pch-clip": bend.clamp(min=0), "pch-abs": bend.abs()}.get(self.variant, bend).diag_embed()
+            residual = residual.flatten(1).sum(0, keepdim=True) if averaged else residual.flatten(1)
+            return {"pch-clip": residual.clamp(min=0), "pch-abs": residual.abs()}.get(
+                self.variant, residual
+            ).diag_embed()
         if slot != "x":
             if rule.pull_second(g, [slot]):
                 raise MissingPrimitive(rule, "hessian")

@@ -61,13 +61,13 @@ def conjugate_gradients(
         if not bool(alive.any()):
             break
         ap = product(p, alive)
-        bend = systems.dot(p, ap)
+        pap = systems.dot(p, ap)  # p'Ap
         if i == 0 and start is None:
-            x = systems.scale(((bend <= 0) & alive).to(bend), b)
-        curvature = bend / systems.dot(p, p)
+            x = systems.scale(((pap <= 0) & alive).to(pap), b)
+        curvature = pap / systems.dot(p, p)
         top = torch.maximum(top, curvature.nan_to_num(0.0))
-        alive = alive & (bend > 0) & (curvature > flat * top)
-        step = torch.where(alive, squares / bend, 0.0)
+        alive = alive & (pap > 0) & (curvature > flat * top)
+        step = torch.where(alive, squares / pap, 0.0)
         x, r = plus(x, systems.scale(step, p)), plus(r, systems.scale(-step, ap))
         before, squares = squares, torch.where(alive, systems.dot(r, r), squares)
         p = plus(r, systems.scale(torch.where(alive, squares / before, 0.0), p))

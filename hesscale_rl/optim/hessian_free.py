@@ -133,9 +133,9 @@ class HessianFree(CurvatureOptimizer):
         rates, deltas = ([group[name] for group in self.param_groups] for name in ("lr", "delta"))
         etas: list[Tensor | float] = [1.0] * len(batches)
         if on := [k for k in sorted(set(owners)) if deltas[k] is not None]:
-            bends = systems.dot(found, times(found, on))
+            xgx = systems.dot(found, times(found, on))
             for k in on:
-                etas[k] = scaling.eta(self.param_groups[k], bends[k] * float(rates[k]) ** 2)
+                etas[k] = scaling.eta(self.param_groups[k], xgx[k] * float(rates[k]) ** 2)
         for group, batch in zip(self.param_groups, batches, strict=True):
             scaling.decay(group, batch[0])
         for p, x, state, own in zip(params, found, states, owners, strict=True):

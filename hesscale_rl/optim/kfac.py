@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ..curvature.blocks import Block, Dense, Kronecker, Sum
+from ..curvature.blocks import Block, BlockSum, Dense, Kronecker
 from . import scaling
 from .base import CurvatureError, CurvatureOptimizer
 from .declaration import declare
@@ -85,7 +85,7 @@ class KFACOptimizer(CurvatureOptimizer):
 
 def _single(block: Block) -> Kronecker | Dense:
     """One block of several passes: their rows on the average, their outputs added up."""
-    parts = block.parts if isinstance(block, Sum) else [block]
+    parts = block.parts if isinstance(block, BlockSum) else [block]
     products = [part for part in parts if isinstance(part, Kronecker)]
     if len(products) == len(parts):
         a, b = (torch.stack([getattr(part, name) for part in products]).sum(0) for name in "ab")

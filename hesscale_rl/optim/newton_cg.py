@@ -65,8 +65,8 @@ class NewtonCG(CurvatureOptimizer):
         lr = float(group["lr"])
         eta: Tensor | float = 1.0
         if group["delta"] is not None:
-            bends = [(d * h.matmul(d)).sum() for d, h in zip(found, curvatures, strict=True)]
-            eta = scaling.eta(group, lr**2 * torch.stack(bends).sum())
+            dhd = [(d * h.matmul(d)).sum() for d, h in zip(found, curvatures, strict=True)]
+            eta = scaling.eta(group, lr**2 * torch.stack(dhd).sum())
         scaling.decay(group, params)
         torch._foreach_sub_(params, found, alpha=lr * float(eta))
         return eta

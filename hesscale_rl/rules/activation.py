@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import Rule, Settings, arguments
+from .rule import CallSettings, Rule, arguments
 
 
 class Elementwise(Rule):
@@ -25,7 +25,7 @@ class Elementwise(Rule):
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return f(x) with the settings of a call of the torch function."""
         self.take(x)
-        self.layer = Settings(**arguments(self.settings, args, kwargs))
+        self.layer = CallSettings(**arguments(self.settings, args, kwargs))
         return self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,14 +31,14 @@ class Binary(Several):
         """Where the samples' axes meet."""
         return all(self.inputs[name].ndim == self.y.ndim for name in self.varying)
 
-    def _slope(self, slot: str) -> Any:
+    def _df(self, slot: str) -> Any:
         df = self.df[slot]
         return None if df is None else df(self.a, self.b, self.y)
 
     def whole(self, slot: str, v: Tensor) -> Tensor:
         """J'v before it is summed over broadcast axes."""
-        slope = self._slope(slot)
-        return v if slope is None else v * slope
+        df = self._df(slot)
+        return v if df is None else v * df
 
     def of(self, slot: str, v: Tensor) -> Tensor:
         """The partial derivative times v."""
@@ -46,8 +46,8 @@ class Binary(Several):
 
     def of_sq(self, slot: str, d: Tensor) -> Tensor:
         """Its square times d."""
-        slope = self._slope(slot)
-        return unbroadcast(d if slope is None else d * (slope * slope), self.inputs[slot].shape)
+        df = self._df(slot)
+        return unbroadcast(d if df is None else d * (df * df), self.inputs[slot].shape)
 
     def of_second(self, slot: str, g: Tensor) -> Tensor | None:
         """The second partial derivative times g."""
@@ -88,7 +88,7 @@ def binary(f: Callable, da: Any, db: Any, d2a: Any = None, d2b: Any = None, join
 def scaled(sign: int) -> type[Binary]:
     """Return the rule of a + sign alpha b."""
 
-    class Sum(Binary):
+    class SignedSum(Binary):
         """a + sign alpha b."""
 
         df = {"x": None, "other": None}
@@ -102,10 +102,10 @@ def scaled(sign: int) -> type[Binary]:
             self.inputs = {name: t for name, t in (("x", a), ("other", b)) if isinstance(t, Tensor)}
             return a + b if self.factor == 1 else a + self.factor * b if self.factor != -1 else a - b
 
-        def _slope(self, slot: str) -> Any:
+        def _df(self, slot: str) -> Any:
             return None if slot == "x" or self.factor == 1 else self.factor
 
-    return Sum
+    return SignedSum
 
 
 Add, Sub = scaled(1), scaled(-1)
@@ -154,11 +154,11 @@ class Mul(binary(lambda a, b: a * b, lambda a, b, y: b, lambda a, b, y: a, joint
         return super().call(func, args, kwargs)
 
 
-def _slope_of_power(a: Any, b: Any, y: Tensor) -> Any:
+def _df_of_power(a: Any, b: Any, y: Tensor) -> Any:
     return 1 if isinstance(b, int | float) and b == 1 else b * a ** (b - 1)
 
 
-def _bend_of_power(a: Any, b: Any, y: Tensor) -> Any:
+def _d2f_of_power(a: Any, b: Any, y: Tensor) -> Any:
     if isinstance(b, int | float) and b in (0, 1):
         return torch.zeros_like(y)
     return b * (b - 1) * a ** (b - 2)
@@ -178,18 +178,18 @@ def _smaller(a: Any, b: Any, y: Tensor) -> Tensor:
 
 Power = binary(
     lambda a, b: a**b,
-    _slope_of_power,
+    _df_of_power,
     lambda a, b, y: y * _log(a),
-    _bend_of_power,
+    _d2f_of_power,
     lambda a, b, y: y * _log(a) ** 2,
     joint=False,
 )
 Rpow = binary(
     lambda a, b: b**a,
     lambda a, b, y: y * _log(b),
-    lambda a, b, y: _slope_of_power(b, a, y),
+    lambda a, b, y: _df_of_power(b, a, y),
     lambda a, b, y: y * _log(b) ** 2,
-    lambda a, b, y: _bend_of_power(b, a, y),
+    lambda a, b, y: _d2f_of_power(b, a, y),
     joint=False,
 )
 Rdiv = binary(

@@ -80,22 +80,22 @@ class Mean(Reduction):
 
 
 class Curved(Reduction):
-    """What has the slope J and the second derivatives `bend`, entry by entry of x."""
+    """An operation with the derivatives df and d2f, entry by entry of x."""
 
-    slope: Tensor
-    bend: Tensor | None = None
+    df: Tensor
+    d2f: Tensor | None = None
 
     def vjp(self, v: Tensor) -> Tensor:
         """J v."""
-        return self.slope * self.up(v)
+        return self.df * self.up(v)
 
     def vjp_sq(self, d: Tensor) -> Tensor:
         """J^2 d."""
-        return self.slope.square() * self.up(d)
+        return self.df.square() * self.up(d)
 
     def second(self, g: Tensor) -> Tensor | None:
         """The second derivatives times g."""
-        return None if self.bend is None else self.bend * self.up(g)
+        return None if self.d2f is None else self.d2f * self.up(g)
 
 
 class Var(Curved):
@@ -116,8 +116,8 @@ class Var(Curved):
     def reduce(self, x: Tensor) -> Tensor:
         """Return it."""
         k, centred = self._degrees(), x - self._sum(x) / self.n
-        self.slope = 2 / k * centred
-        self.bend = torch.full_like(x, 2 / k * (1 - 1 / self.n))
+        self.df = 2 / k * centred
+        self.d2f = torch.full_like(x, 2 / k * (1 - 1 / self.n))
         return self._sum(centred.square()) / k
 
 
@@ -127,9 +127,9 @@ class Std(Var):
     def reduce(self, x: Tensor) -> Tensor:
         """Return it."""
         y = super().reduce(x).sqrt()
-        assert self.bend is not None
-        self.slope = 0.5 * self.slope / y
-        self.bend = (0.5 * self.bend - self.slope.square()) / y
+        assert self.d2f is not None
+        self.df = 0.5 * self.df / y
+        self.d2f = (0.5 * self.d2f - self.df.square()) / y
         return y
 
 
@@ -151,13 +151,13 @@ class Norm(Curved):
     def reduce(self, x: Tensor) -> Tensor:
         """Return it."""
         y = self._sum(x.square()).sqrt()
-        self.slope = x / y
-        self.bend = (1 - self.slope.square()) / y
+        self.df = x / y
+        self.d2f = (1 - self.df.square()) / y
         return y
 
 
 class Extreme(Curved):
-    """The largest or smallest entry; several alike share the slope."""
+    """The largest or smallest entry; several alike share the derivative."""
 
     settings = {"dim": None, "keepdim": False}
 
@@ -166,5 +166,5 @@ class Extreme(Curved):
         over = self.over
         y = x.amax(over, keepdim=True) if "max" in self.func.__name__ else x.amin(over, keepdim=True)
         alike = (x == y).to(x.dtype)
-        self.slope = alike / self._sum(alike)
+        self.df = alike / self._sum(alike)
         return y

@@ -68,7 +68,7 @@ class MissingPrimitive(Exception):
         self.rule, self.primitive = rule, primitive
 
 
-class Settings:
+class CallSettings:
     """The arguments of a call of a torch function that are no inputs, as attributes like those of a module."""
 
     def __init__(self, **settings: Any):
@@ -123,7 +123,7 @@ class Rule:
     def run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Return y of a call of the torch function; its arguments after x are settings."""
         self.take(x)
-        self.layer = Settings(args=args, **kwargs)
+        self.layer = CallSettings(args=args, **kwargs)
         return self.forward(x)
 
     def forward(self, x: Tensor) -> Any:

@@ -13,7 +13,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import InputError
+from ..errors import BAD_INPUT, INTERRUPTED, InputError
+from ..system.console import complain, guard
 
 LARGEST = 18  # powers of ten of a whole number: more counts nothing here, and 1e999999999 would fill the memory
 
@@ -175,3 +176,22 @@ def read_kwargs(text: str | None, flag: str = "env-kwargs") -> dict[str, Any]:
         except ValueError:
             given[key] = value
     return given
+
+
+def obey(
+    parser: Parser, act: Callable[[argparse.Namespace], int], interrupted: str = "interrupted", *told: type[Exception]
+) -> int:
+    """Parse the command line, act, and return the exit code.
+
+    InputError and the exceptions `told` become a line; Ctrl-C the line `interrupted`.
+    """
+    guard()
+    mistakes: tuple[type[Exception], ...] = (InputError, *told)
+    try:
+        return act(parser.parse_args())
+    except mistakes as error:
+        complain(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        complain(interrupted)
+        return INTERRUPTED

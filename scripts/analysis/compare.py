@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.curves import Array, Group
 from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, collect, read
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import complain, say
 
 

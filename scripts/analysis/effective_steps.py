@@ -15,10 +15,9 @@ import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
 from hesscale_rl.optim import is_scaled
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.read_runs import RATE, RecordedRun, by_seed, collect, read, seen
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 ETA, LOGGED = "optim/eta_", "charts/learning_rate"

@@ -15,7 +15,7 @@ FAR = 30  # times the median: what lies above it of a loss is not worth a decade
 
 
 @dataclass(frozen=True)
-class Options:
+class LineOptions:
     """How runs become lines: `hesscale-rl plot` has flags of these names, and says what they mean."""
 
     bins: int = 100
@@ -95,7 +95,7 @@ def singles(line: Line) -> list[Array]:
     return [-curve if line.loss else curve for curve in group.curves] if few else []
 
 
-def curve_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
+def curve_lines(runs: list[RecordedRun], options: LineOptions) -> list[Line]:
     """Return against steps: of the best learning rate, or of all."""
     groups, lines = curves.gather(runs, options.bins, together=False, worst=options.diverged), []
     for group in groups if options.all else curves.best(groups):
@@ -107,7 +107,7 @@ def curve_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
     return lines
 
 
-def sensitivity_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
+def sensitivity_lines(runs: list[RecordedRun], options: LineOptions) -> list[Line]:
     """Average return against the rate: on each task, and normalised over all of them."""
     groups, lines = curves.gather(runs, options.bins, together=True, worst=options.diverged), []
     envs = collect(groups, lambda group: group.env)
@@ -132,7 +132,7 @@ def sensitivity_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
     return lines
 
 
-def profile_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
+def profile_lines(runs: list[RecordedRun], options: LineOptions) -> list[Line]:
     """Share of the runs above a score, of each optimizer at the best learning rate of each task."""
     groups, lines = curves.gather(runs, options.bins, together=True, worst=options.diverged), []
     scores = curves.normalise(groups, options.statistic)
@@ -148,7 +148,7 @@ def profile_lines(runs: list[RecordedRun], options: Options) -> list[Line]:
 
 
 # Of each kind: what makes its lines.
-KINDS: dict[str, Callable[[list[RecordedRun], Options], list[Line]]] = {
+KINDS: dict[str, Callable[[list[RecordedRun], LineOptions], list[Line]]] = {
     "curves": curve_lines,
     "sensitivity": sensitivity_lines,
     "profile": profile_lines,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hesscale_rl.errors import InputError
 from hesscale_rl.runs.checkpoint import EVALUATING, HOW
-from hesscale_rl.scripts.commands import near
+from hesscale_rl.runs.command_line import near
 from hesscale_rl.system.console import complain
 
 FINISHED = ("done", "diverged")

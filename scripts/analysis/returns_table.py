@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis import curves
 from hesscale_rl.scripts.analysis.read_runs import RATE, RecordedRun, by_agent, by_seed, collect, read
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results"

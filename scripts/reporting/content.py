@@ -15,7 +15,7 @@ from typing import Any
 from hesscale_rl.errors import InputError
 from hesscale_rl.scripts.analysis import compare, curves
 from hesscale_rl.scripts.analysis.curves import FEWEST
-from hesscale_rl.scripts.analysis.lines import KINDS, Line, Options
+from hesscale_rl.scripts.analysis.lines import KINDS, Line, LineOptions
 from hesscale_rl.scripts.analysis.panels import settings_note
 from hesscale_rl.scripts.analysis.read_runs import (
     FINISHED,
@@ -145,7 +145,7 @@ def section(agent: str, runs: list[RecordedRun], places: dict[RecordedRun, int],
     with complaints() as notes:
         for kind in kinds(done):
             try:
-                lines = KINDS[kind](done, Options(bins=asked.bins))
+                lines = KINDS[kind](done, LineOptions(bins=asked.bins))
             except InputError as error:
                 notes.append(f"{TITLES[kind]}: {error}")
                 continue

@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing: a line for every look at the page is no help."""
 
 
-class Server(ThreadingHTTPServer):
+class ReportServer(ThreadingHTTPServer):
     """Listens on this machine alone."""
 
     daemon_threads = True
@@ -126,7 +126,7 @@ def serve(asked: Asked, port: int) -> int:
     for name in asked.runs:
         if not Path(name).is_dir():
             raise InputError(f"{name}: no such directory")
-    with Server(port, Watch(asked)) as server:
+    with ReportServer(port, Watch(asked)) as server:
         scripts()  # whether there is what draws the page, before anybody looks at it
         say(f"http://{server.names[0]}  (Ctrl-C ends it)")
         server.serve_forever(poll_interval=0.2)

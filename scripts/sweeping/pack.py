@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from hesscale_rl.errors import DONE, InputError
+from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.scripts.analysis.curves import bin_means
 from hesscale_rl.scripts.analysis.read_runs import RecordedRun, by_agent, planned_runs, read
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.system.console import say
 
 RETURN = "charts/episodic_return"

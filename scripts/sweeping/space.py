@@ -17,7 +17,7 @@ DIGITS = 3  # of a value that is tried: more decide nothing, and names have them
 
 
 @dataclass(frozen=True)
-class Range:
+class Span:
     """Numbers from `low` to `high`, whole ones if both are; by their logarithms if they span a factor of ten."""
 
     low: float
@@ -68,9 +68,9 @@ def read_value(word: str) -> Any:
     return {"true": True, "false": False}.get(word.lower(), word)
 
 
-def read_space(words: list[str]) -> dict[str, Range | Choice]:
+def read_space(words: list[str]) -> dict[str, Span | Choice]:
     """Return the space that `--vary NAME=LOW:HIGH` and `NAME=A,B,C` mean, by the names of flags."""
-    space: dict[str, Range | Choice] = {}
+    space: dict[str, Span | Choice] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name or not text:
@@ -82,7 +82,7 @@ def read_space(words: list[str]) -> dict[str, Range | Choice]:
     return space
 
 
-def _one(word: str, text: str) -> Range | Choice:
+def _one(word: str, text: str) -> Span | Choice:
     if ":" not in text:
         values = tuple(read_value(part) for part in text.split(","))
         if len(set(values)) < len(values) or len(values) < 2:
@@ -93,7 +93,7 @@ def _one(word: str, text: str) -> Range | Choice:
         raise InputError(f"--vary {word}: must be two numbers, LOW:HIGH")
     if not ends[0] < ends[1]:
         raise InputError(f"--vary {word}: {ends[0]} must be below {ends[1]}")
-    return Range(*ends)
+    return Span(*ends)
 
 
 def read_settings(words: list[str]) -> dict[str, Any]:

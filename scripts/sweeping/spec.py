@@ -33,7 +33,6 @@ from hesscale_rl.optim import declaration
 from hesscale_rl.runs.arguments import planned_steps
 from hesscale_rl.runs.checkpoint import EVALUATING, HOW, fitted
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
-from hesscale_rl.scripts.commands import near
 
 # The sweep's to decide.
 OWN = {"run_dir", "resume", "accept_changes", "trust_env_module", "quiet", "profile", "torch_threads", "track"}

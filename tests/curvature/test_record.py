@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_bad_programs import Double
 from torch import nn
 from torch.distributions import Normal
 
@@ -202,15 +203,6 @@ def test_what_a_program_keeps_from_autograd_is_kept_from_the_tape():
 
 
 def test_a_function_with_its_own_backward_is_refused_and_not_taken_for_a_constant():
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return 2 * x
-
-        @staticmethod
-        def backward(ctx, g):
-            return 2 * g
-
     w = nn.Parameter(torch.ones(3))
     with hs.record(), pytest.raises(hs.UnsupportedLayerError, match="part of a torch.autograd.Function"):
         Double.apply(w * 1)

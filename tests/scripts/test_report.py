@@ -174,7 +174,7 @@ def test_what_cannot_be_is_told_in_one_line_and_nothing_is_written(tmp_path, mon
 @pytest.fixture
 def served(tmp_path):
     """A sweep that is served: its folder, its server."""
-    with server.Server(0, server.Watch(Asked((str(make(tmp_path / "grid")),), bins=5))) as own:
+    with server.ReportServer(0, server.Watch(Asked((str(make(tmp_path / "grid")),), bins=5))) as own:
         thread = threading.Thread(target=own.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield tmp_path / "grid", own

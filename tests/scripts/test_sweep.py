@@ -164,17 +164,17 @@ def test_speed_counts_the_steps_of_this_start_and_time_left_the_steps_that_are_t
     runs = [Planned(name, "ppo", (), 1_000_000) for name in "abcde"]
     state("a", "done", 1_000_000)
     state("b", "interrupted", 600_000, 500_000, 700_000)  # 200,000 steps will be taken again
-    account = sweep.Account(runs, tmp_path)
+    tally = sweep.Tally(runs, tmp_path)
     clock[0] = 0.5
-    assert account.state()["steps/s"] == account.state()["time left"] == ""
+    assert tally.state()["steps/s"] == tally.state()["time left"] == ""
     clock[0] = 100.0
     state("b", "running", 500_000, 500_000, 550_000)
     handle = lock(tmp_path / "b", "")
     state("c", "diverged", 20_000)
-    account.end(runs[2], DIVERGED)
+    tally.end(runs[2], DIVERGED)
     state("d", "failed", 30_000)
-    account.end(runs[3], 1)
-    now = account.state()  # 50,000 + 20,000 + 30,000 steps in 100 s, and 450,000 + 1,000,000 are left
+    tally.end(runs[3], 1)
+    now = tally.state()  # 50,000 + 20,000 + 30,000 steps in 100 s, and 450,000 + 1,000,000 are left
     assert now == {
         "done": "1/5",
         "running": "1",

@@ -139,7 +139,7 @@ def test_settings_that_cannot_be_are_left_out_and_not_for_ever(command):
 @pytest.mark.parametrize(
     "words, space_",
     [
-        (["learning_rate=1e-5:1"], {"learning_rate": space.Range(1e-5, 1)}),
+        (["learning_rate=1e-5:1"], {"learning_rate": space.Span(1e-5, 1)}),
         (["--num-steps=16,64"], {"num_steps": space.Choice((16, 64))}),
         (["std=head,parameter", "norm_adv=true,false"], None),
     ],
@@ -149,7 +149,7 @@ def test_a_space_is_read(words, space_):
     assert space_ is None or found == space_
     if space_ is None:
         assert found["norm_adv"].values == (True, False) and found["std"].values == ("head", "parameter")
-    assert space.Range(1, 9).logarithmic is False and space.Range(1e-3, 1e-2).logarithmic
+    assert space.Span(1, 9).logarithmic is False and space.Span(1e-3, 1e-2).logarithmic
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Learner:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
 
     def _make_table(self) -> None:
-        """Set `where` and `counts` of a steps.Table, and what they were made of; makes the optimizer's new states."""
+        """Set `where` and `counts` of a steps.StepTable, and what they were made of; makes the optimizer's new states."""
         rows, counts = [], []
         self.states: list[dict[str, Any]] = []
         self.averages = [self.optimizer.averages(group) for group in self.optimizer.param_groups]
@@ -140,7 +140,7 @@ class Learner:
             np.ones((minibatches, len(groups))), np.zeros(1, np.int64),
         )  # fmt: skip
         measure, apply = self.kernel.calls
-        table = steps.Table(measure, apply, self.where, self.counts, self.bounds, numbers)
+        table = steps.StepTable(measure, apply, self.where, self.counts, self.bounds, numbers)
         objective = Objective(bool(objective[0]), *map(float, objective[1:]))  # an int would be another type
         parts = tuple(rows), (whole, cuts, firsts), tuple(objective)
         share = partial(self._take_part, shared, *parts, draws, tuple(table), tuple(work))

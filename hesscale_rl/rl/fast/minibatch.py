@@ -327,7 +327,7 @@ def take_part(nets, batch, minibatches, objective, curvature, draws, table, work
     """
     nets = ActorCritic(nets[0], nets[1], _network(nets[2]), _network(nets[3]), _network(nets[4]))
     batch, minibatches, objective = Batch(*batch), Minibatches(*minibatches), Objective(*objective)
-    table, work, k, last = steps.Table(*table), Work(*work), 0, len(minibatches[1]) - 1
+    table, work, k, last = steps.StepTable(*table), Work(*work), 0, len(minibatches[1]) - 1
     at_task, at_done, at_turn, at_stop = (
         work.shared + BYTES * TASK, work.shared + BYTES * DONE, work.shared + BYTES * TURN, work.shared + BYTES * STOP
     )  # fmt: skip
