@@ -1,11 +1,11 @@
-# make train | make test: each makes .venv from constraints.txt if it is missing, then does its job.
+# make train | make test | make quick (without the slow tests): each makes .venv from constraints.txt if it is missing, then does its job.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 300000
 ARGS ?=
 
-.PHONY: train test
+.PHONY: train test quick
 
 train: $(VENV)/ready
 	@$(BIN)/python agents/ppo.py --env-id HalfCheetah-v5 --optimizer scaled-adahesscale --total-timesteps $(STEPS) $(ARGS)
@@ -15,6 +15,9 @@ test: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 $(ARGS)
+
+quick: $(VENV)/ready
+	$(BIN)/pytest -n 2 -m "not slow" $(ARGS)
 
 # The stamp is written last, so an install that was cut short is done again.
 $(VENV)/ready: constraints.txt pyproject.toml

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from . import compiled, tail
+from .accumulation import accumulate, version
 from .backend import compiles
 from .curvature.base import Curvature, Messages, NoCurvature
 from .curvature.blocks import Block
@@ -233,7 +234,7 @@ def backward(
                 g, h = found[p]
                 grad, curved = g + grad, curved if h is None else h + curved
             found[p] = grad, curved
-    _accumulate(found, hooks=fast_mlp is None)  # a FastMLP has none
+    accumulate(found, hooks=fast_mlp is None)  # a FastMLP has none
     return result
 
 
@@ -294,7 +295,7 @@ class Tape(Recorder):
     def use(self, p: Tensor) -> None:
         """Count it, and remember what the parameter was."""
         super().use(p)
-        self.versions.setdefault(id(p), _version(p))
+        self.versions.setdefault(id(p), version(p))
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, live: bool) -> Any:
         """Run a function; loss.backward() is a walk back if the tape has a curvature."""
@@ -345,7 +346,7 @@ class Tape(Recorder):
             except _Unpassable as error:
                 raise refusal(curvature, places[error.args[0]], error) from None
             reached = [p for p in parameters if id(p) in grads]
-            _accumulate(
+            accumulate(
                 {
                     p: (grads[id(p)], None if (m := messages.get(id(p))) is None else curvature.read(m))
                     for p in reached
@@ -373,44 +374,3 @@ def _by_graph(net: nn.Module, params: dict[str, Tensor], x: Any, loss: Loss, cur
         except torch._dynamo.exc.TorchDynamoException:
             _pass(net, params, x, loss, curvature)
             raise
-
-
-def _accumulate(found: dict[Tensor, tuple[Tensor, Any]], hooks: bool = True) -> None:
-    """Add to every parameter the gradient and the curvature that were found of it."""
-    hooked = {}
-    for p, (grad, curvature) in found.items():
-        _accumulate_curvature(p, curvature)
-        if hooks and checks.has_hooks(p):  # as autograd itself does
-            if p.grad is not None:
-                p.grad = p.grad.detach().clone()  # autograd adds in place
-            hooked[p] = grad.clone()
-        else:
-            p.grad = grad if p.grad is None else grad + p.grad.detach()  # in this order it may be sparse
-    if hooked:
-        torch.autograd.backward(list(hooked), list(hooked.values()))
-
-
-def _accumulate_curvature(p: Tensor, curvature: Any) -> None:
-    """Sum out of place, so that an earlier result keeps its values.
-
-    Curvature is summed where the gradient is: one whose gradient was cleared (net.zero_grad() knows no hess_diag), or
-    that a step has used, is of the past. It remembers which version of the parameter it belongs to.
-    """
-    if curvature is not None:
-        name = "hess_block" if isinstance(curvature, Block) else "hess_diag"
-        old = getattr(p, name, None)
-        stale = old is None or p.grad is None or hasattr(old, "used_at_version")
-        total = curvature if stale else old + curvature
-        total.of_version = _version(p)
-        setattr(p, name, total)
-
-
-def _version(p: Tensor) -> int:
-    """How often a parameter was changed in place."""
-    try:
-        return p._version
-    except RuntimeError:
-        raise InputError(
-            f"a parameter {list(p.shape)} was made under torch.inference_mode and keeps no count of its changes: "
-            "make the network outside of it, or take copy.deepcopy(net) there"
-        ) from None

@@ -49,7 +49,7 @@ Batches = Callable[[int, "Any"], tuple["Tensor", "Tensor"]]  # of a size, by a g
 
 
 @dataclass(frozen=True)
-class Task:
+class SequenceTask:
     """What is learned: steps, numbers in a step, units, classes, the size of a batch and how many there are."""
 
     steps: int
@@ -61,9 +61,9 @@ class Task:
 
 
 TASKS = {
-    "short-recall": Task(steps=10, inputs=2 * SYMBOLS, units=32, classes=SYMBOLS, batch=32, updates=800),
-    "recall": Task(steps=20, inputs=2 * SYMBOLS, units=32, classes=SYMBOLS, batch=32, updates=800),
-    "rows": Task(steps=28, inputs=28, units=64, classes=10, batch=64, updates=600),
+    "short-recall": SequenceTask(steps=10, inputs=2 * SYMBOLS, units=32, classes=SYMBOLS, batch=32, updates=800),
+    "recall": SequenceTask(steps=20, inputs=2 * SYMBOLS, units=32, classes=SYMBOLS, batch=32, updates=800),
+    "rows": SequenceTask(steps=28, inputs=28, units=64, classes=10, batch=64, updates=600),
 }
 
 
@@ -103,12 +103,12 @@ def sequences(name: str, data_dir: str | None) -> tuple[Batches, tuple[Tensor, T
     return made, made(TESTS, torch.Generator().manual_seed(10_000))
 
 
-def network(task: Task) -> nn.Module:
+def network(task: SequenceTask) -> nn.Module:
     """Return an LSTM and a linear layer on its last output; the forget gates begin open (a bias of 1)."""
     import torch
     from torch import nn
 
-    class Last(nn.Module):
+    class LastStep(nn.Module):
         """The classes of a sequence."""
 
         def __init__(self) -> None:
@@ -123,11 +123,11 @@ def network(task: Task) -> nn.Module:
             outputs, _ = self.lstm(x)
             return self.head(outputs[:, -1])
 
-    return Last()
+    return LastStep()
 
 
 def learn(
-    task: Task, given: tuple[Batches, tuple[Tensor, Tensor]], optimizer: str, step_size: float, seed: int
+    task: SequenceTask, given: tuple[Batches, tuple[Tensor, Tensor]], optimizer: str, step_size: float, seed: int
 ) -> Any:
     """Return the training loss of every update [updates], and the share of the tests that is right at the end."""
     import torch
@@ -156,11 +156,11 @@ def learn(
     return losses, accuracy
 
 
-Runs = dict[tuple[str, str, float, int], "Run"]
+Runs = dict[tuple[str, str, float, int], "Curve"]
 
 
 @dataclass(frozen=True)
-class Run:
+class Curve:
     """What one run gave: the means of its loss over POINTS parts of the updates, and its accuracy at the end."""
 
     losses: tuple[float, ...]
@@ -178,7 +178,7 @@ def read(path: Path) -> Runs:
         return {}
     with path.open(newline="") as file:
         return {
-            (row["task"], row["optimizer"], float(row["step_size"]), int(row["seed"])): Run(
+            (row["task"], row["optimizer"], float(row["step_size"]), int(row["seed"])): Curve(
                 tuple(float(row[name]) for name in COLUMNS[5:]), float(row["accuracy"])
             )
             for row in csv.DictReader(file)
@@ -263,7 +263,7 @@ def carry_out(args: argparse.Namespace) -> int:
             continue
         task, optimizer, rate, seed = key
         losses, accuracy = learn(TASKS[task], given[task], optimizer, rate, seed)
-        runs[key] = Run(tuple(losses.reshape(POINTS, -1).mean(1).tolist()), accuracy)
+        runs[key] = Curve(tuple(losses.reshape(POINTS, -1).mean(1).tolist()), accuracy)
         write({path: content(runs)})
         done += 1
         each = duration((time.monotonic() - began) / done)

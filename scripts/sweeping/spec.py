@@ -32,6 +32,7 @@ from hesscale_rl.errors import InputError
 from hesscale_rl.optim import declaration
 from hesscale_rl.runs.arguments import planned_steps
 from hesscale_rl.runs.checkpoint import EVALUATING, HOW, fitted
+from hesscale_rl.runs.command_line import near
 from hesscale_rl.scripts.analysis.read_runs import SUPERVISED
 
 # The sweep's to decide.

@@ -373,6 +373,7 @@ def test_it_trains_and_goes_on_with_its_networks_on_cuda(agent, tmp_path):
 
 
 # torch 2.13 warns of deprecated parts of its own when its compiler is imported
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_compile_gives_the_tapes_gradient_and_curvature():
     torch.manual_seed(0)

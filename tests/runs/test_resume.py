@@ -81,6 +81,7 @@ if KILLS == 1:
     STEPS = {"CartPole-v1": 20_480, "Hopper-v5": 5_120}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent, env_id, num_envs, optimizer", CASES)
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, agent, env_id, num_envs, optimizer):
     flags = ["--env-id", env_id, "--num-envs", num_envs, "--checkpoint-interval", 500, "--optimizer", optimizer]
@@ -133,6 +134,7 @@ def test_the_number_of_threads_is_no_part_of_a_run(tmp_path):
         assert_equal(numbers(tmp_path / str(one)), numbers(tmp_path / str(other)))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_ends_its_update_and_saves(tmp_path):
     """By SIGINT; then what goes on, by SIGTERM; then it goes on to its end."""
     flags, run = ["--env-id", "CartPole-v1", "-n", 12_288, "--num-steps", 256], tmp_path / "stopped"

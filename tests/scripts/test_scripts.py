@@ -128,6 +128,7 @@ assert not {"hesscale_rl", "gymnasium"} & sys.modules.keys()
 """
 
 
+@pytest.mark.slow
 def test_exported_files_act_as_the_policy_with_torch_alone(runs, monkeypatch, capsys, tmp_path):
     expected = {}
     for run in map(runs, RUNS):

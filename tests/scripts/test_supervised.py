@@ -190,6 +190,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, how):
     assert_equal(numbers(half), numbers(whole))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
     # Neither of the compiled loops, whose loading takes longer than the run.
     args = supervised.Args(task="cifar10-resnet", data="digits", optimizer="sgd", epochs=8, quiet=True)
@@ -288,6 +289,7 @@ def test_bad_input_is_one_line_and_a_code(monkeypatch, capsys):
 # --- data
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_every_run_once_whatever_became_of_it_before(tmp_path, monkeypatch, capsys):
     spec = tmp_path / "spec.toml"
     spec.write_text(

@@ -212,6 +212,7 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
         assert process.stderr.read() == b"" and process.wait() == DONE
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_launcher_and_runs_are_killed_ends_with_the_same_results(tmp_path):
     spec = write(tmp_path, SPEC.format(seeds=list(range(RUNS // 2))))
     calm, wild = tmp_path / "calm", tmp_path / "wild"
@@ -236,6 +237,7 @@ def test_a_sweep_whose_launcher_and_runs_are_killed_ends_with_the_same_results(t
     assert results(wild) == results(calm) and len(results(calm)) == RUNS
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     spec = write(tmp_path, SPEC.format(seeds=[0]).replace("4096", "409600"))
     line = command(spec, "--dir", tmp_path / "runs", "-j", 2)
@@ -275,6 +277,7 @@ def test_a_launcher_that_is_made_touches_no_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_submitits_executors_do_the_same(tmp_path, monkeypatch, capsys):
     pytest.importorskip("submitit")
     spec = write(tmp_path, SPEC.format(seeds=[3]).replace("4096", "512"))

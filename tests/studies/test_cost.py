@@ -96,6 +96,7 @@ def test_an_error_is_told_and_the_next_job_runs(measure):
     assert measure(partial(allocate, 16)) < 20
 
 
+@pytest.mark.slow
 def test_every_method_is_in_the_tables_and_the_files(monkeypatch, capsys, tmp_path, measure):
     tiny(monkeypatch, measure)
     out = tmp_path / "new" / "cost"

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from hesscale_rl.jit import FOLDERS, PACKAGE, UsersFolder, has_loops
 
 CLEARANCE = """
@@ -16,6 +18,7 @@ print(clearance(np.array([1.6, -2.4, 1.5, -0.7, 1.6, 1.0]), bounds))
 """
 
 
+@pytest.mark.slow
 def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_machine_code(tmp_path):
     # `clearance` is compiled from safety.py; what it calls for the links' places stands in kinematics.py.
     copy = tmp_path / "hesscale_rl"

@@ -128,6 +128,7 @@ def test_nobody_at_the_terminal_is_a_no(monkeypatch):
     assert not supervision.ask("?", "unlock")
 
 
+@pytest.mark.slow
 def test_a_protective_stop_ends_the_run_without_consent_and_the_episode_with_it(
     monkeypatch, capsys, tmp_path, learned, robot
 ):
