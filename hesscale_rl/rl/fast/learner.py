@@ -61,7 +61,7 @@ class Learner:
                 p.hess_diag = self.curvatures[p]  # type: ignore[attr-defined]
 
     def _make_table(self) -> None:
-        """Set `where` and `counts` of a steps.StepTable, and what they were made of; makes the optimizer's new states."""
+        """Set `where` and `counts` of a steps.StepTable, what they were made of, and states that are new."""
         rows, counts = [], []
         self.states: list[dict[str, Any]] = []
         self.averages = [self.optimizer.averages(group) for group in self.optimizer.param_groups]
