@@ -44,14 +44,16 @@ class Seen(NamedTuple):
 
 
 @EXACT
-def _actor(actor):
+def _actor(actor: Any) -> GaussianActor:
     """The record of a plain GaussianActor."""
     distribution, separate, mean, variance, low, high = actor
     return GaussianActor(distribution, separate, MLP(*mean), MLP(*variance), low, high)
 
 
 @EXACT
-def _advance(blocks, actor, rows, seen, account, norms, t):
+def _advance(
+    blocks: np.ndarray, actor: Any, rows: Any, seen: Any, account: Any, norms: Any, t: int
+) -> tuple[int, int]:
     """As `advance`, of plain tuples."""
     obs, (ret, gamma, rewards) = norms
     norms = Normalizers(Statistics(*obs), RewardScale(ret, gamma, Statistics(*rewards)))
@@ -61,7 +63,9 @@ def _advance(blocks, actor, rows, seen, account, norms, t):
 
 
 @EXACT
-def advance(blocks, actor, rows, seen, account, norms, t):
+def advance(
+    blocks: np.ndarray, actor: GaussianActor, rows: Rows, seen: Seen, account: Account, norms: Normalizers, t: int
+) -> tuple[int, int]:
     """Take the steps from row t on, as `Rollout.collect` does; return the row of the last one, and how it ended.
 
     GOING: behind the last row. OVER: the step of that row ended an episode, by itself or at the limit of steps; it

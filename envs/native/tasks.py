@@ -6,7 +6,7 @@ in float32 too; all else is float64.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class Simulation(NamedTuple):
 
 
 Range = tuple[float, float]
+Outcome = tuple[float, bool]  # of a step: its reward, and whether it terminated
 
 
 class TaskSettings(NamedTuple):
@@ -85,7 +86,7 @@ BLOCK = np.dtype(
 
 
 @EXACT
-def simulation_of(b):
+def simulation_of(b: Any) -> Simulation:
     """Return the Simulation in a block."""
     return Simulation(
         b.mj_step, b.mj_rnePostConstraint, b.model, b.data, b.frame_skip, (b.body_0, b.body_1, b.body_2),
@@ -99,7 +100,7 @@ def simulation_of(b):
 
 
 @EXACT
-def settings_of(b):
+def settings_of(b: Any) -> TaskSettings:
     """Return the TaskSettings in a block."""
     return TaskSettings(
         b.forward_reward_weight, b.ctrl_cost_weight, b.contact_cost_weight, b.impact_cost_weight, b.healthy_reward,
@@ -116,7 +117,7 @@ def settings_of(b):
 
 
 @EXACT
-def put(values, first, obs, at):
+def put(values: np.ndarray, first: int, obs: np.ndarray, at: int) -> int:
     """Write values[first:] into obs from `at` on; return what comes after them."""
     for i in range(first, len(values)):
         obs[at + i - first] = values[i]
@@ -124,7 +125,7 @@ def put(values, first, obs, at):
 
 
 @EXACT
-def put_state(sim, settings, hidden, limit, obs):
+def put_state(sim: Simulation, settings: TaskSettings, hidden: int, limit: float, obs: np.ndarray) -> int:
     """Write the positions, without the first `hidden` if they are excluded, and the velocities held within limit."""
     at = put(sim.qpos, hidden if settings.exclude_current_positions_from_observation else 0, obs, 0)
     for i in range(len(sim.qvel)):
@@ -133,19 +134,21 @@ def put_state(sim, settings, hidden, limit, obs):
 
 
 @EXACT
-def within(x, bounds):
+def within(x: float, bounds: Range) -> bool:
     """Whether bounds[0] < x < bounds[1]."""
     return bounds[0] < x and x < bounds[1]
 
 
 @EXACT
-def control_cost(settings, action):
+def control_cost(settings: TaskSettings, action: np.ndarray) -> float:
     """The cost of an action, float32."""
     return np.float32(settings.ctrl_cost_weight) * sum_of_squares(action)
 
 
 @EXACT
-def half_cheetah(sim, settings, action, before, obs):
+def half_cheetah(
+    sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray
+) -> Outcome:
     """Run forward."""
     put_state(sim, settings, 1, math.inf, obs)
     forward = settings.forward_reward_weight * ((sim.qpos[0] - before) / sim.dt)
@@ -153,7 +156,7 @@ def half_cheetah(sim, settings, action, before, obs):
 
 
 @EXACT
-def swimmer(sim, settings, action, before, obs):
+def swimmer(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Swim forward."""
     put_state(sim, settings, 2, math.inf, obs)
     forward = settings.forward_reward_weight * ((sim.qpos[0] - before) / sim.dt)
@@ -161,7 +164,7 @@ def swimmer(sim, settings, action, before, obs):
 
 
 @EXACT
-def walk(sim, settings, action, before, healthy):
+def walk(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, healthy: bool) -> Outcome:
     """Return the reward and the end of hopper and walker: run forward while healthy."""
     forward = settings.forward_reward_weight * ((sim.qpos[0] - before) / sim.dt)
     reward = forward + healthy * settings.healthy_reward - control_cost(settings, action)
@@ -169,7 +172,7 @@ def walk(sim, settings, action, before, healthy):
 
 
 @EXACT
-def hopper(sim, settings, action, before, obs):
+def hopper(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Hop forward; healthy while upright, above the ground, and in a state of moderate numbers."""
     put_state(sim, settings, 1, 10.0, obs)
     healthy = within(sim.qpos[1], settings.healthy_z_range) and within(sim.qpos[2], settings.healthy_angle_range)
@@ -181,7 +184,7 @@ def hopper(sim, settings, action, before, obs):
 
 
 @EXACT
-def walker2d(sim, settings, action, before, obs):
+def walker2d(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Walk forward; healthy while upright and above the ground."""
     put_state(sim, settings, 1, 10.0, obs)
     healthy = within(sim.qpos[1], settings.healthy_z_range) and within(sim.qpos[2], settings.healthy_angle_range)
@@ -189,7 +192,7 @@ def walker2d(sim, settings, action, before, obs):
 
 
 @EXACT
-def ant(sim, settings, action, before, obs):
+def ant(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Walk forward; contact forces cost, and healthy is a finite state at a moderate height."""
     low, high = settings.contact_force_range
     at, forces = put_state(sim, settings, 2, math.inf, obs), np.empty_like(sim.cfrc_ext)
@@ -209,7 +212,7 @@ def ant(sim, settings, action, before, obs):
 
 
 @EXACT
-def mass_centre(sim):
+def mass_centre(sim: Simulation) -> float:
     """Return where the centre of mass is along x."""
     total = 0.0
     for i in range(len(sim.body_mass)):
@@ -218,7 +221,7 @@ def mass_centre(sim):
 
 
 @EXACT
-def put_humanoid(sim, settings, obs):
+def put_humanoid(sim: Simulation, settings: TaskSettings, obs: np.ndarray) -> None:
     """Write what both humanoids observe."""
     at = put_state(sim, settings, 2, math.inf, obs)
     if settings.include_cinert_in_observation:
@@ -232,7 +235,7 @@ def put_humanoid(sim, settings, obs):
 
 
 @EXACT
-def humanoid(sim, settings, action, before, obs):
+def humanoid(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Walk forward with the centre of mass; contact forces cost, and healthy is a moderate height."""
     put_humanoid(sim, settings, obs)
     healthy = within(sim.qpos[2], settings.healthy_z_range)
@@ -245,7 +248,9 @@ def humanoid(sim, settings, action, before, obs):
 
 
 @EXACT
-def humanoid_standup(sim, settings, action, before, obs):
+def humanoid_standup(
+    sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray
+) -> Outcome:
     """Get up: the reward is the height, as if it were a speed."""
     put_humanoid(sim, settings, obs)
     control = settings.ctrl_cost_weight * sum_of_squares(sim.ctrl)
@@ -255,7 +260,7 @@ def humanoid_standup(sim, settings, action, before, obs):
 
 
 @EXACT
-def reacher(sim, settings, action, before, obs):
+def reacher(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Reach a target in the plane."""
     finger, target = sim.xpos[sim.bodies[0]], sim.xpos[sim.bodies[1]]
     for i in range(2):
@@ -268,7 +273,7 @@ def reacher(sim, settings, action, before, obs):
 
 
 @EXACT
-def pusher(sim, settings, action, before, obs):
+def pusher(sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray) -> Outcome:
     """Push an object to its goal."""
     tips, thing, goal = sim.xpos[sim.bodies[0]], sim.xpos[sim.bodies[1]], sim.xpos[sim.bodies[2]]
     for i in range(7):
@@ -280,7 +285,9 @@ def pusher(sim, settings, action, before, obs):
 
 
 @EXACT
-def inverted_pendulum(sim, settings, action, before, obs):
+def inverted_pendulum(
+    sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray
+) -> Outcome:
     """Balance a pole on a cart."""
     put(sim.qvel, 0, obs, put(sim.qpos, 0, obs, 0))
     over = not abs(obs[1]) <= 0.2
@@ -290,7 +297,9 @@ def inverted_pendulum(sim, settings, action, before, obs):
 
 
 @EXACT
-def inverted_double_pendulum(sim, settings, action, before, obs):
+def inverted_double_pendulum(
+    sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray
+) -> Outcome:
     """Balance two poles on a cart."""
     joints = len(sim.qpos) - 1
     obs[0] = sim.qpos[0]
@@ -311,7 +320,9 @@ HALF_CHEETAH, SWIMMER, HOPPER, WALKER2D, ANT, HUMANOID, STANDUP, REACHER, PUSHER
 
 
 @EXACT
-def returned(task, sim, settings, action, before, obs):
+def returned(
+    task: int, sim: Simulation, settings: TaskSettings, action: np.ndarray, before: float, obs: np.ndarray
+) -> Outcome:
     """Return what the task says of a step that was taken."""
     if task == HALF_CHEETAH:
         return half_cheetah(sim, settings, action, before, obs)
@@ -337,7 +348,7 @@ def returned(task, sim, settings, action, before, obs):
 
 
 @EXACT
-def step(blocks, action, obs, clock):
+def step(blocks: np.ndarray, action: np.ndarray, obs: np.ndarray, clock: np.ndarray | None) -> Outcome:
     """Take an action [A] in the simulation of blocks [1], fill obs [O]; return the reward and `terminated`.
 
     clock: as `tick` takes it.

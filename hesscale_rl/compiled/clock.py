@@ -21,10 +21,10 @@ def new_clock() -> np.ndarray:
 
 @or_plain(time.monotonic)
 @intrinsic
-def seconds(context):
+def seconds(context: Any) -> Any:
     """Return what time.monotonic() returns."""
 
-    def generate(target, builder, signature, arguments):
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
         kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32), word.as_pointer()])
         known = builder.module.globals.get("clock_gettime")
@@ -40,7 +40,7 @@ def seconds(context):
 
 
 @EXACT
-def tick(clock, part):
+def tick(clock: np.ndarray | None, part: int) -> None:
     """Count the time since the last tick as that of a part; clock None: not at all."""
     if clock is not None:
         now = seconds()
@@ -49,7 +49,7 @@ def tick(clock, part):
 
 
 @EXACT
-def begin(clock):
+def begin(clock: np.ndarray | None) -> None:
     """Let the time count from now on; clock None: not at all."""
     if clock is not None:
         clock[LAST] = seconds()

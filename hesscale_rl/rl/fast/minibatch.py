@@ -6,7 +6,7 @@ digit, depends on the rows alone.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from ...compiled.records import (
     NO_CURVATURE,
     ActorCritic,
     Batch,
+    Draws,
+    Forward,
     Network,
     Outputs,
     Passes,
@@ -70,7 +72,7 @@ class Work(NamedTuple):
     learned: np.ndarray
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Block b of minibatch k: its rows; the minibatch's moments, and one over its size; where the outputs go."""
 
     k: int
@@ -82,23 +84,23 @@ class Block(NamedTuple):
 
 
 @FAST
-def blocks_of(n):
+def blocks_of(n: int) -> int:
     """Into how many blocks n rows are cut."""
     return (n + ROWS - 1) // ROWS
 
 
 @FAST
-def _block(k, b, minibatches, work):
+def _block(k: int, b: int, minibatches: Minibatches, work: Work) -> RowBlock:
     """Block b of minibatch k: blocks are alike, and in whole tiles of four rows."""
     rows = minibatches.order[minibatches.cuts[k] : minibatches.cuts[k + 1]]
     n, blocks = len(rows), blocks_of(len(rows))
     size = (n + 4 * blocks - 1) // (4 * blocks) * 4
     start, stop = b * size, min(n, (b + 1) * size)
-    return Block(k, b, rows[start:stop], work.moments[k], 1.0 / n, work.outputs[start:stop])
+    return RowBlock(k, b, rows[start:stop], work.moments[k], 1.0 / n, work.outputs[start:stop])
 
 
 @FAST
-def moments(advantages, order, cuts):
+def moments(advantages: np.ndarray, order: np.ndarray, cuts: np.ndarray) -> np.ndarray:
     """Return [K, 2], of each minibatch: mean and 1/(standard deviation + 1e-8) of its advantages.
 
     The deviation is with n - 1; a single advantage stays as it is.
@@ -119,7 +121,7 @@ def moments(advantages, order, cuts):
 
 
 @FAST_SUMS
-def _square(g):
+def _square(g: np.ndarray) -> float:
     """The sum of squares; in blocks, so that float32 suffices inside one."""
     total, n = np.float64(0), len(g)
     for start in range(0, n, 1024):
@@ -131,7 +133,7 @@ def _square(g):
 
 
 @FAST
-def clip_grad_norm(grads, lengths, limit):
+def clip_grad_norm(grads: np.ndarray, lengths: np.ndarray, limit: float) -> None:
     """Scale all gradients so that their norm together is at most `limit`, as torch.nn.utils.clip_grad_norm_."""
     total = 0.0
     for k in range(len(lengths)):
@@ -145,7 +147,7 @@ def clip_grad_norm(grads, lengths, limit):
 
 
 @FAST
-def _rows(a, order):
+def _rows(a: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The rows `order` of a [B, C], or of an empty one."""
     if len(a) == 0:
         return a
@@ -158,7 +160,7 @@ def _rows(a, order):
 
 
 @FAST
-def _picked(a, order):
+def _picked(a: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The entries `order` of a [B], or of an empty one."""
     if len(a) == 0:
         return a
@@ -169,7 +171,7 @@ def _picked(a, order):
 
 
 @FAST
-def _samples(batch, block, objective):
+def _samples(batch: Batch, block: RowBlock, objective: Objective) -> Batch:
     """What a policy learns from in a block: the rows, advantages normalised if they are to be. The rest is empty."""
     a, none = _picked(batch.advantages, block.rows), batch.returns[:0]
     if objective.norm_adv:
@@ -181,7 +183,9 @@ def _samples(batch, block, objective):
 
 
 @FAST
-def _policy_loss(distribution, z, mb, loss, g, d):
+def _policy_loss(
+    distribution: int, z: np.ndarray, mb: Batch, loss: PolicyLoss, g: np.ndarray, d: np.ndarray
+) -> float:
     """The policy's loss for some rows; fills its gradient and diagonal at the outputs z."""
     if distribution == CATEGORICAL:
         return losses.categorical(z, Samples(mb.choices, mb.old_logprob, mb.advantages), loss, g, d)
@@ -190,7 +194,9 @@ def _policy_loss(distribution, z, mb, loss, g, d):
 
 
 @FAST
-def _critic_loss(v, batch, block, objective, g, d):
+def _critic_loss(
+    v: np.ndarray, batch: Batch, block: RowBlock, objective: Objective, g: np.ndarray, d: np.ndarray
+) -> float:
     """The critic's loss for a block; fills its gradient and diagonal at the values v."""
     returns, old = _picked(batch.returns, block.rows), _picked(batch.old_values, block.rows)
     clip, coef = objective.value_clip, objective.value_coef
@@ -198,7 +204,7 @@ def _critic_loss(v, batch, block, objective, g, d):
 
 
 @FAST
-def _forward_actor(nets, x):
+def _forward_actor(nets: ActorCritic, x: np.ndarray) -> tuple[Forward, Forward, np.ndarray]:
     """The passes forward of the actor's networks, and its outputs [N, C]."""
     mean = kernels.forward(nets.mean.mlp, x)
     z, variance = kernels.outputs_of(nets.mean.mlp, mean), mean
@@ -213,13 +219,13 @@ def _forward_actor(nets, x):
 
 
 @FAST
-def _of_block(net, b):
+def _of_block(net: Network, b: int) -> Network:
     """A network whose gradients and curvatures are those that block b has a place for."""
     return Network(net.mlp, net.grads[b], net.curvatures[b])
 
 
 @FAST
-def _actor(nets, batch, block, objective, curvature):
+def _actor(nets: ActorCritic, batch: Batch, block: RowBlock, objective: Objective, curvature: int) -> float:
     """Forward and back through the actor for a block; returns the loss."""
     mb = _samples(batch, block, objective)
     mean, variance, z = _forward_actor(nets, mb.obs)
@@ -237,7 +243,7 @@ def _actor(nets, batch, block, objective, curvature):
 
 
 @FAST
-def _critic(nets, batch, block, objective, curvature):
+def _critic(nets: ActorCritic, batch: Batch, block: RowBlock, objective: Objective, curvature: int) -> float:
     """The same for the critic."""
     done = kernels.forward(nets.critic.mlp, _rows(batch.obs, block.rows))
     v = kernels.outputs_of(nets.critic.mlp, done)
@@ -248,7 +254,9 @@ def _critic(nets, batch, block, objective, curvature):
 
 
 @FAST
-def _both(nets, batch, block, objective, draws):
+def _both(
+    nets: ActorCritic, batch: Batch, block: RowBlock, objective: Objective, draws: Draws
+) -> tuple[float, float]:
     """The same for both at once, with Hutchinson's estimate; returns both losses."""
     mb, b = _samples(batch, block, objective), block.b
     mean, variance, z = _forward_actor(nets, mb.obs)
@@ -266,7 +274,16 @@ def _both(nets, batch, block, objective, draws):
 
 
 @FAST
-def _do(task, nets, batch, block, objective, curvature, draws, losses_of):
+def _do(
+    task: int,
+    nets: ActorCritic,
+    batch: Batch,
+    block: RowBlock,
+    objective: Objective,
+    curvature: int,
+    draws: Draws | None,
+    losses_of: np.ndarray,
+) -> None:
     """Do a task: the actor's part of a block, the critic's, or both for Hutchinson's estimate. Enters its losses."""
     if draws is not None:
         losses_of[0], losses_of[1] = _both(nets, batch, block, objective, draws)
@@ -277,7 +294,7 @@ def _do(task, nets, batch, block, objective, curvature, draws, losses_of):
 
 
 @FAST
-def _add_up(table, parts, blocks, curvature):
+def _add_up(table: steps.StepTable, parts: np.ndarray, blocks: int, curvature: int) -> None:
     """Add what all blocks but the first say of the parameters to what the first says, in their order."""
     for b in range(blocks - 1):
         start = 0
@@ -292,7 +309,7 @@ def _add_up(table, parts, blocks, curvature):
 
 
 @FAST
-def _step(k, blocks, objective, curvature, table, work):
+def _step(k: int, blocks: int, objective: Objective, curvature: int, table: steps.StepTable, work: Work) -> bool:
     """Take the step of minibatch k; return False, with nothing changed, where its loss is not finite."""
     actor, critic = work.losses[0, 0], work.losses[0, 1]
     for b in range(1, blocks):
@@ -312,13 +329,22 @@ def _step(k, blocks, objective, curvature, table, work):
 
 
 @FAST
-def _network(n):
+def _network(n: Any) -> Network:
     """The record of a plain Network."""
     return Network(MLP(*n[0]), n[1], n[2])
 
 
 @FAST
-def take_part(nets, batch, minibatches, objective, curvature, draws, table, work):
+def take_part(
+    nets: Any,
+    batch: Any,
+    minibatches: Any,
+    objective: Any,
+    curvature: int,
+    draws: Draws | None,
+    table: Any,
+    work: Any,
+) -> None:
     """Learn from the minibatches of a batch, one after the other, together with every thread that takes part.
 
     What is given are records as plain tuples. curvature: what goes back beside the gradient, a code of records.py.

@@ -39,7 +39,9 @@ class CategoricalActor(NamedTuple):
 
 
 @FAST
-def sample_gaussian(actor, obs, noise, actions, to_env):
+def sample_gaussian(
+    actor: GaussianActor, obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray
+) -> bool:
     """Fill actions [E, A] with mean + deviation * noise and to_env with the same within the bounds.
 
     Returns whether all actions are finite.
@@ -62,7 +64,9 @@ def sample_gaussian(actor, obs, noise, actions, to_env):
 
 
 @FAST
-def sample_categorical(actor, obs, noise, actions, to_env):
+def sample_categorical(
+    actor: CategoricalActor, obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray
+) -> bool:
     """Fill actions [E] with the largest of logits + noise, and to_env with the same counted from the first action.
 
     Returns whether all logits are finite.
@@ -95,7 +99,7 @@ def actor_record(policy: Any) -> GaussianActor | CategoricalActor | None:
 
 
 @FAST
-def _gaussian(actor, obs, noise, actions, to_env):
+def _gaussian(actor: tuple, obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
     """As `sample_gaussian`, of plain tuples."""
     distribution, separate, mean, variance, low, high = actor
     record = GaussianActor(distribution, separate, MLP(*mean), MLP(*variance), low, high)
@@ -103,7 +107,7 @@ def _gaussian(actor, obs, noise, actions, to_env):
 
 
 @FAST
-def _categorical(actor, obs, noise, actions, to_env):
+def _categorical(actor: tuple, obs: np.ndarray, noise: np.ndarray, actions: np.ndarray, to_env: np.ndarray) -> bool:
     """As `sample_categorical`, of plain tuples."""
     return sample_categorical(CategoricalActor(MLP(*actor[0]), actor[1]), obs, noise, actions, to_env)
 

@@ -23,7 +23,9 @@ own = EXACT(statistics_of)
 
 
 @EXACT
-def record(t, step, reset, seen, account, norms, rows):
+def record(
+    t: int, step: Step, reset: bool, seen: np.ndarray, account: Account, norms: Normalizers, rows: Outcomes
+) -> int:
     """Enter step t of E environments into the rows of a rollout; return how many episodes ended, or what is wrong."""
     over, final, scales = 0, step.final, norms.rewards
     for i in range(len(final)):
@@ -50,7 +52,7 @@ def record(t, step, reset, seen, account, norms, rows):
 
 
 @EXACT
-def _record(t, step, reset, seen, kept):
+def _record(t: int, step: tuple, reset: bool, seen: np.ndarray, kept: tuple) -> int:
     """As `record`, of plain tuples."""
     account, (obs, (ret, gamma, rewards)), rows = kept
     norms = Normalizers(Statistics(*obs), RewardScale(ret, gamma, Statistics(*rewards)))
