@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import agents
 from .errors import InputError
+from .names import POOL
 from .runs.arguments import need_one_of
 from .runs.checkpoint import checkpoints, chosen_checkpoint, read_config, read_object, trusted_module
 
@@ -57,7 +58,7 @@ def read_run(
     need_one_of(args, "std", agent.STDS)
     module = trusted_module(run, args, env_module, trust_env_module)
     saved = chosen_checkpoint(run, checkpoint)
-    env = envs.make(args.env_id.removeprefix(envs.POOL), module, render_mode, args.env_kwargs)
+    env = envs.make(args.env_id.removeprefix(POOL), module, render_mode, args.env_kwargs)
     try:
         policy = agent.make_policy(env.observation_space, env.action_space, args)
         policy.load_state_dict(saved["policy"])

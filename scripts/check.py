@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hesscale_rl.errors import DONE, FAILED, EnvironmentFault, InputError
+from hesscale_rl.names import POOL
 from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
@@ -28,7 +29,7 @@ def check(args: argparse.Namespace) -> int:
     """Look at everything and report; return the exit code."""
     from hesscale_rl import envs
 
-    if args.env.startswith(envs.POOL):
+    if args.env.startswith(POOL):
         raise InputError(f"{args.env}: EnvPool's environments are not looked at")
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: must be at least 1")

@@ -8,15 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from contributing import blocks
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 ROOMS = ("agents", "envs", "scripts", "studies")
-SECTIONS = dict(re.findall(r"^### (.*?):.*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
-
-
-def blocks(name):
-    return re.findall(r"^```(\w*)\n(.*?)^```$", SECTIONS[name], re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +20,7 @@ def copy(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     nothing = shutil.ignore_patterns("__pycache__", *ROOMS)
     shutil.copytree(ROOT / "hesscale_rl", root / "hesscale_rl", ignore=nothing)
-    for room in (*ROOMS, "tests/curvature"):
+    for room in (*ROOMS, "tests/curvature", "tests/optim", "tests/ur"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
     for room in ROOMS:
         (root / "hesscale_rl" / room).symlink_to(root / room)
@@ -40,13 +35,13 @@ def apply(root, block):
     first, _, lines = block.partition("\n")
     file, _, table = first.removeprefix("# ").partition(", ")
     path = root / file
-    text = path.read_text()
+    text = path.read_text() if path.exists() else ""
     if table:
-        head = re.search(rf"^{table}\b.*{{\n", text, re.MULTILINE)
+        head = re.search(rf"^{table}\b.*[{{(]\n", text, re.MULTILINE)
         assert head, f"{file} has no table {table}"
         text = text[: head.end()] + lines + text[head.end() :]
     else:
-        text += "\n\n" + lines
+        text = f"{text}\n\n{lines}" if text else lines
     path.write_text(text)
 
 
@@ -72,6 +67,29 @@ def test_an_activation_a_layer_and_a_curvature_are_what_the_page_says(copy):
     assert re.search(r"([3-9]|\d\d) passed", said)
 
 
+def test_an_optimizer_is_one_file_and_one_row(copy):
+    for _, block in blocks("An optimizer"):
+        apply(copy, block)
+    said = call(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/optim/test_kernels.py", "-k",
+                "clipped or every_kernel")  # fmt: skip
+    assert "3 passed" in said
+    flags = ["--env-id", "InvertedPendulum-v5", "--num-steps", "16", "--total-timesteps", "16", "--quiet"]
+    flags += ["--num-minibatches", "2", "--update-epochs", "1", "--optimizer-kwargs", "gamma=0.5"]
+    call(
+        copy,
+        "-m",
+        "hesscale_rl",
+        "train",
+        "ppo",
+        "--optimizer",
+        "scaled-clipped-newton",
+        *flags,
+        "--run-dir",
+        "runs/own",
+    )
+    assert "optim/eta_critic" in (copy / "runs" / "own" / "metrics.jsonl").read_text()
+
+
 def test_an_agent_is_one_file(copy):
     [(_, block)] = blocks("An agent")
     first, *commands = block.splitlines()
@@ -82,3 +100,13 @@ def test_an_agent_is_one_file(copy):
         assert name == "hesscale-rl"
         call(copy, "-m", "hesscale_rl", *arguments)
     assert (copy / "runs" / "mine" / "metrics.jsonl").exists()
+
+
+def test_an_arm_is_one_entry(copy):
+    [(_, block)] = blocks("A robot arm")
+    apply(copy, block)
+    said = call(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/ur/test_ur_arms.py", "-k",
+                "UR5l and whole or named")  # fmt: skip
+    assert "2 passed" in said
+    code = "from hesscale_rl import envs; print(envs.make('URReacher-v2', env_kwargs={'arm': 'UR5l'}).unwrapped)"
+    call(copy, "-c", code)

@@ -152,6 +152,7 @@ def check_shared(args: Any) -> None:
     need(not (args.profile and args.quiet), "profile", "left out, or without --quiet")
     steps = args.num_steps * args.num_envs
     need(args.total_timesteps >= steps, "total_timesteps", f"at least one rollout, {steps} steps")
+    check_memory(args)
     need_one_of(args, "backend", BACKENDS)
     need(not (args.compile and args.backend == "compiled"), "compile", "left out, or --backend torch")
     need(args.device.partition(":")[0] in DEVICES, "device", "cpu, cuda or cuda:N")
@@ -175,8 +176,11 @@ def planned_steps(args: Any) -> int:
     return args.total_timesteps if args.rollouts is None else args.rollouts * args.num_steps * args.num_envs
 
 
-def check_memory(args: Any, observations: int) -> None:
-    """Raise InputError if a rollout, with `observations` numbers a step, is larger than this machine's memory."""
+def check_memory(args: Any, observations: int = 1) -> None:
+    """Raise InputError if a rollout, with `observations` numbers a step, is larger than this machine's memory.
+
+    Asked first of the flags alone, before as many environments are made; then of these.
+    """
     # Of a step: two observations and their copies in a minibatch, actions, rewards, values and advantages.
     need, there = args.num_steps * args.num_envs * (16 * observations + 64), memory()
     if need > there:

@@ -91,7 +91,6 @@ class Session:
         self._saved = saved if saved is not None and "policy" in saved else None
         with contextlib.ExitStack() as stack:
             stack.enter_context(backend.use(args.backend))
-            check_memory(args, 1)  # before as many environments are made
             if args.capture_video_interval:
                 need_video(f"--capture-video-interval {args.capture_video_interval}")
             self.env = self.envs.make_vector(args.env_id, args.num_envs, args.env_module, args.seed, args.env_kwargs)
@@ -306,7 +305,10 @@ class Session:
         self.progress.began += lasted
 
     def _save(self, new_episodes: bool = False) -> None:
-        """Write a checkpoint; `new_episodes`: of environments that have failed, whose state is worth nothing."""
+        """Write a checkpoint: after an update that is due for it, and where a rollout was broken off.
+
+        `new_episodes`: of environments that have failed, whose state is worth nothing.
+        """
         check_finite(self.policy)
         self.run.save_checkpoint(self.rollout.step, self._state(new_episodes))
 

@@ -29,6 +29,7 @@ from typing import Any, get_origin, get_type_hints
 
 from hesscale_rl import agents
 from hesscale_rl.errors import InputError
+from hesscale_rl.names import POOL
 from hesscale_rl.optim import declaration
 from hesscale_rl.runs.arguments import planned_steps
 from hesscale_rl.runs.checkpoint import EVALUATING, HOW, fitted
@@ -252,7 +253,7 @@ def _check_env(env_id: str, module: str | None) -> None:
     """Import what registers it, and see whether there is such an environment; none is made but EnvPool's."""
     from hesscale_rl import envs
 
-    if env_id.startswith(envs.POOL):
+    if env_id.startswith(POOL):
         from hesscale_rl.rl.policy import check_spaces
 
         pool = envs.make_vector(env_id)
