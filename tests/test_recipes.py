@@ -108,5 +108,5 @@ def test_an_arm_is_one_entry(copy):
     said = call(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/ur/test_ur_arms.py", "-k",
                 "UR5l and whole or named")  # fmt: skip
     assert "2 passed" in said
-    code = "from hesscale_rl import envs; print(envs.make('URReacher-v2', env_kwargs={'arm': 'UR5l'}).unwrapped)"
+    code = "from hesscale_rl import envs; print(envs.make('URReacher-v0', env_kwargs='arm=UR5l').unwrapped.arm.name)"
     call(copy, "-c", code)
