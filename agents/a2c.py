@@ -45,9 +45,11 @@ class Args:
     """decides everything random: weights, noise, environment"""
     optimizer: OptimizerName = "scaled-adahesscale"
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
-    """step size"""
-    delta: float = 1e-8
-    """trust-region radius of scaled-NAME, which every optimizer can be had as, for each network by itself"""
+    """step size; of scaled-NAME, which every optimizer can be had as, only where it begins"""
+    desired_kl: float = 0.03
+    """what scaled-NAME sets its step sizes by: how far learning from 2,048 steps takes the policy, a KL divergence"""
+    delta: float | None = None
+    """keep the step size of scaled-NAME, and its trust region at this radius for each network (paper: 1e-8)"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
@@ -61,7 +63,7 @@ class Args:
     optimizer_kwargs: Annotated[str | None, tyro.conf.arg(aliases=["--optimizer-arg"])] = None
     """other settings of the optimizer: key=value,key=value or a JSON object"""
     anneal_lr: bool = True
-    """let the step size fall linearly to zero"""
+    """let the step size, or the divergence that it is set by, fall linearly to zero"""
     num_steps: int = 5
     """steps of a rollout in each copy; with one copy a rollout also ends where an episode does"""
     gamma: float = 0.99
@@ -128,10 +130,21 @@ class Args:
         """How hs.backward works where the whole update is not compiled."""
         return "compile" if self.compile else "auto"
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """The samples after which step sizes are set anew, and how many steps of the optimizer these make."""
+        samples = self.num_steps * self.num_envs
+        updates = max(WINDOW // samples, 1)
+        return updates * samples, updates
+
+
+WINDOW = 2048  # samples after which step sizes are set anew, about PPO's rollout
 
 PRESETS = {
     "default": Args(),
-    "paper": Args(preset="paper", anneal_lr=False, orthogonal=False, vf_coef=1.0, max_grad_norm=0.0, std="network"),
+    "paper": Args(
+        preset="paper", delta=1e-8, anneal_lr=False, orthogonal=False, vf_coef=1.0, max_grad_norm=0.0, std="network"
+    ),
 }
 
 STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
@@ -265,6 +278,7 @@ def update(
         actor, critic, outputs, _ = fast.learn(batch, torch.arange(len(batch["obs"])), 1, objective)
     if not math.isfinite(actor + critic):
         raise Diverged(f"the loss is not finite (policy {actor:.3g}, value {critic:.3g})")
+    batch["outputs"] = outputs
     return diagnose(policy, optimizer, actor_loss(policy, batch, args), outputs, batch) if log else {}
 
 
@@ -300,6 +314,7 @@ def train(args: Args, watch: Watch | None = None) -> int:
             if not len(batch["obs"]):
                 continue  # every environment only reset itself
             logs = update(*session.learner, batch, args, log := session.due(args.log_interval))
+            session.set_steps(batch, logs)
             if log:
                 session.log(logs, f"entropy {logs['losses/entropy']:.2g}")
     return session.exit_code

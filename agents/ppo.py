@@ -46,9 +46,11 @@ class Args:
     """decides everything random: weights, noise, minibatches, environment"""
     optimizer: OptimizerName = "scaled-adahesscale"
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
-    """step size"""
-    delta: float = 1e-8
-    """trust-region radius of scaled-NAME, which every optimizer can be had as, for each network by itself"""
+    """step size; of scaled-NAME, which every optimizer can be had as, only where it begins"""
+    desired_kl: float = 0.03
+    """what scaled-NAME sets its step sizes by: how far learning from a rollout takes the policy, a KL divergence"""
+    delta: float | None = None
+    """keep the step size of scaled-NAME, and its trust region at this radius for each network (paper: 1e-8)"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
@@ -62,7 +64,7 @@ class Args:
     optimizer_kwargs: Annotated[str | None, tyro.conf.arg(aliases=["--optimizer-arg"])] = None
     """other settings of the optimizer: key=value,key=value or a JSON object"""
     anneal_lr: bool = True
-    """let the step size fall linearly to zero"""
+    """let the step size, or the divergence that it is set by, fall linearly to zero"""
     num_steps: int = 2048
     """steps of a rollout in each copy"""
     num_minibatches: int = 32
@@ -135,6 +137,11 @@ class Args:
         return "compile" if self.compile else "auto"
 
     @property
+    def window(self) -> tuple[int, int]:
+        """The samples after which step sizes are set anew, and how many steps of the optimizer these make."""
+        return self.num_steps * self.num_envs, self.update_epochs * self.num_minibatches
+
+    @property
     def value_clip(self) -> float:
         """How far a value may go from the old one; 0: anywhere."""
         return self.clip_coef if self.clip_vloss else 0.0
@@ -142,7 +149,9 @@ class Args:
 
 PRESETS = {
     "default": Args(),
-    "paper": Args(preset="paper", anneal_lr=False, clip_vloss=False, vf_coef=1.0, max_grad_norm=0.0, std="network"),
+    "paper": Args(
+        preset="paper", delta=1e-8, anneal_lr=False, clip_vloss=False, vf_coef=1.0, max_grad_norm=0.0, std="network"
+    ),
 }
 
 STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is
@@ -222,8 +231,8 @@ def prepare(policy: Policy, steps: dict[str, np.ndarray], args: Args) -> dict[st
         raise Diverged("an advantage is not finite")
     rows = dict(obs=steps["obs"], actions=steps["actions"], advantages=advantages, returns=returns, values=values)
     batch = {name: torch.from_numpy(a.reshape(-1, *a.shape[2:])).to(args.device) for name, a in rows.items()}
-    loss = likelihood(policy, batch["actions"], batch["advantages"])
-    batch["logprob"] = loss.log_prob(policy.actor(batch["obs"]))
+    batch["outputs"] = policy.actor(batch["obs"])
+    batch["logprob"] = likelihood(policy, batch["actions"], batch["advantages"]).log_prob(batch["outputs"])
     valid = steps["valid"].reshape(-1)
     return batch if valid.all() else {name: a[torch.from_numpy(valid)] for name, a in batch.items()}
 
@@ -333,6 +342,7 @@ def train(args: Args, watch: Watch | None = None) -> int:
         for _ in session.iterations():
             batch = prepare(session.policy, session.collect(), args)
             logs = update(*session.learner, batch, args, session.shuffle)
+            session.set_steps(batch, logs)
             session.log(logs, f"kl {logs['losses/approx_kl']:.3f}")
     return session.exit_code
 

@@ -166,7 +166,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
 
 import hesscale_rl as hs
 from hesscale_rl import envs
@@ -240,16 +239,6 @@ def actor_loss(policy: Policy, batch: dict[str, Tensor], args: Args) -> hs.losse
     return hs.losses.GaussianPolicyGradient(batch["actions"], advantages, parametrization=policy.parametrization)
 
 
-def mean_kl(policy: Policy, old: Tensor, new: Tensor) -> Tensor:
-    """Return the mean over the samples of KL(old || new), from the actor's outputs [B, C] of both."""
-    if policy.discrete:
-        log_q, log_p = old.log_softmax(1), new.log_softmax(1)
-        return (log_q.exp() * (log_q - log_p)).sum(1).mean()
-    std = {"log_std": torch.exp, "log_var": lambda p: (p / 2).exp(), "var": torch.sqrt}[policy.parametrization]
-    q, p = (Normal(mean, std(spread), validate_args=False) for mean, spread in (old.chunk(2, 1), new.chunk(2, 1)))
-    return kl_divergence(q, p).sum(1).mean()
-
-
 @torch.no_grad()
 def natural_step(policy: Policy, obs: Tensor, loss: hs.losses.PolicyGradient, args: Args) -> Vectors:
     """Return the step of every parameter of the actor: along x with (F + damping I) x = -g, as long as allowed.
@@ -291,7 +280,7 @@ def line_search(
             p.copy_(from_here + args.backtrack_coef**k * way)
         new = policy.actor(obs)
         surrogate = (loss.advantages * (loss.log_prob(new) - old_logprob).exp()).mean()
-        kl = mean_kl(policy, old, new)
+        kl = policy.kl(old, new)
         if surrogate >= loss.advantages.mean() and kl <= args.target_kl:  # neither, if one is NaN
             break
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from ..backend import compiles, has_twin
 from ..errors import Diverged, InputError
@@ -20,6 +21,7 @@ from .actions import ActionBox
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
+CRITIC, VARIANCE = "critic", "variance"  # names of parameter groups
 Function = Callable[[np.ndarray], np.ndarray]
 Sampler = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], bool]
 
@@ -92,12 +94,12 @@ class Policy(nn.Module):
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups: every network by itself, and a variance that is a parameter."""
-        networks: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
+        networks: dict[str, nn.Module] = {"actor": self.actor, CRITIC: self.critic}
         if isinstance(self.actor, Heads):
             mean, variance = self.actor.branches
-            networks = {"mean": mean, "variance": variance, "critic": self.critic}
+            networks = {"mean": mean, VARIANCE: variance, CRITIC: self.critic}
         elif self.parametrization == "log_var" and isinstance(self.actor, nn.Sequential):
-            networks = {"mean": self.actor[:-1], "variance": self.actor[-1], "critic": self.critic}
+            networks = {"mean": self.actor[:-1], VARIANCE: self.actor[-1], CRITIC: self.critic}
         return [{"params": list(network.parameters()), "name": name} for name, network in networks.items()]
 
     def place(self, device: str) -> None:
@@ -151,6 +153,15 @@ class Policy(nn.Module):
         if self.parametrization == "var":
             return mean + np.sqrt(p) * noise
         return mean + np.exp(p if self.parametrization == "log_std" else p / 2) * noise
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return the mean over the samples of KL(old || new), from the actor's outputs [B, C] of both."""
+        if self.discrete:
+            log_q, log_p = old.log_softmax(1), new.log_softmax(1)
+            return (log_q.exp() * (log_q - log_p)).sum(1).mean()
+        std = {"log_std": torch.exp, "log_var": lambda p: (p / 2).exp(), "var": torch.sqrt}[self.parametrization]
+        q, p = (Normal(mean, std(spread), validate_args=False) for mean, spread in (old.chunk(2, 1), new.chunk(2, 1)))
+        return kl_divergence(q, p).sum(1).mean()
 
     def _call(self, net: nn.Module, obs: np.ndarray) -> np.ndarray:
         """Return the network's outputs [N, C] for obs [N, O]."""

@@ -100,8 +100,9 @@ def check_optimizer(args: Any, imported: bool = False) -> None:
         need(bool(MODULE_CLASS.fullmatch(args.optimizer)), "optimizer", "a name, or module:Class")
     else:
         need_one_of(args, "optimizer", known)
-    for flag in ("learning_rate", "delta"):
-        need(0 < getattr(args, flag) < math.inf, flag, "a positive number")
+    for flag in ("learning_rate", "delta", "desired_kl"):
+        value = getattr(args, flag, None)
+        need(value is None or 0 < value < math.inf, flag, "a positive number")
     given = read_kwargs(args.optimizer_kwargs, "optimizer-kwargs")
     if foreign:
         return

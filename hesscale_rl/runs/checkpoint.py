@@ -25,7 +25,7 @@ HOW = {"env_threads", "update_threads", "profile"}
 FREE |= EVALUATING | HOW
 
 # Flags that came later: a run of an earlier version has them as they are where nobody gives them.
-LATER = {"env_kwargs", "rescale_actions", "trust_env_module"} | EVALUATING | HOW
+LATER = {"env_kwargs", "rescale_actions", "trust_env_module", "desired_kl"} | EVALUATING | HOW
 
 A = TypeVar("A")
 

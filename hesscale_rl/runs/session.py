@@ -2,8 +2,9 @@
 
 An agent is one file in agents/; to add one, add the file. Commands find it there and use these names of its module:
 
-    Args         a dataclass of its flags, with those that ppo.py and a2c.py share, and two properties: `rollouts`,
-                 how many the run has or None for as many as reach its steps, and `tape`, hs.backward's backend
+    Args         a dataclass of its flags, with those that ppo.py and a2c.py share, and properties: `rollouts`, how
+                 many the run has or None for as many as reach its steps; `tape`, hs.backward's backend; where
+                 `delta` may be None, `window`, a step_control.Window
     PRESETS      Args by the name that --preset takes; "default" is one of them
     STDS         what --std takes
     check        check(args) raises InputError for the first flag that cannot be, before torch does anything
@@ -38,11 +39,12 @@ import torch
 
 from .. import backend
 from ..errors import EXIT_CODES, Diverged, EnvironmentFault, InputError, Unwritable
-from ..optim import make_optimizer
+from ..optim import is_scaled, make_optimizer
 from ..optim.foreign import ForeignOptimizer
 from ..rl.fast.learner import Learner, make_learner
 from ..rl.policy import Policy, check_finite, check_spaces
 from ..rl.rollout import Arrays, Rollout
+from ..rl.step_control import StepControl, Window
 from ..system.console import complain, say
 from .arguments import check_memory, check_optimizer, optimizer_settings, planned_steps
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
@@ -109,8 +111,11 @@ class Session:
             self.optimizer, curvature = make_optimizer(
                 args.optimizer, self.policy.groups(), **optimizer_settings(args)
             )
+            self.control = _step_control(self.policy, self.optimizer, args)
             if self._saved is not None:
                 restore(self.policy, self.optimizer, self._saved, args.num_envs)
+                if self.control is not None and "control" in self._saved:  # not, if it began with a radius
+                    self.control.load_state_dict(self._saved["control"])
             if args.eval_interval or args.capture_video_interval:
                 self.evaluation = Evaluation(args, self.envs.make, evaluated)
                 stack.callback(_close, self.evaluation.env, args.env_id)
@@ -209,8 +214,7 @@ class Session:
             self.profile = Profile(self.rollout.watch(), self.rollout.threads.number)
         while self.share < 1 and not self.run.stop:
             if self.args.anneal_lr:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.args.learning_rate * (1 - self.share)
+                self._anneal(1 - self.share)
             self.before = self.rollout.step
             yield
             if isinstance(self.optimizer, ForeignOptimizer):
@@ -221,6 +225,14 @@ class Session:
             if self.run.stop or self.due(self.args.checkpoint_interval):
                 self._save()
             self._now(REST)
+
+    def _anneal(self, remaining: float) -> None:
+        """Let the step sizes, or what they are set by, be that share of what they began with."""
+        if self.control is not None:
+            self.control.remaining = remaining
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.args.learning_rate * remaining
 
     def collect(self, stop_at_end: bool = False) -> Arrays:
         """Take the steps of a rollout, as `Rollout.collect` does; whatever ends it, the updates before are kept."""
@@ -240,6 +252,16 @@ class Session:
         self._now(ADVANTAGES)
         return steps
 
+    def set_steps(self, batch: dict[str, torch.Tensor], logs: dict[str, float]) -> None:
+        """Have the step sizes follow what was learned, unless they are kept.
+
+        `batch` and `logs`: what was learned from, with the actor's outputs before, and what the update logs.
+        """
+        if self.control is not None:
+            groups = zip(self.optimizer.param_groups, self.optimizer.eta, strict=True)
+            etas = [logs.get(f"optim/eta_{group['name']}", float(eta)) for group, eta in groups]
+            self.control.learned(batch, etas)
+
     def due(self, interval: int) -> bool:
         """Whether what is done every `interval` steps, and at the end, is due after this rollout."""
         return self.share >= 1 or crossed(self.before, self.rollout.step, interval)
@@ -248,6 +270,8 @@ class Session:
         """Record the figures of an update and show `note`, with the scaling factors among them."""
         before = self._now(LOGGING)
         logs["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if self.control is not None:
+            logs |= self.control.figures
         logs["charts/SPS"] = (self.rollout.step - self.first) / (time.time() - self.began)
         self.run.log(self.rollout.step, logs)
         self.run.flush()
@@ -315,6 +339,8 @@ class Session:
     def _state(self, new_episodes: bool = False) -> dict[str, Any]:
         """What a checkpoint has in it."""
         learned = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.control is not None:
+            learned["control"] = self.control.state_dict()
         random = {"shuffle": self.shuffle.get_state(), "torch": torch.get_rng_state()}
         account = {"rollout": self.rollout.state_dict(new_episodes), "global_step": self.rollout.step}
         account |= {"recent": list(self.recent), "iteration": self.collected}
@@ -330,6 +356,13 @@ def _found(args: Any) -> dict[str, Any]:
     if asked < done and asked != before.total_timesteps:
         raise InputError(f"--total-timesteps {asked}: {args.resume} has done {done:,} already; name more, or none")
     return saved
+
+
+def _step_control(policy: Policy, optimizer: Any, args: Any) -> StepControl | None:
+    """What sets the step sizes of a scaled optimizer that was given no radius; None for one that keeps its own."""
+    if not is_scaled(args.optimizer) or args.delta is not None:
+        return None
+    return StepControl(policy, optimizer, args.desired_kl, Window(*args.window))
 
 
 def _close(env: Any, env_id: str) -> None:
