@@ -86,6 +86,11 @@ class _CacheFiles(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     _impl_class = _CacheFiles
 
+    def __init__(self, function: Callable):
+        super().__init__(function)
+        # numba reads an index of its own version before it looks at the stamp, and fails where a class in it is gone.
+        self._cache_file._version += f" {self._cache_file._source_stamp}"
+
 
 def loops(*liberties: str) -> Callable[[Callable], Any]:
     """Return the decorator that compiles a function, kept in __pycache__, with these liberties in the arithmetic.

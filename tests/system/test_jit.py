@@ -1,12 +1,16 @@
 import ast
+import copy
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
+import numba
 import pytest
 
-from hesscale_rl.jit import FOLDERS, PACKAGE, UsersFolder, has_loops
+from hesscale_rl.jit import FOLDERS, PACKAGE, UsersFolder, at, has_loops
 
 CLEARANCE = """
 import numpy as np
@@ -21,8 +25,8 @@ print(clearance(np.array([1.6, -2.4, 1.5, -0.7, 1.6, 1.0]), bounds))
 @pytest.mark.slow
 def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_machine_code(tmp_path):
     # `clearance` is compiled from safety.py; what it calls for the links' places stands in kinematics.py.
-    copy = tmp_path / "hesscale_rl"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    edited = tmp_path / "hesscale_rl"
+    shutil.copytree(PACKAGE, edited, ignore=shutil.ignore_patterns("__pycache__"))
 
     def clearance():
         command = [sys.executable, "-c", CLEARANCE]
@@ -33,12 +37,25 @@ def test_an_edit_of_what_a_compiled_function_calls_is_never_answered_by_old_mach
         return float(done.stdout)
 
     before = clearance()
-    places = copy / "envs" / "ur" / "kinematics.py"
+    places = edited / "envs" / "ur" / "kinematics.py"
     origins = "frames(links, q)[:, :, 3]"
     assert origins in places.read_text()
     places.write_text(places.read_text().replace(origins, f"({origins} + 0.01)"))
     assert abs(clearance() - before - 0.01) < 1e-12  # the whole arm stands a centimetre higher above the table
-    assert [*(copy / "envs" / "ur" / "__pycache__").glob("safety.clearance*.nbi")]  # it was kept, and found stale
+    assert [*(edited / "envs" / "ur" / "__pycache__").glob("safety.clearance*.nbi")]  # it was kept, and found stale
+
+
+def test_an_index_of_other_sources_is_passed_over_unread(tmp_path):
+    index = at._cache._cache_file  # of any function
+    mine = copy.copy(index)
+    mine._index_path = str(tmp_path / "index.nbi")
+    gone = pickle.dumps(("a stamp", {"key": Fraction(1)})).replace(b"Fraction", b"Fractiom")  # a class renamed since
+    with open(mine._index_path, "wb") as file:
+        pickle.dump(numba.__version__, file)
+        file.write(gone)
+    with pytest.raises(AttributeError):
+        pickle.loads(gone)
+    assert mine._load_index() == {}
 
 
 def test_compiled_functions_have_their_constants_from_files_that_the_stamp_covers():
