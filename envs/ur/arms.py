@@ -17,6 +17,7 @@ from hesscale_rl.errors import InputError
 from hesscale_rl.runs.command_line import one_of
 
 JOINTS = 6  # of every arm: base, shoulder lift, elbow, wrist 1 to 3
+JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 # The twists between the joints [rad], the same for every arm. They are quarters of a turn: their cosines and sines
 # are whole numbers, without the rounding of math.cos.
 TWISTS = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
