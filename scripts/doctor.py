@@ -16,7 +16,7 @@ from hesscale_rl.system.console import say
 
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "mujoco", "tensorboard", "safetensors")
 OPTIONAL = {"plot": "matplotlib", "video": "imageio-ffmpeg", "robot": "ur_rtde", "data": "scikit-learn"}
-OPTIONAL |= {"sb3": "stable-baselines3"}
+OPTIONAL |= {"sb3": "stable-baselines3", "mcap": "mcap"}
 OPTIONAL |= {"ray": "ray", "slurm": "submitit", "export": "onnxscript", "envpool": "envpool", "track": "wandb"}
 
 

@@ -9,7 +9,6 @@ hesscale-rl ur replay LOG reads them.
 import argparse
 import contextlib
 import importlib
-import json
 import math
 import sys
 import time
@@ -22,8 +21,8 @@ from hesscale_rl.envs.ur.arms import ARMS, DEFAULT, Arm, find_arm
 from hesscale_rl.errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, Diverged, InputError
 from hesscale_rl.playing import agent_of, read_run
 from hesscale_rl.runs.command_line import Parser, read_kwargs
-from hesscale_rl.runs.video import Film, need_video
 from hesscale_rl.scripts.evaluate import run_flags
+from hesscale_rl.scripts.ur.replaying import replay
 from hesscale_rl.system.console import complain, guard, say
 
 if TYPE_CHECKING:
@@ -201,74 +200,6 @@ def train(args: argparse.Namespace, others: list[str]) -> int:
         gym.registry[own.env_id] = model
 
 
-def replay(args: argparse.Namespace, others: list[str]) -> int:
-    """Tell what a log says: episodes, returns, overrides, faults; and how far our model is from what happened."""
-    if not any((args.log / name).exists() for name in ("cycles.bin", "config.json", "steps.jsonl")):
-        raise InputError(f"{args.log}: no log of a robot (it has no cycles.bin)")
-    if args.video:
-        need_video()
-    import numpy as np
-
-    from hesscale_rl.envs.ur.log import read_records
-    from hesscale_rl.envs.ur.motion import approach
-    from hesscale_rl.envs.ur.safety import OVERRIDES
-    from hesscale_rl.envs.ur.shared import CYCLE
-
-    path = args.log / "cycles.bin"
-    cycles = read_records(path, CYCLE) if path.exists() else np.empty(0, CYCLE)
-    lines = (args.log / "steps.jsonl").read_text().splitlines() if (args.log / "steps.jsonl").exists() else []
-    returns: list[float] = []
-    for event in map(json.loads, lines):
-        if event["kind"] == "reset":
-            returns.append(0.0)
-        elif event["kind"] == "step":
-            returns[-1] += event["reward"]
-        else:
-            say(f"{event['kind']}: {event.get('text', event.get('by', ''))}")
-    for i, value in enumerate(returns):
-        say(f"episode {i + 1}  return {value:.1f}")
-    if not len(cycles):
-        say("no cycle was recorded: the robot did not start")
-        return DONE
-    bounds = json.loads((args.log / "config.json").read_text())["bounds"]
-    period, acceleration = bounds["period"], bounds["acceleration"]
-    # Between two states a few cycles apart, the reference must have followed one of the commands before them.
-    worst = 0.0
-    for now, then, command in zip(cycles[2:-1], cycles[3:], cycles[:-3]["executed"], strict=True):
-        if now["executed"].any() and then["stamp"] - now["stamp"] < 1.5 * period:
-            qd = now["qd_target"].copy()
-            approach(qd, command, acceleration, period)
-            worst = max(worst, float(np.abs(qd - then["qd_target"]).max()))
-    counts = np.bincount(cycles["did"], minlength=4)
-    did = ", ".join(f"{word} {n}" for word, n in zip(OVERRIDES[1:], counts[1:], strict=True))
-    speed, lag = np.abs(cycles["qd"]).max(), np.abs(cycles["q"] - cycles["q_target"]).max()
-    say(f"{len(cycles)} cycles in {cycles['stamp'][-1] - cycles['stamp'][0]:.1f} s of robot time; {did}")
-    say(f"largest joint speed {speed:.3f} rad/s, largest lag {lag:.4f} rad")
-    say(f"reference against our model of speedj: {worst:.4f} rad/s at most")
-    if args.video:
-        _video(args, cycles, lines, period)
-    return DONE
-
-
-def _video(args: argparse.Namespace, cycles: Any, lines: list[str], period: float) -> None:
-    import numpy as np
-
-    from hesscale_rl.envs.ur.dynamics import Scene
-    from hesscale_rl.envs.ur.kinematics import tcp
-    from hesscale_rl.envs.ur.presets import HALF_TURN
-
-    resets = [event for event in map(json.loads, lines) if event["kind"] == "reset"]
-    about = json.loads((args.log / "config.json").read_text())["arguments"]
-    arm = find_arm(about.get("arm", DEFAULT.name))  # a log of before there was a choice has none
-    scene = Scene(arm)
-    with Film(args.log / "replay.mp4", 25) as film:
-        for row in cycles[:: max(1, round(0.04 / period))]:
-            seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
-            target = np.array([tcp(arm.links, row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
-            film.append(scene.draw(row["q"], target))
-    say(f"video {film.path}  ({film.count} frames)")
-
-
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return our arguments, and those left for the agent."""
     parser = Parser("hesscale-rl ur", __doc__)
@@ -301,6 +232,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     three = commands.add_parser("replay", help="tell what a log says")
     three.add_argument("log", type=Path, help="the directory")
     three.add_argument("--video", action="store_true", help="write LOG/replay.mp4")
+    three.add_argument("--page", action="store_true", help="write LOG/replay.html: angles, speeds, guard, faults")
+    three.add_argument("--mcap", action="store_true", help="write LOG/replay.mcap, for Foxglove")
     three.set_defaults(act=replay)
     args, others = parser.parse_known_args(argv)
     if others and args.act in (run, replay):

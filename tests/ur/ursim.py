@@ -48,10 +48,12 @@ class Ursim:
         self._desk: socket.socket | None = None
 
     def ready(self) -> "Ursim":
-        """Wait until it serves."""
+        """Wait until it serves; nobody else would end one that does not."""
         deadline = time.monotonic() + PATIENCE
         while "Ctrl-C ends it" not in self.events:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.events
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.end(signal.SIGKILL)
+                raise AssertionError(f"the simulated robot did not begin: {self.events}")
             time.sleep(0.02)
         self._desk = socket.create_connection((self.host, CONTROL_PORT), PATIENCE)
         self._answers = self._desk.makefile("r")
