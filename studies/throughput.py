@@ -1,10 +1,12 @@
 """Environment steps per second with learning, one core: hesscale-rl, the usual way, and the physics alone.
 
-    hesscale-rl benchmark [--rounds 7] [--out docs/results/benchmark]
+    hesscale-rl benchmark [--rounds 7] [--out docs/results/benchmark] [--threads 1 2]
 
 In every round all methods have their turn, one after the other, so that a busy machine slows them alike; printed are
 medians, minima and maxima, and ratios within a round to the baseline (baseline_agents.py). Ours are the agents
-themselves with all their logging, timed by their metrics.jsonl. stable-baselines3 takes part where it is installed.
+themselves with all their logging, timed by their metrics.jsonl. stable-baselines3 and sbx take part where they are
+installed, with their defaults and as their documentation says for speed on a CPU. With `--threads` it is PPO with 16
+environments instead, in so many threads, and ratios are to the first of them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import argparse
 import contextlib
 import csv
 import importlib
+import io
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -29,26 +33,36 @@ from hesscale_rl.runs.command_line import Parser, obey
 from hesscale_rl.system.console import say
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
-PARTS = ("act", "env", "advantages", "update", "rest")
-BASELINE, PHYSICS = "CleanRL's way, adam", "mj_step alone"
+PARTS = ("act", "physics", "environment", "normaliser", "advantages", "update", "logging", "rest")
+BASELINE, PHYSICS, OURS = "CleanRL's way, adam", "mj_step alone", "hesscale-rl, adahesscale"
+COPIES = 16  # environments of a run on several cores
 CHUNK = {"ppo": 8192, "a2c": 4000}  # steps that are timed in a turn, after WARM
 WARM = {"ppo": 2048, "a2c": 1000}
+
+PALETTE = ("#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#D55E00", "#E69F00", "#999999")
 
 Turn = Callable[[], float]  # takes one method's turn; returns steps per second
 
 
-def ours(algorithm: str, env_id: str, optimizer: str) -> Turn:
-    """Train from the beginning; the time between two lines of metrics.jsonl counts."""
+def trained(algorithm: str, folder: Path, **how: Any) -> Path:
+    """Train from the beginning; return the run directory."""
     agent = importlib.import_module(f"hesscale_rl.agents.{algorithm}")
-    first, last = WARM[algorithm], WARM[algorithm] + CHUNK[algorithm]
     more = {"log_interval": 1000} if algorithm == "a2c" else {}
+    if agent.train(agent.Args(**more, **how, run_dir=str(folder / "run"))) != 0:
+        raise RuntimeError(f"{algorithm} with {how} did not end well; see {folder}")
+    return folder / "run"
+
+
+def ours(algorithm: str, env_id: str, optimizer: str, copies: int = 1, threads: int = 1) -> Turn:
+    """Train from the beginning; the time between two lines of metrics.jsonl counts."""
+    first = WARM[algorithm] * copies
+    how: dict[str, Any] = dict(env_id=env_id, optimizer=optimizer, num_envs=copies, env_threads=threads, quiet=True)
+    how |= {"update_threads": threads, "total_timesteps": first + CHUNK[algorithm] * copies}
 
     def turn() -> float:
         folder = Path(tempfile.mkdtemp())
-        how = dict(env_id=env_id, optimizer=optimizer, total_timesteps=last, quiet=True, run_dir=str(folder / "run"))
-        if agent.train(agent.Args(**how, **more)) != 0:
-            raise RuntimeError(f"{algorithm} on {env_id} with {optimizer} did not end well; see {folder}")
-        lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+        run = trained(algorithm, folder, **how)
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         times = [(row["global_step"], row["time"]) for row in lines if "charts/SPS" in row]
         times = [row for row in times if row[0] >= first]
         shutil.rmtree(folder)
@@ -99,23 +113,29 @@ def physics(env_id: str) -> Turn:
     return turn
 
 
-def stable_baselines(algorithm: str, env_id: str) -> Turn | None:
-    """Go on with one training of stable-baselines3 with VecNormalize, or None without it."""
+def stable_baselines(package: str, algorithm: str, env_id: str, copies: int) -> Turn | None:
+    """Go on with one training of stable_baselines3, or of its twin sbx, with VecNormalize; None without the package.
+
+    sbx has no A2C.
+    """
     import gymnasium as gym
 
     try:
-        import stable_baselines3 as sb3
+        found: Any = importlib.import_module(package)
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
     except ImportError:
         return None
-    vector = VecNormalize(DummyVecEnv([lambda: gym.make(env_id)]))
-    model = (sb3.PPO if algorithm == "ppo" else sb3.A2C)("MlpPolicy", vector, device="cpu")
-    model.learn(WARM[algorithm])
+    kind = getattr(found, algorithm.upper(), None)
+    if kind is None:
+        return None
+    vector = VecNormalize(DummyVecEnv([lambda: gym.make(env_id)] * copies))
+    model = kind("MlpPolicy", vector, device="cpu")
+    model.learn(WARM[algorithm] * copies)
 
     def turn() -> float:
-        began, steps = time.perf_counter(), CHUNK[algorithm] // 2
-        model.learn(steps, reset_num_timesteps=False)
-        return steps / (time.perf_counter() - began)
+        began, before = time.perf_counter(), model.num_timesteps
+        model.learn(CHUNK[algorithm] // 2, reset_num_timesteps=False)
+        return (model.num_timesteps - before) / (time.perf_counter() - began)
 
     return turn
 
@@ -123,13 +143,21 @@ def stable_baselines(algorithm: str, env_id: str) -> Turn | None:
 def contenders(algorithm: str, env_id: str) -> dict[str, Turn]:
     """Return every method's turn; the baseline first."""
     turns = {BASELINE: usual(algorithm, env_id)}
-    sb3 = stable_baselines(algorithm, env_id)
-    if sb3 is not None:
-        turns["stable-baselines3, its default"] = sb3
+    for package in ("stable_baselines3", "sbx"):
+        for copies, name in ((1, "its defaults"), (4, "4 environments")):
+            turn = stable_baselines(package, algorithm, env_id, copies)
+            if turn is not None:
+                turns[f"{package}, {name}"] = turn
     for name in ("adam", "adahesscale", "scaled-adahesscale"):
         turns[f"hesscale-rl, {name}"] = ours(algorithm, env_id, name)
     turns[PHYSICS] = physics(env_id)
     return turns
+
+
+def on_cores(env_id: str, threads: list[int]) -> dict[str, Turn]:
+    """Return the turns of PPO with several environments, in so many threads."""
+    names = {t: f"{COPIES} environments, {t} thread{'s' * (t > 1)}" for t in threads}
+    return {name: ours("ppo", env_id, "adahesscale", COPIES, t) for t, name in names.items()}
 
 
 @contextlib.contextmanager
@@ -159,42 +187,34 @@ def watched(spent: dict[str, float], places: dict[str, tuple[Any, str]]) -> Iter
 
 
 def where(algorithm: str, env_id: str) -> dict[str, dict[str, float]]:
-    """Return microseconds per step by part, of the baseline and of AdaHesScale, whose "env" acts as well."""
-    from hesscale_rl.rl.rollout import Rollout
+    """Return microseconds per step by part, of the baseline and of ours with AdaHesScale."""
     from hesscale_rl.studies import baseline_agents as baseline
 
-    agent, result = importlib.import_module(f"hesscale_rl.agents.{algorithm}"), {}
-    usual_parts = {"act": "act", "env": "step", "advantages": "advantages", "update": "update"}
-    our_parts = {"env": (Rollout, "collect"), "advantages": (agent, "prepare"), "update": (agent, "update")}
-    for method, turn, places in (
-        (BASELINE, usual(algorithm, env_id), {part: (baseline, name) for part, name in usual_parts.items()}),
-        (
-            "hesscale-rl, adahesscale",
-            ours(algorithm, env_id, "adahesscale"),
-            our_parts,
-        ),
-    ):
-        spent: dict[str, float] = defaultdict(float)
-        steps = (WARM[algorithm] if method != BASELINE else 0) + CHUNK[algorithm]
-        with watched(spent, places):
-            rate = turn()
-        if method == BASELINE:
-            steps = CHUNK[algorithm] // 2 + (2048 if algorithm == "ppo" else 5)
-        parts = {part: seconds / steps * 1e6 for part, seconds in spent.items()}
-        result[method] = parts | {"rest": max(0.0, 1e6 / rate - sum(parts.values()))}
-    return result
+    parts = {"act": "act", "environment": "step", "advantages": "advantages", "update": "update"}
+    spent: dict[str, float] = defaultdict(float)
+    turn = usual(algorithm, env_id)
+    with watched(spent, {part: (baseline, name) for part, name in parts.items()}):
+        rate = turn()
+    steps = CHUNK[algorithm] // 2 + (2048 if algorithm == "ppo" else 5)
+    each = {part: seconds / steps * 1e6 for part, seconds in spent.items()}
+    folder = Path(tempfile.mkdtemp())
+    with contextlib.redirect_stdout(io.StringIO()):
+        how = dict(env_id=env_id, optimizer="adahesscale", total_timesteps=CHUNK[algorithm], profile=True)
+        run = trained(algorithm, folder, **how)
+    told = json.loads((run / "profile.json").read_text())["us"]
+    shutil.rmtree(folder)
+    return {BASELINE: each | {"rest": max(0.0, 1e6 / rate - sum(each.values()))}, OURS: told}
 
 
-def measure(algorithm: str, env_id: str, rounds: int) -> list[dict[str, Any]]:
-    """Return one row for each method."""
-    turns = contenders(algorithm, env_id)
+def measure(algorithm: str, env_id: str, turns: dict[str, Turn], rounds: int, split: bool) -> list[dict[str, Any]]:
+    """Return one row for each method; ratios are to the first. `split`: say where the time goes, too."""
     rates: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
             rates[name].append(turn())
-    parts, rows = where(algorithm, env_id), []
+    parts, rows, first = where(algorithm, env_id) if split else {}, [], next(iter(rates.values()))
     for name, values in rates.items():
-        ratios = [a / b for a, b in zip(values, rates[BASELINE], strict=True)]
+        ratios = [a / b for a, b in zip(values, first, strict=True)]
         row = {"agent": algorithm, "env": env_id, "method": name, "rounds": rounds}
         for what, numbers in (("sps", values), ("ratio", ratios)):
             row |= {f"{what}_{f.__name__}": f(numbers) for f in (statistics.median, min, max)}
@@ -205,7 +225,7 @@ def measure(algorithm: str, env_id: str, rounds: int) -> list[dict[str, Any]]:
 def show(row: dict[str, Any]) -> str:
     """Return a row as one of a Markdown table."""
     rate = "{sps_median:,.0f} ({sps_min:,.0f} to {sps_max:,.0f})".format(**row)
-    ratio = "{ratio_median:.1f} ({ratio_min:.1f} to {ratio_max:.1f})".format(**row)
+    ratio = "{ratio_median:.2f} ({ratio_min:.2f} to {ratio_max:.2f})".format(**row)
     parts = " | ".join(f"{row[f'us_{part}']:.0f}" if f"us_{part}" in row else "" for part in PARTS)
     return f"| {row['agent']} | {row['env']} | {row['method']} | {rate} | {ratio} | {parts} |"
 
@@ -221,7 +241,7 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
     tasks = list(dict.fromkeys((row["agent"], row["env"]) for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
-    colours = dict(zip(methods, ["#999999", "#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73"], strict=False))
+    colours = dict(zip(methods, PALETTE[::-1], strict=False))
     width = 0.8 / len(methods)
     for k, method in enumerate(methods):
         own = {(row["agent"], row["env"]): row for row in rows if row["method"] == method}
@@ -236,8 +256,8 @@ def draw(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
     left.legend(fontsize=7)
     split = [row for row in rows if "us_act" in row]
     bottom = np.zeros(len(split))
-    for part, colour in zip(PARTS, ["#0072B2", "#009E73", "#F0E442", "#D55E00", "#999999"], strict=True):
-        spent = np.array([row[f"us_{part}"] for row in split])
+    for part, colour in zip(PARTS, PALETTE, strict=True):
+        spent = np.array([row.get(f"us_{part}", 0.0) for row in split])
         right.barh(range(len(split)), spent, left=bottom, label=part, color=colour)
         bottom += spent
     names = [f"{r['agent'].upper()} {r['env'].partition('-')[0]}, {r['method'].partition(',')[0]}" for r in split]
@@ -253,6 +273,10 @@ def measure_all(args: argparse.Namespace) -> int:
     """Measure, print, and write the figure and its numbers; return the exit code."""
     if args.rounds < 1:
         raise InputError(f"--rounds {args.rounds}: must be at least 1")
+    cores = os.cpu_count() or 1
+    for threads in args.threads or []:
+        if not 1 <= threads <= min(cores, COPIES):
+            raise InputError(f"--threads {threads}: must be between 1 and {min(cores, COPIES)}, the cores here")
     from hesscale_rl import envs
 
     for env_id in args.envs:
@@ -270,14 +294,16 @@ def measure_all(args: argparse.Namespace) -> int:
 
     quiet()
     torch.set_num_threads(1)
-    caption = f"{time.strftime('%Y-%m-%d')}, {cpu()}, one core, {args.rounds} rounds, torch {torch.__version__}, "
+    caption = f"{time.strftime('%Y-%m-%d')}, {cpu()}, {args.rounds} rounds, torch {torch.__version__}, "
     caption += f"gymnasium {gym.__version__}, mujoco {mujoco.__version__}"
     columns = ["agent", "env", "method", "steps per second", "ratio", *(f"us {part}" for part in PARTS)]
     say(f"{caption}\n\n| {' | '.join(columns)} |")
     say("|---" * len(columns) + "|")
     rows: list[dict[str, Any]] = []
-    for algorithm, env_id in [("ppo", env_id) for env_id in args.envs] + [("a2c", args.envs[0])]:
-        for row in measure(algorithm, env_id, args.rounds):
+    tasks = [("ppo", env_id) for env_id in args.envs] + [("a2c", args.envs[0])] * (args.threads is None)
+    for algorithm, env_id in tasks:
+        turns = contenders(algorithm, env_id) if args.threads is None else on_cores(env_id, args.threads)
+        for row in measure(algorithm, env_id, turns, args.rounds, args.threads is None):
             say(show(row))
             rows.append(row)
     if args.out is not None:
@@ -295,6 +321,7 @@ def main() -> int:
     parser = Parser("hesscale-rl benchmark", __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="how often every method has its turn (7)")
     parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ID", help="for PPO; A2C runs on the first")
+    parser.add_argument("--threads", nargs="+", type=int, metavar="T", help="PPO with 16 environments in T threads")
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.png")
     return obey(parser, measure_all, "interrupted; no figure is written")
 

@@ -5,6 +5,7 @@ exported file and a robot act as training did.
 """
 
 from collections.abc import Callable
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -17,11 +18,13 @@ from ..backend import compiles, has_twin
 from ..errors import Diverged, InputError
 from ..names import DEVICES
 from ..networks import Heads
+from ..system.threads import Threads
 from .actions import ActionBox
 from .normalize import RewardNorm, RunningNorm
 
 DISCRETE = "categorical"
 CRITIC, VARIANCE = "critic", "variance"  # names of parameter groups
+WIDE, PART = 2048, 1024  # rows of a pass from which on it is done in parts of so many
 Function = Callable[[np.ndarray], np.ndarray]
 Sampler = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], bool]
 
@@ -64,6 +67,7 @@ class Policy(nn.Module):
 
     low: Tensor
     high: Tensor
+    threads = Threads(1)  # for passes over many rows; their number changes no digit
 
     def __init__(
         self,
@@ -170,11 +174,15 @@ class Policy(nn.Module):
         known = self._functions.get(id(net))
         if known is None or not known[0].unmoved():
             known = self._functions[id(net)] = Place(net), function(net, self.observations)
-        return known[1](np.ascontiguousarray(obs, dtype=np.float32))
+        rows = np.ascontiguousarray(obs, dtype=np.float32)
+        if len(rows) <= WIDE:
+            return known[1](rows)
+        parts = [rows[first : first + PART] for first in range(0, len(rows), PART)]
+        return np.concatenate(self.threads.run([partial(known[1], part) for part in parts]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: not the functions, which read this one's parameters."""
-        return self.__dict__ | {"_functions": {}}
+        """Return what a copy needs: not the functions, which read this one's parameters, nor its threads."""
+        return {name: own for name, own in self.__dict__.items() if name != "threads"} | {"_functions": {}}
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return what the environment is given for the actions of `act`: elements of its space."""

@@ -46,6 +46,7 @@ from ..rl.policy import Policy, check_finite, check_spaces
 from ..rl.rollout import Arrays, Rollout
 from ..rl.step_control import StepControl, Window
 from ..system.console import complain, say
+from ..system.threads import Threads
 from .arguments import check_memory, check_optimizer, optimizer_settings, planned_steps
 from .checkpoint import crossed, newest_checkpoint, read_config, restore
 from .directory import Run
@@ -121,6 +122,7 @@ class Session:
                 stack.callback(_close, self.evaluation.env, args.env_id)
             # With --compile torch compiles the readable update.
             threads = getattr(args, "update_threads", 1)  # an agent whose update is torch's has none
+            self.policy.threads = Threads(threads)
             fast = None
             if not args.compile:
                 fast = make_learner(self.policy, self.optimizer, curvature, args.quiet, threads)

@@ -1,5 +1,6 @@
 """The compiled update of wide minibatches: blocks of rows, in any number of threads, to the same bits."""
 
+import copy
 import math
 from functools import partial
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from test_learner import batch, objective, pair
+from test_rollout import policy_of
 
 from hesscale_rl.agents import ppo
+from hesscale_rl.backend import use
 from hesscale_rl.compiled.cache import ready
 from hesscale_rl.jit import PLAIN
 from hesscale_rl.rl.fast import learner as module
@@ -96,3 +99,16 @@ def test_jobs_are_done_once_and_the_first_of_their_errors_is_raised():
         with pytest.raises(ValueError, match="2"):
             threads.run([partial(job, i) for i in range(8)])
     assert done.count(7) == 1  # the single thread ended with what was raised
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_values_of_many_rows_are_the_same_in_any_number_of_threads(backend):
+    obs = np.random.default_rng(0).normal(size=(1030, 3, 11))
+    with use(backend):
+        policy = policy_of("parameter")
+        few = np.concatenate([policy.values(part) for part in np.array_split(obs, 3)])
+        one = policy.values(obs)
+        policy.threads = Threads(3)
+        assert policy.values(obs).tobytes() == one.tobytes() and one.shape == (1030, 3)
+    np.testing.assert_allclose(one, few, rtol=1e-4, atol=1e-5)
+    assert "threads" not in copy.deepcopy(policy).__dict__

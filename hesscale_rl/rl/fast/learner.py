@@ -4,7 +4,7 @@ For actors and critics that are MLPs and the optimizers with a kernel; PPO's los
 without a clip. The tests hold one way to the other.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from operator import is_
 from typing import Any
 
@@ -124,14 +124,12 @@ class Learner:
         self._follow_settings()
         groups, count = self.optimizer.param_groups, len(order)
         numbers = steps.numbers(groups, self.kernel)
-        # As tensor_split: the first ones get what is left over.
-        cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
+        cuts, blocks = _split(count, minibatches)
         draws = Draws(np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
-        blocks = [-(-n // ROWS) for n in (cuts[1:] - cuts[:-1]).tolist()]  # as blocks_of
-        if (most := max(blocks)) > len(self.parts) + 1:
+        if (most := int(blocks.max())) > len(self.parts) + 1:
             self._make_room(most)
         per = 1 if self.samples else 2  # tasks of a block
-        firsts, shared = np.cumsum([0, *blocks]) * per, np.zeros(SHARED, np.int64)
+        firsts, shared = np.append(0, np.cumsum(blocks)) * per, np.zeros(SHARED, np.int64)
         rows, whole = self._batch(batch), order.numpy()
         norms = moments(rows.advantages, whole, cuts) if objective.norm_adv else np.empty((minibatches, 2))
         outputs = np.empty((int(cuts[1]), self.outputs), np.float32)
@@ -178,6 +176,14 @@ class Learner:
 
 CODES = {type(None): NO_CURVATURE, HesScaleGN: WITHOUT_D2F, HesScale: WITH_D2F, Hutchinson: WITH_D2F}
 _NONE, _NO_CHOICES = np.empty((0, 0), np.float32), np.empty(0, np.int64)
+
+
+@lru_cache(maxsize=8)
+def _split(count: int, minibatches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cuts [K + 1] of so many rows, as tensor_split makes them, and the blocks [K] of each minibatch."""
+    # The first ones get what is left over.
+    cuts = np.array([k * (count // minibatches) + min(k, count % minibatches) for k in range(minibatches + 1)])
+    return cuts, (np.diff(cuts) + ROWS - 1) // ROWS
 
 
 def make_learner(
