@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vjp, vmap
 from torch.overrides import TorchFunctionMode
 
+from .entering import entered
 from .networks import given_to
 
 Params = dict[str, Tensor]
@@ -39,7 +40,7 @@ def loss_of(net: nn.Module, x: Tensor, loss: Any) -> Callable[[Params], Tensor]:
 
 
 class Elementary(TorchFunctionMode):
-    """Normalisations by their definitions.
+    """Normalisations and attention by their definitions.
 
     The second derivatives of torch 2.13's own fail under vmap, or are wrong (_weight_norm, also by autograd alone).
     """
@@ -110,7 +111,13 @@ def _attention(
     return F.dropout(scores.softmax(-1), dropout_p) @ v
 
 
+def _multihead_attention(*args, **kwargs):
+    with Elementary():
+        return entered(F.multi_head_attention_forward)(*args, **kwargs)
+
+
 _DEFINITIONS = {
+    F.multi_head_attention_forward: _multihead_attention,
     F.scaled_dot_product_attention: _attention,
     F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,  # torch's own slope is rounded to float32
     torch._weight_norm: _weight_norm,

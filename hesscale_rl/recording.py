@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .entering import entered
 from .errors import InputError
 from .losses.checks import is_traced
 from .places import failed, in_function_of_its_own, named, unseen, where
@@ -22,6 +23,7 @@ from .rules import (
     DEFINED,
     FUNCTIONS,
     IN_PLACE,
+    MODULES,
     RULES,
     SHAPE_ONLY,
     NotCovered,
@@ -34,7 +36,6 @@ from .rules.autodiff import ByAutodiff
 
 ENTERED = ("torch.nn.functional", "torch.functional")
 SET_ITEM = Tensor.__setitem__
-_ENTERED: dict[Any, Callable[..., Any]] = {}
 COMPLEX = "its result is complex, and curvatures here are of real numbers; compute with real and imaginary parts"
 # What would be done to the gradient of a recorded tensor, which autograd does not compute.
 REFUSED = {
@@ -301,22 +302,6 @@ def latest(value: Any, now: dict[int, Tensor]) -> Any:
     return type(value)(latest(t, now) for t in value) if type(value) in (tuple, list) else value
 
 
-def entered(func: FunctionType) -> Callable[..., Any]:
-    """Return a function of torch's, written in Python, so that what it calls is recorded and not the call itself."""
-    if func not in _ENTERED:
-        own = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
-        inner = FunctionType(
-            func.__code__, func.__globals__ | own, func.__name__, func.__defaults__, func.__closure__
-        )
-        inner.__kwdefaults__ = func.__kwdefaults__
-        _ENTERED[func] = inner
-    return _ENTERED[func]
-
-
-def _never(*args: Any) -> bool:
-    return False
-
-
 def each(y: Any) -> Iterable[Any]:
     """Return the outputs of an operation."""
     return y if isinstance(y, tuple | list) else (y,)
@@ -324,12 +309,14 @@ def each(y: Any) -> Iterable[Any]:
 
 @contextmanager
 def modules_with_rules(recorder: Recorder) -> Iterator[None]:
-    """Let calls of modules of registered types come to the recorder while it is entered."""
+    """While the recorder is entered, let modules of registered types be one operation; run MODULES as told there."""
     kept: list[tuple[Any, Any]] = []
-    for kind, rule in RULES.items():
+    told = {} if torch.compiler.is_compiling() else MODULES
+    for kind, how in [*RULES.items(), *((kind, how) for kind, how in told.items() if kind not in RULES)]:
         own = kind.__dict__.get("forward")
         kept.append((kind, own))
-        kind.forward = _watched(recorder, kind, kind.forward, rule)
+        run = _watched if isinstance(how, type) else _told
+        kind.forward = run(recorder, kind, kind.forward, how)  # type: ignore[operator]
     try:
         yield
     finally:
@@ -351,6 +338,18 @@ def _watched(recorder: Recorder, kind: type, forward: Callable[..., Any], rule: 
                 return recorder.call_module(rule, layer, *args, **kwargs)
             except Refusal as refusal:
                 raise UnsupportedLayerError(where(layer), str(refusal)) from None
+        return forward(layer, *args, **kwargs)
+
+    return run
+
+
+def _told(recorder: Recorder, kind: type, forward: Callable[..., Any], definition: Callable[..., Any]) -> Any:
+    def run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.paused and recorder in torch.overrides._get_current_function_mode_stack():
+            try:
+                return definition(layer, *args, **kwargs)
+            except NotCovered:
+                pass
         return forward(layer, *args, **kwargs)
 
     return run

@@ -52,6 +52,9 @@ GROUPS = {
         "approximation": Command(
             "studies.approximation_quality", "", "how far each method is from the exact diagonal"
         ),
+        "approximation-structures": Command(
+            "studies.approximation_structures", "", "the same of an LSTM, a transformer block and a ResNet"
+        ),
         "rl-approximation": Command("studies.rl_approximation", "", "the same on PPO's own losses, while it learns"),
         "recurrent": Command("studies.recurrent", "", "whether AdaHesScale trains an LSTM"),
         "diagonality": Command("studies.diagonality", "", "how diagonal the propagated Hessians are"),

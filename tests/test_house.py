@@ -9,7 +9,10 @@ PACKAGE = "hesscale_rl"
 # From the ground up: a module may import from its own floor and from those below. Other modules of the library stand
 # on the first floor whose names they need.
 FLOORS = [
-    [f"{PACKAGE}.{name}" for name in ("errors", "names", "jit", "networks", "losses", "oracle", "system")],
+    [
+        f"{PACKAGE}.{name}"
+        for name in ("entering", "errors", "names", "jit", "networks", "losses", "oracle", "system")
+    ],
     [f"{PACKAGE}.rules"],
     [f"{PACKAGE}.curvature"],
     [f"{PACKAGE}.compiled"],

@@ -16,7 +16,7 @@ from .rule import (
     described,
     unbroadcast,
 )
-from .table import BUILT_IN, CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, OPERATIONS, RULES, SHAPE_ONLY, register
+from .table import BUILT_IN, CONSTANT, DEFINED, FUNCTIONS, IN_PLACE, MODULES, OPERATIONS, RULES, SHAPE_ONLY, register
 
 __all__ = [
     "Affine",
@@ -28,6 +28,7 @@ __all__ = [
     "IN_PLACE",
     "Layout",
     "Linear",
+    "MODULES",
     "MissingPrimitive",
     "NotCovered",
     "OPERATIONS",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .rule import NotCovered, arguments
 
@@ -118,6 +118,10 @@ def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
 
 
 def _by_channel(y: Tensor, weight: Any, bias: Any) -> Tensor:
+    """weight y + bias, of each channel its own: what batch normalisation by running statistics does to centred y."""
+    if weight is not None and weight.dtype is y.dtype:
+        statistics = y.new_zeros(y.shape[1]), y.new_ones(y.shape[1])
+        return F.batch_norm(y, *statistics, weight, bias, False, 0.0, 0.0)
     shape = [-1, *[1] * (y.ndim - 2)]
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
@@ -180,6 +184,50 @@ def attention(q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
     return torch.matmul(F.dropout(F.softmax(scores, dim=-1), m["dropout_p"] or 0.0), v)
+
+
+def multihead_attention(
+    layer: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Any]:
+    """nn.MultiheadAttention with the samples on axis 0 throughout, where torch moves them to and fro."""
+    own = query is key is value and layer.batch_first and query.ndim == 3 and layer._qkv_same_embed_dim
+    extra = layer.bias_k is not None or layer.add_zero_attn or (layer.dropout and layer.training)
+    if not own or extra or (is_causal and attn_mask is None):
+        raise NotCovered
+    n, t, width = query.shape
+    projected = F.linear(query, layer.in_proj_weight, layer.in_proj_bias).chunk(3, -1)
+    q, k, v = (part.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for part in projected)
+    mask = _mask(
+        attn_mask, query, (n, layer.num_heads, t, t) if attn_mask is not None and attn_mask.ndim == 3 else None
+    )
+    padding = _mask(key_padding_mask, query, (n, 1, 1, t))
+    mask = padding if mask is None else mask if padding is None else mask + padding
+    weights = None
+    if need_weights:
+        scores = torch.matmul(q * (width // layer.num_heads) ** -0.5, k.transpose(-2, -1))
+        weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+        y = torch.matmul(weights, v)
+        weights = weights.mean(1) if average_attn_weights else weights
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, mask)
+    return F.linear(y.transpose(1, 2).flatten(2), layer.out_proj.weight, layer.out_proj.bias), weights
+
+
+def _mask(mask: Any, like: Tensor, shape: Any) -> Any:
+    """A mask of nn.MultiheadAttention, True where nothing is seen, as numbers that are added."""
+    if mask is None:
+        return None
+    if mask.dtype is torch.bool:
+        mask = like.new_zeros(mask.shape).masked_fill(mask, -math.inf)
+    return mask if shape is None else mask.view(shape)
 
 
 def extreme_of_two(name: str) -> Any:

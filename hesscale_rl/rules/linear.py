@@ -67,6 +67,10 @@ class Linear(Affine):
         self.one_use = x.ndim == 2
         return F.linear(x, weight, bias)
 
+    def repeats(self, n: int) -> bool:
+        """Where x is a constant with a row for each sample, as a recurrent layer's first state is."""
+        return "x" not in self.live and self.x.shape[:1] == (n,)
+
     def vjp(self, v: Tensor) -> Tensor:
         """V W."""
         return v @ self.p["weight"]

@@ -19,7 +19,7 @@ class Dropout(Rule):
     def run(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """Return mask * x; the mask holds 0 and 1/(1 - p)."""
         self.take(x)
-        if not training:
+        if not training or p == 0:
             return x
         self.mask = self.func(torch.ones_like(x), p, training)
         return self.mask * x

@@ -122,7 +122,7 @@ class GRUCell(Several):
         return torch.cat([g * over, g * z * (1 - 2 * self.z), g * own], -1)
 
 
-def cell_of(rule: type[Several]) -> Callable[..., Any]:
+def cell_of(rule: type[Several], name: str) -> Callable[..., Any]:
     """Return the function whose rule it is, which a recorder sees as it sees torch's own."""
 
     def step(*args: Tensor) -> Any:
@@ -130,10 +130,11 @@ def cell_of(rule: type[Several]) -> Callable[..., Any]:
             return handle_torch_function(step, args, *args)
         return rule.call(step, args, {}).y
 
+    step.__name__ = name
     return step
 
 
-lstm_step, gru_step = cell_of(LSTMCell), cell_of(GRUCell)
+lstm_step, gru_step = cell_of(LSTMCell, "a step of lstm"), cell_of(GRUCell, "a step of gru")
 
 
 def _lstm(gates: Tensor, state: State, hidden: Tensor) -> State:

@@ -162,11 +162,10 @@ class Attention(Several):
         """(J*J)'d."""
         if slot == "v":
             return self.prob.square().mT @ d
-        if slot == "x":  # J_tce = sum_s p_ts (k_se - mean k) v_sc
-            mean = self.prob @ self.k
-            j = torch.einsum("...ts,...se,...sc->...tec", self.prob, self.k, self.v)
-            j = j - mean[..., :, None] * self.y[..., None, :]
-            return torch.einsum("...tec,...tc->...te", j.square(), d) * self.scale**2
+        if slot == "x":  # J_tce = sum_s p_ts k_se v_sc - mean k_te y_tc
+            j = (self.prob[..., None, :] * self.k.mT[..., None, :, :]).flatten(-3, -2) @ self.v
+            j = j.unflatten(-2, self.q.shape[-2:]) - (self.prob @ self.k)[..., None] * self.y[..., None, :]
+            return (j.square() @ d[..., None])[..., 0] * self.scale**2
         # J_tc,s = p_ts (v_sc - y_tc), for every score
         spread = d @ self.v.square().mT - 2 * (d * self.y) @ self.v.mT + (d * self.y.square()).sum(-1, keepdim=True)
         scores = self.prob.square() * spread

@@ -216,6 +216,8 @@ IN_PLACE: dict[Any, Any] = {  # what works in place, and the function without it
 DEFINED: dict[Any, Callable[..., Any]] = {
     f: definition for names, definition in DEFINITIONS.items() for name in names.split() for f in spellings(name)
 }
+# Modules whose forward is told in another way, in which the samples stay where they are.
+MODULES: dict[type[nn.Module], Callable[..., Any]] = {nn.MultiheadAttention: composite.multihead_attention}
 # What looks at its second argument's shape or kind alone.
 SHAPE_ONLY = {f for name in ("expand_as", "view_as", "reshape_as", "type_as") for f in spellings(name)}
 RULES: dict[type[nn.Module], type[Rule]] = {}  # of modules, each one operation whatever its forward does
