@@ -35,7 +35,7 @@ from hesscale_rl.system.console import complain, say
 if TYPE_CHECKING:  # torch takes its time to import, and --help is to answer at once
     from torch import Tensor, nn
 
-OPTIMIZERS = ("adam", "adahesscale", "adahesscale-gn")
+OPTIMIZERS = ("adam", "adahesscale")
 STEP_SIZES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING, SEEDS = (100,), (0, 1, 2)  # on which the step size is chosen, and which are the result
 POINTS = 20  # of a curve: means of the loss over as many equal parts of the updates

@@ -187,35 +187,28 @@ def attention(q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def multihead_attention(
-    layer: nn.MultiheadAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,
-    attn_mask: Any = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Any]:
     """nn.MultiheadAttention with the samples on axis 0 throughout, where torch moves them to and fro."""
+    named = {"key_padding_mask": None, "need_weights": True, "attn_mask": None, "average_attn_weights": True}
+    m = arguments(named | {"is_causal": False}, args, kwargs)
     own = query is key is value and layer.batch_first and query.ndim == 3 and layer._qkv_same_embed_dim
     extra = layer.bias_k is not None or layer.add_zero_attn or (layer.dropout and layer.training)
-    if not own or extra or (is_causal and attn_mask is None):
+    if not own or extra or (m["is_causal"] and m["attn_mask"] is None):
         raise NotCovered
     n, t, width = query.shape
     projected = F.linear(query, layer.in_proj_weight, layer.in_proj_bias).chunk(3, -1)
     q, k, v = (part.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for part in projected)
-    mask = _mask(
-        attn_mask, query, (n, layer.num_heads, t, t) if attn_mask is not None and attn_mask.ndim == 3 else None
-    )
-    padding = _mask(key_padding_mask, query, (n, 1, 1, t))
+    mask = m["attn_mask"]
+    mask = _mask(mask, query, (n, layer.num_heads, t, t) if mask is not None and mask.ndim == 3 else None)
+    padding = _mask(m["key_padding_mask"], query, (n, 1, 1, t))
     mask = padding if mask is None else mask if padding is None else mask + padding
     weights = None
-    if need_weights:
+    if m["need_weights"]:
         scores = torch.matmul(q * (width // layer.num_heads) ** -0.5, k.transpose(-2, -1))
         weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
         y = torch.matmul(weights, v)
-        weights = weights.mean(1) if average_attn_weights else weights
+        weights = weights.mean(1) if m["average_attn_weights"] else weights
     else:
         y = F.scaled_dot_product_attention(q, k, v, mask)
     return F.linear(y.transpose(1, 2).flatten(2), layer.out_proj.weight, layer.out_proj.bias), weights

@@ -146,5 +146,6 @@ class AdaptiveMaxPool(MaxPool):
         """Return the maxima, and where they stood if that is asked for."""
         self.take(x)
         self.axes = int(self.func.__name__[-2])
-        y, self.index = self.func(x, output_size, return_indices=True)
-        return (y, self.index) if return_indices else y
+        pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[self.axes - 1]
+        y, self.index = pool(x, output_size, return_indices=True)
+        return (y, self.index) if return_indices or self.func is not pool else y  # torch's own give both
