@@ -7,7 +7,7 @@ from typing import Any
 _ENTERED: dict[Any, Callable[..., Any]] = {}
 
 
-def entered(func: FunctionType) -> Callable[..., Any]:
+def entered(func: Any) -> Callable[..., Any]:
     """Return the function without its question whether somebody overrides it; those it chooses from too."""
     if func not in _ENTERED:
         cells = tuple(

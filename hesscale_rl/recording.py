@@ -311,12 +311,12 @@ def each(y: Any) -> Iterable[Any]:
 def modules_with_rules(recorder: Recorder) -> Iterator[None]:
     """While the recorder is entered, let modules of registered types be one operation; run MODULES as told there."""
     kept: list[tuple[Any, Any]] = []
-    told = {} if torch.compiler.is_compiling() else MODULES
-    for kind, how in [*RULES.items(), *((kind, how) for kind, how in told.items() if kind not in RULES)]:
-        own = kind.__dict__.get("forward")
-        kept.append((kind, own))
-        run = _watched if isinstance(how, type) else _told
-        kind.forward = run(recorder, kind, kind.forward, how)  # type: ignore[operator]
+    how: list[tuple[Any, Any, Any]] = [(kind, _watched, rule) for kind, rule in RULES.items()]
+    if not torch.compiler.is_compiling():
+        how += [(kind, _told, definition) for kind, definition in MODULES.items() if kind not in RULES]
+    for kind, run, what in how:
+        kept.append((kind, kind.__dict__.get("forward")))
+        kind.forward = run(recorder, kind, kind.forward, what)
     try:
         yield
     finally:

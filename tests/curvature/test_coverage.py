@@ -31,8 +31,8 @@ def pooled(pool, dims):
 def fractional(name, x, w):
     """The maxima of random windows, the same at each call."""
     samples = torch.full((N, 1, int(name[19])), 0.3, dtype=x.dtype)
-    shape = (N, 1, 4, 3) if name[19] == "2" else (N, 1, 3, 4, 1)
-    size = 2 if name[19] == "2" else (2, 2, 1)
+    shape = (N, 1, 4, 3) if name[19] == "2" else (N, 1, 3, 2, 2)
+    size = 2 if name[19] == "2" else (2, 1, 1)
     y = getattr(F, name)(x.view(shape), 1 if name[19] == "3" else 2, output_size=size, _random_samples=samples)
     return y[0] if isinstance(y, tuple) else y
 
