@@ -111,7 +111,7 @@ def _attention(
     return F.dropout(scores.softmax(-1), dropout_p) @ v
 
 
-def _multihead_attention(*args, **kwargs):
+def _multihead_attention(*args: Any, **kwargs: Any) -> Any:
     with Elementary():
         return entered(F.multi_head_attention_forward)(*args, **kwargs)
 

@@ -57,7 +57,7 @@ def lstm() -> nn.Module:
     """Return an LSTM over the eight rows, 16 units, and a linear layer on its last output."""
     from torch import nn
 
-    class Rows(nn.Module):
+    class ByRows(nn.Module):
         """The classes of images that are read row by row."""
 
         def __init__(self) -> None:
@@ -69,7 +69,7 @@ def lstm() -> nn.Module:
             outputs, _ = self.lstm(x[:, 0])
             return self.head(outputs[:, -1])
 
-    return Rows()
+    return ByRows()
 
 
 def transformer() -> nn.Module:
