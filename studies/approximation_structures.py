@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscale_rl.errors import DONE
-from hesscale_rl.runs.command_line import path_text
+from hesscale_rl.runs.command_line import Parser, obey, path_text
 from hesscale_rl.scripts.analysis.curves import Array
 from hesscale_rl.scripts.analysis.panels import check_output, target
-from hesscale_rl.scripts.commands import Parser, obey
 from hesscale_rl.scripts.supervised_tasks import data
 from hesscale_rl.scripts.sweep import duration
 from hesscale_rl.studies.approximation_quality import caption, save
