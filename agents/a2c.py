@@ -45,11 +45,11 @@ class Args:
     """decides everything random: weights, noise, environment"""
     optimizer: OptimizerName = "scaled-adahesscale"
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 3e-4
-    """step size; of scaled-NAME, which every optimizer can be had as, only where it begins"""
-    desired_kl: float = 0.03
-    """what scaled-NAME sets its step sizes by: how far learning from 2,048 steps takes the policy, a KL divergence"""
-    delta: float | None = None
-    """keep the step size of scaled-NAME, and its trust region at this radius for each network (paper: 1e-8)"""
+    """step size"""
+    delta: float = 1e-8
+    """trust-region radius of scaled-NAME, which every optimizer can be had as, for each network by itself"""
+    desired_kl: float | None = None
+    """let scaled-NAME set step size and radius: how far learning from 2,048 steps takes the policy; about 0.03"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay rates of the optimizer's moving averages"""
     eps: float = 1e-5
@@ -142,9 +142,7 @@ WINDOW = 2048  # samples after which step sizes are set anew, about PPO's rollou
 
 PRESETS = {
     "default": Args(),
-    "paper": Args(
-        preset="paper", delta=1e-8, anneal_lr=False, orthogonal=False, vf_coef=1.0, max_grad_norm=0.0, std="network"
-    ),
+    "paper": Args(preset="paper", anneal_lr=False, orthogonal=False, vf_coef=1.0, max_grad_norm=0.0, std="network"),
 }
 
 STDS = {"parameter": "log_std", "log-variance": "log_var", "shared": "log_std", "network": "var"}  # what p is

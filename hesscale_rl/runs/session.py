@@ -4,7 +4,7 @@ An agent is one file in agents/; to add one, add the file. Commands find it ther
 
     Args         a dataclass of its flags, with those that ppo.py and a2c.py share, and properties: `rollouts`, how
                  many the run has or None for as many as reach its steps; `tape`, hs.backward's backend; where
-                 `delta` may be None, `window`, a step_control.Window
+                 it has `desired_kl`, `window`, a step_control.Window
     PRESETS      Args by the name that --preset takes; "default" is one of them
     STDS         what --std takes
     check        check(args) raises InputError for the first flag that cannot be, before torch does anything
@@ -115,7 +115,7 @@ class Session:
             self.control = _step_control(self.policy, self.optimizer, args)
             if self._saved is not None:
                 restore(self.policy, self.optimizer, self._saved, args.num_envs)
-                if self.control is not None and "control" in self._saved:  # not, if it began with a radius
+                if self.control is not None and "control" in self._saved:  # not, if it began without
                     self.control.load_state_dict(self._saved["control"])
             if args.eval_interval or args.capture_video_interval:
                 self.evaluation = Evaluation(args, self.envs.make, evaluated)
@@ -361,8 +361,8 @@ def _found(args: Any) -> dict[str, Any]:
 
 
 def _step_control(policy: Policy, optimizer: Any, args: Any) -> StepControl | None:
-    """What sets the step sizes of a scaled optimizer that was given no radius; None for one that keeps its own."""
-    if not is_scaled(args.optimizer) or args.delta is not None:
+    """What sets the step sizes of a scaled optimizer by a divergence; None for one that keeps its own."""
+    if not is_scaled(args.optimizer) or getattr(args, "desired_kl", None) is None:
         return None
     return StepControl(policy, optimizer, args.desired_kl, Window(*args.window))
 

@@ -1,4 +1,4 @@
-"""The default optimizer, which sets its own step sizes, in the paper's settings on its five small tasks.
+"""Scaled AdaHesScale that sets its own step sizes, in the paper's settings on its five small tasks.
 
 1 M steps, 10 seeds that took no part in any choice. Others at their best step sizes are those of best_small.py.
 """
@@ -12,7 +12,7 @@ SETTINGS = tuple(
         "preset": "paper",
         "env_id": task,
         "optimizer": "scaled-adahesscale",
-        "delta": None,
+        "desired_kl": 0.03,
         "anneal_lr": True,
         "total_timesteps": 1_000_000,
         "checkpoint_interval": 500_000,

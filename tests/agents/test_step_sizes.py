@@ -17,9 +17,12 @@ PPO = ppo.Args(
     num_minibatches=4,
     update_epochs=4,
     anneal_lr=False,
+    desired_kl=0.03,
     quiet=True,
 )
-A2C = a2c.Args(env_id="InvertedPendulum-v5", total_timesteps=4096, log_interval=64, anneal_lr=False, quiet=True)
+A2C = a2c.Args(
+    env_id="InvertedPendulum-v5", total_timesteps=4096, log_interval=64, anneal_lr=False, desired_kl=0.03, quiet=True
+)
 AGENTS = pytest.mark.parametrize("agent, small", [(ppo, PPO), (a2c, A2C)], ids=["ppo", "a2c"])
 
 
@@ -60,11 +63,14 @@ def test_the_policy_soon_goes_as_far_as_it_should_wherever_the_step_size_begins(
 
 
 @AGENTS
-@pytest.mark.parametrize("given", [{"delta": 1e-6}, {"optimizer": "adahesscale"}, {"optimizer": "adam"}], ids=str)
-def test_a_step_size_is_kept_where_a_radius_is_given_and_without_scaling(tmp_path, agent, small, given):
+@pytest.mark.parametrize(
+    "given", [{"desired_kl": None}, {"optimizer": "adahesscale"}, {"optimizer": "adam"}], ids=str
+)
+def test_a_step_size_is_kept_without_a_divergence_or_without_scaling(tmp_path, agent, small, given):
     args = replace(small, total_timesteps=256, run_dir=str(tmp_path), **given)
     assert agent.train(args) == DONE
-    assert [(g["lr"], g["delta"]) for g in groups(tmp_path)] == [(3e-4, given.get("delta"))] * len(groups(tmp_path))
+    radius = None if "optimizer" in given else 1e-8
+    assert [(g["lr"], g["delta"]) for g in groups(tmp_path)] == [(3e-4, radius)] * len(groups(tmp_path))
     assert not any("losses/kl" in line for line in metrics(tmp_path))
 
 
