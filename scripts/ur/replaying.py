@@ -19,7 +19,7 @@ POINTS = 4000  # of a curve of the page: more is not seen
 NANO = 1_000_000_000
 
 
-class Account(NamedTuple):
+class ReadLog(NamedTuple):
     """A log: its records of control cycles (shared.CYCLE), its events, and what config.json says of the bounds."""
 
     cycles: "np.ndarray"
@@ -28,7 +28,7 @@ class Account(NamedTuple):
     arm: Arm
 
 
-def read_account(log: Path) -> Account:
+def read_account(log: Path) -> ReadLog:
     """Read a log, whatever ended it; InputError if there is none."""
     import numpy as np
 
@@ -48,7 +48,7 @@ def read_account(log: Path) -> Account:
         raise InputError(f"{config}: says nothing of the bounds, which a log with cycles has")
     # A log of before there was a choice of arms has none.
     arm = find_arm(about.get("arguments", {}).get("arm") or DEFAULT.name)
-    return Account(cycles, _whole(lines), about.get("bounds", {}), arm)
+    return ReadLog(cycles, _whole(lines), about.get("bounds", {}), arm)
 
 
 def _whole(lines: list[str]) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def tell(events: list[dict[str, Any]]) -> list[float]:
     return returns
 
 
-def _tell_cycles(account: Account) -> None:
+def _tell_cycles(account: ReadLog) -> None:
     import numpy as np
 
     from hesscale_rl.envs.ur.motion import approach
@@ -127,7 +127,7 @@ def _tell_cycles(account: Account) -> None:
 # --- as a page
 
 
-def page(account: Account, title: str) -> str:
+def page(account: ReadLog, title: str) -> str:
     """Return a page without scripts: each joint's angle in its bounds, its speeds, where the guard acted, faults."""
     from hesscale_rl.envs.ur.safety import OVERRIDES
 
@@ -164,7 +164,7 @@ def page(account: Account, title: str) -> str:
     )
 
 
-def guarded(account: Account) -> list[tuple[float, float, int]]:
+def guarded(account: ReadLog) -> list[tuple[float, float, int]]:
     """Return from when to when [s] the guard changed commands, and the strongest thing that it did."""
     spans: list[tuple[float, float, int]] = []
     period = account.bounds["period"]
@@ -194,7 +194,7 @@ def _pyplot() -> Any:
 # --- as MCAP
 
 
-def write_mcap(account: Account, path: Path) -> None:
+def write_mcap(account: ReadLog, path: Path) -> None:
     """Write channels `cycles`, one message a control cycle, and `events`, of JSON; the time is the robot's."""
     with open(path, "wb") as file:
         writer = _writer()(file)
@@ -233,7 +233,7 @@ def _writer() -> Any:
 # --- as a film
 
 
-def _video(account: Account, path: Path) -> None:
+def _video(account: ReadLog, path: Path) -> None:
     import numpy as np
 
     from hesscale_rl.envs.ur.dynamics import Scene

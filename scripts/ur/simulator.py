@@ -108,7 +108,7 @@ def serve(args: argparse.Namespace) -> int:
     from hesscale_rl.envs.ur.motion import Joints
     from hesscale_rl.envs.ur.simulator.faults import Fault, scheduled
     from hesscale_rl.envs.ur.simulator.record import RECORD
-    from hesscale_rl.envs.ur.simulator.robot import Robot
+    from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
     from hesscale_rl.envs.ur.simulator.server import DASHBOARD, REALTIME, RTDE, Server
 
     q = np.array(START if args.q is None else args.q)
@@ -119,7 +119,7 @@ def serve(args: argparse.Namespace) -> int:
         Fault(f"packet {args.packet_size}")
     if not np.isfinite([*q, *args.tcp, args.payload, args.dh_offset]).all() or np.abs(q).max() > RANGE:
         raise InputError("--q, --tcp, --payload and --dh-offset take numbers, --q within two pi")
-    Robot(Joints(q)).step()  # compiled now, so that no cycle of the real one waits
+    SimulatedRobot(Joints(q)).step()  # compiled now, so that no cycle of the real one waits
     body = None
     if args.physics:
         from hesscale_rl.envs.ur.dynamics import MujocoBody
@@ -135,7 +135,7 @@ def serve(args: argparse.Namespace) -> int:
         clock = RobotClock.create(str(args.lock_step)) if args.lock_step else None
     except OSError as error:
         raise InputError(f"--lock-step {args.lock_step}: {error.strerror}") from None
-    robot = Robot(
+    robot = SimulatedRobot(
         Joints(q, arm.period, body),
         arm,
         model=args.model,

@@ -15,7 +15,7 @@ from hesscale_rl.envs.ur.simulator.client import ProtocolError
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.faults import Fault, scheduled
 from hesscale_rl.envs.ur.simulator.realtime import Realtime, packet_size
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.rtde import Rtde
 from hesscale_rl.errors import InputError
 
@@ -42,7 +42,7 @@ WORDS |= {"6i": "VECTOR6INT32"}
 
 def robot(name="UR5"):
     arm = ARMS[name]
-    return Robot(Joints(Q_REF, arm.period), arm)
+    return SimulatedRobot(Joints(Q_REF, arm.period), arm)
 
 
 def outputs(names, frequency=125.0):

@@ -14,7 +14,7 @@ from hesscale_rl.envs.ur.simulator import robot
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.poses import compose, jacobian, solve
 from hesscale_rl.envs.ur.simulator.record import RECORD, read_log
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.script import Control
 from hesscale_rl.envs.ur.simulator.variables import OUTPUTS
 
@@ -24,7 +24,7 @@ class Client:
 
     def __init__(self, arm=DEFAULT, offset=0, **settings):
         self.said = []
-        self.robot = Robot(Joints(Q_REF, arm.period), arm, say=self.said.append, **settings)
+        self.robot = SimulatedRobot(Joints(Q_REF, arm.period), arm, say=self.said.append, **settings)
         self.offset = offset
         self.upload()
 

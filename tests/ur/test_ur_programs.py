@@ -9,13 +9,13 @@ from hesscale_rl.envs.ur.motion import Joints
 from hesscale_rl.envs.ur.simulator import realtime
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.realtime import Realtime
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.script import Control
 from hesscale_rl.envs.ur.simulator.variables import OUTPUTS
 
 
 def test_lines_of_text_move_the_arm_and_braking_follows_the_last():
-    bot = Robot(Joints(Q_REF))
+    bot = SimulatedRobot(Joints(Q_REF))
     port = Realtime(bot, 1060)
     for _ in range(50):
         port.feed(b"speedj([0, 0.3, 0, 0, 0, 0], 1.4, 0.008)\n")

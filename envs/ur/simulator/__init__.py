@@ -1,6 +1,6 @@
 """A simulated UR controller: it speaks the robot's protocols well enough for clients made for the real one.
 
-    robot.py      arm, modes, stops, one program at a time; a cycle is `Robot.step`
+    robot.py      arm, modes, stops, one program at a time; a cycle is `SimulatedRobot.step`
     script.py     programs: the script that ur_rtde uploads, and single motion commands
     statements.py URScript as text, as far as it is simulated
     rtde.py, dashboard.py, realtime.py    one client of each port, bytes in and bytes out; no socket

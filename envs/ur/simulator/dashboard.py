@@ -1,7 +1,15 @@
 """The dashboard server: what a person does at the pendant, as lines of text. Clients match its very words."""
 
 from hesscale_rl.envs.ur.simulator.client import LineClient
-from hesscale_rl.envs.ur.simulator.robot import IDLE, PLAYING, POWER_OFF, RUNNING, Robot, robot_name, safety_name
+from hesscale_rl.envs.ur.simulator.robot import (
+    IDLE,
+    PLAYING,
+    POWER_OFF,
+    RUNNING,
+    SimulatedRobot,
+    robot_name,
+    safety_name,
+)
 
 LOCKED = (
     "Cannot unlock protective stop until 5s after occurrence. "
@@ -13,7 +21,7 @@ DATES = {3: "Jun 01 2022", 5: "Jul 06 2022"}
 class Dashboard(LineClient):
     """One dashboard client."""
 
-    def __init__(self, robot: Robot):
+    def __init__(self, robot: SimulatedRobot):
         super().__init__()
         self._robot = robot
 

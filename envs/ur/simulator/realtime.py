@@ -8,7 +8,7 @@ import struct
 
 from hesscale_rl.envs.ur.arms import JOINTS
 from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.script import Control
 from hesscale_rl.envs.ur.simulator.statements import empty, motion, sleeps, start, writes
 from hesscale_rl.envs.ur.simulator.variables import CURRENT, JOINT_RUNNING, TEMPERATURE, VOLTAGE, flat
@@ -35,7 +35,7 @@ def packet_size(version: tuple[int, ...]) -> int:
     return next(size for since, size in reversed(_SINCE) if version[:2] >= since)
 
 
-def packet(robot: Robot, size: int) -> bytes:
+def packet(robot: SimulatedRobot, size: int) -> bytes:
     """Return the state as a packet of this size: int32 size, then doubles."""
     joints, zeros = robot.joints, (0.0,) * JOINTS
     values = [
@@ -57,7 +57,7 @@ class Realtime(Client):
 
     backlog = 0
 
-    def __init__(self, robot: Robot, size: int):
+    def __init__(self, robot: SimulatedRobot, size: int):
         self._robot, self._size = robot, size
         self._rest, self._looked = bytearray(), 0  # what is no whole program yet, and up to where that is known
 

@@ -45,7 +45,7 @@ class ScriptError(Exception):
     """A program does what the controller does not allow, and ends."""
 
 
-class Robot:
+class SimulatedRobot:
     """An arm and its controller, without the network. `step` is one control cycle, at the end of `stamp` seconds.
 
     model: what the dashboard calls it, if not by the arm's name.

@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.variables import FORMATS, INPUTS, OUTPUTS, SINCE_5, Get, flat
 
 VERSION, CONTROL_VERSION, TEXT = ord("V"), ord("v"), ord("M")
@@ -45,7 +45,7 @@ class Recipe:
 class Rtde(Client):
     """One RTDE client. `holders` is common to all: which client writes which input."""
 
-    def __init__(self, robot: Robot, holders: dict[str, "Rtde"]):
+    def __init__(self, robot: SimulatedRobot, holders: dict[str, "Rtde"]):
         self._robot, self._holders = robot, holders
         self._rest = b""
         self._inputs: list[Recipe] = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from hesscale_rl.envs.ur.arms import JOINTS, RANGE
 from hesscale_rl.envs.ur.simulator.poses import POSE, compose, solve
-from hesscale_rl.envs.ur.simulator.robot import PROTECTIVE_STOP, Robot, ScriptError
+from hesscale_rl.envs.ur.simulator.robot import PROTECTIVE_STOP, ScriptError, SimulatedRobot
 
 Routine = Iterator[None]
 
@@ -25,7 +25,7 @@ class Script:
 
     busy = False
 
-    def __init__(self, robot: Robot):
+    def __init__(self, robot: SimulatedRobot):
         self.robot = robot
         self._routines: dict[str, Routine] = {"main": self.main()}
         self._running = self._mover = ""
@@ -122,7 +122,7 @@ class Motion(Script):
     After a speedj or servoj it lasts one cycle longer: who sends another line in that time keeps the arm going.
     """
 
-    def __init__(self, robot: Robot, command: Callable[..., Routine], *arguments: object):
+    def __init__(self, robot: SimulatedRobot, command: Callable[..., Routine], *arguments: object):
         self._command, self._arguments = command, arguments
         super().__init__(robot)
 
@@ -145,7 +145,7 @@ class Control(Script):
     offset: 0, or 24 where the upper registers are used. A command that is not simulated ends the program.
     """
 
-    def __init__(self, robot: Robot, offset: int = 0):
+    def __init__(self, robot: SimulatedRobot, offset: int = 0):
         super().__init__(robot)
         self._offset = offset
         self._count = self._operation = 0

@@ -15,7 +15,7 @@ from hesscale_rl.envs.ur.simulator.client import Client, ProtocolError
 from hesscale_rl.envs.ur.simulator.dashboard import Dashboard
 from hesscale_rl.envs.ur.simulator.faults import Desk, Fault
 from hesscale_rl.envs.ur.simulator.realtime import Realtime, packet_size
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.rtde import Rtde
 from hesscale_rl.errors import InputError
 
@@ -99,7 +99,7 @@ class Server:
 
     def __init__(
         self,
-        robot: Robot,
+        robot: SimulatedRobot,
         host: str = "127.0.0.1",
         control: tuple[str, int] | None = None,
         faults: list[tuple[float, Fault]] | None = None,

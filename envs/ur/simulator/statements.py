@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hesscale_rl.envs.ur.arms import JOINTS
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 from hesscale_rl.envs.ur.simulator.script import Motion, Routine, Script
 
 # Motions' parameters in their order, with defaults; the first is a list, of one number for each joint.
@@ -52,7 +52,7 @@ def motion(line: str) -> tuple[Callable[..., Routine], list[Any]] | None:
     return move, [*([target] if target else []), *(values[key] for key in order)]
 
 
-def writes(line: str) -> Callable[[Robot], None] | None:
+def writes(line: str) -> Callable[[SimulatedRobot], None] | None:
     """Return what a statement that writes an output or a register does at once; None if it is none."""
     found = _CALL.fullmatch(line)
     name, arguments = (found[1], [part.strip() for part in found[2].split(",")]) if found else ("", [])
@@ -92,7 +92,7 @@ def empty(line: str) -> bool:
 class Statements(Script):
     """A program of statements, one after the other; motions last until they have ended."""
 
-    def __init__(self, robot: Robot, lines: list[str]):
+    def __init__(self, robot: SimulatedRobot, lines: list[str]):
         self._lines = lines
         super().__init__(robot)
 
@@ -108,7 +108,7 @@ class Statements(Script):
         yield
 
 
-def start(robot: Robot, name: str, lines: list[str]) -> None:
+def start(robot: SimulatedRobot, name: str, lines: list[str]) -> None:
     """Run a program of these statements, or tell of the first that is not simulated.
 
     Of a program that is not, nothing moves; what it writes to outputs and registers is written at once, so that no

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hesscale_rl.envs.ur.arms import JOINTS
-from hesscale_rl.envs.ur.simulator.robot import Robot
+from hesscale_rl.envs.ur.simulator.robot import SimulatedRobot
 
 FORMATS = {  # by type name, how struct packs it (big-endian)
     "DOUBLE": "d",
@@ -24,7 +24,7 @@ TEMPERATURE, VOLTAGE, CURRENT = 30.0, 48.0, 0.5  # degrees C, V, A: of a robot t
 JOINT_RUNNING = 253
 _ZEROS = (0.0,) * JOINTS  # also of the six numbers of a pose
 
-Get = Callable[[Robot], Any]
+Get = Callable[[SimulatedRobot], Any]
 
 
 def _register(values: str, n: int) -> Get:
@@ -36,7 +36,7 @@ def _input(name: str) -> Get:
     return lambda r: r.inputs.get(name, zero)
 
 
-def _bits(robot: Robot, first: int) -> int:
+def _bits(robot: SimulatedRobot, first: int) -> int:
     names = (f"input_bit_register_{first + n}" for n in range(32))
     return sum(bool(robot.inputs.get(name)) << n for n, name in enumerate(names))
 
