@@ -85,6 +85,16 @@ def _batch_norm(
     return y if bias is None else y + by_channel(bias)
 
 
+def _instance_norm(x: Tensor, mean: Any = None, var: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    m = dict(zip(("weight", "bias", "use_input_stats", "momentum", "eps"), args, strict=False)) | kwargs
+    if mean is not None or not m.get("use_input_stats", True):
+        return F.instance_norm(x, mean, var, *args, **kwargs)
+    y = _layer_norm(x, x.shape[2:], eps=m.get("eps", 1e-5))
+    weight, bias = (None if (t := m.get(k)) is None else t.view(-1, *[1] * (x.ndim - 2)) for k in ("weight", "bias"))
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     over = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
     return g * (v / v.square().sum(over, keepdim=True).sqrt())
@@ -122,6 +132,7 @@ _DEFINITIONS = {
     F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,  # torch's own slope is rounded to float32
     torch._weight_norm: _weight_norm,
     F.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,
 }
 
