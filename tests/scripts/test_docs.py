@@ -99,7 +99,7 @@ def test_its_commands_and_their_flags_exist():
 
 @pytest.mark.parametrize("agent", [ppo, a2c, trpo], ids=["ppo", "a2c", "trpo"])
 def test_every_number_that_is_logged_has_its_line(agent, tmp_path):
-    small = {"env_id": "Pendulum-v1", "num_steps": 200, "total_timesteps": 400, "quiet": True, "eval_interval": 200}
+    small = {"env_id": "Pendulum-v1", "num_steps": 192, "total_timesteps": 384, "quiet": True, "eval_interval": 192}
     args = agent.Args(**small, eval_episodes=1, run_dir=str(tmp_path / "run"))
     assert agent.train(replace(args, preset="paper", std="network")) == DONE
     tags = {tag for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() for tag in json.loads(line)}
