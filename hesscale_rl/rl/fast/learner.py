@@ -6,7 +6,7 @@ without a clip. The tests hold one way to the other.
 
 from functools import lru_cache, partial
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,22 @@ from .minibatch import ROWS, SHARED, STOP, TURN, Objective, Work, moments, take_
 WIDE = 1024  # rows of a pass from which on it is worth calling other threads
 
 
+class Plan(NamedTuple):
+    """How a pass over some number of rows is cut into minibatches and these into blocks, and its scratch.
+
+    cuts, firsts: as Minibatches have them. most: blocks of a minibatch. shared, which lies at `address`, losses and
+    learned: as Work has them.
+    """
+
+    cuts: np.ndarray
+    firsts: np.ndarray
+    most: int
+    shared: np.ndarray
+    address: int
+    losses: np.ndarray
+    learned: np.ndarray
+
+
 class Learner:
     """The compiled update of one policy with one optimizer, made by `make_learner` when both have been loaded."""
 
@@ -55,6 +71,7 @@ class Learner:
         self.kernel = optimizer.kernel
         self._make_table()
         self._make_room(1)
+        self.plans: dict[tuple[int, int], Plan] = {}  # by rows and minibatches
         for p in self.params:
             p.grad = self.grads[p]
             if curvature is not None:
@@ -124,25 +141,25 @@ class Learner:
         self._follow_settings()
         groups, count = self.optimizer.param_groups, len(order)
         numbers = steps.numbers(groups, self.kernel)
-        cuts, blocks = _split(count, minibatches)
+        plan = self._plan(count, minibatches)
+        cuts, most, shared = plan.cuts, plan.most, plan.shared
         draws = Draws(np.uint64(torch.randint(2**63 - 1, ()).item()), self.samples) if self.samples else None
-        if (most := int(blocks.max())) > len(self.parts) + 1:
+        if most > len(self.parts) + 1:
             self._make_room(most)
-        per = 1 if self.samples else 2  # tasks of a block
-        firsts, shared = np.append(0, np.cumsum(blocks)) * per, np.zeros(SHARED, np.int64)
+        shared[:] = 0
         rows, whole = self._batch(batch), order.numpy()
         norms = moments(rows.advantages, whole, cuts) if objective.norm_adv else np.empty((minibatches, 2))
         outputs = np.empty((int(cuts[1]), self.outputs), np.float32)
         work = Work(
-            shared.ctypes.data, self.parts, norms, np.empty((most, 2), np.float32), outputs,
-            np.ones((minibatches, len(groups))), np.zeros(1, np.int64),
-        )  # fmt: skip
+            plan.address, self.parts, norms, plan.losses, outputs, np.ones((minibatches, len(groups))), plan.learned
+        )
+        plan.learned[0] = 0
         measure, apply = self.kernel.calls
         table = steps.StepTable(measure, apply, self.where, self.counts, self.bounds, numbers)
         objective = Objective(bool(objective[0]), *map(float, objective[1:]))  # an int would be another type
-        parts = tuple(rows), (whole, cuts, firsts), tuple(objective)
+        parts = tuple(rows), (whole, cuts, plan.firsts), tuple(objective)
         share = partial(self._take_part, shared, *parts, draws, tuple(table), tuple(work))
-        self.threads.run([share] * (min(self.threads.number, most * per) if count >= WIDE else 1))
+        self.threads.run([share] * (min(self.threads.number, most * self._tasks) if count >= WIDE else 1))
         (actor, critic), done = work.losses[0].tolist(), int(work.learned[0])
         last = min(done, minibatches - 1)
         outputs = outputs[: cuts[last + 1] - cuts[last]]
@@ -154,6 +171,21 @@ class Learner:
             state["step"] = count
         torch.autograd.graph.increment_version(self.params)
         return actor, critic, torch.from_numpy(outputs), factors
+
+    @property
+    def _tasks(self) -> int:
+        """How many tasks a block of rows is."""
+        return 1 if self.samples else 2
+
+    def _plan(self, count: int, minibatches: int) -> Plan:
+        """How so many rows are cut, and what their passes share; kept, since a short pass takes no longer."""
+        if (key := (count, minibatches)) not in self.plans:
+            cuts, blocks = _split(count, minibatches)
+            firsts, most = np.append(0, np.cumsum(blocks)) * self._tasks, int(blocks.max())
+            shared, learned = np.zeros(SHARED, np.int64), np.zeros(1, np.int64)
+            loss = np.empty((most, 2), np.float32)
+            self.plans[key] = Plan(cuts, firsts, most, shared, shared.ctypes.data, loss, learned)
+        return self.plans[key]
 
     def _take_part(
         self, shared: np.ndarray, batch: Any, minibatches: Any, objective: Any, draws: Any, table: Any, work: Any
