@@ -114,7 +114,11 @@ def test_a_driven_rollout_is_the_one_that_is_taken_step_by_step(env_id, std, sto
     single.driver = lambda policy: None
     own.copies[0].native = None
     results = [rollouts(env, std, [150, 5, 5, 100], stop_at_end) for env in (driven, single, own)]
-    assert results[0][4]._driver is not None and results[2][4]._driver is None and len(results[0][1]) >= 2
+    assert (
+        results[0][4].parts[0]._driver is not None
+        and results[2][4].parts[0]._driver is None
+        and len(results[0][1]) >= 2
+    )
     for rows, ends, saved, buffers, _ in results[1:]:
         assert ends == results[0][1]
         assert_equal(saved, results[0][2])
@@ -145,7 +149,7 @@ def test_a_driven_step_that_is_not_finite_ends_as_a_single_one_does(what):
         env = Envs(gym.make("HalfCheetah-v5", disable_env_checker=True))
         rollout = rollouts(env, "parameter", [3])[4]
         if not driven:
-            rollout._driver = None
+            rollout.parts[0]._driver = None
         if what == "action":
             torch.nn.init.constant_(next(rollout.policy.actor.parameters()), np.nan)
         else:
