@@ -28,8 +28,6 @@ def test_what_holds_no_numbers_is_refused(make, device, words, backend):
 def test_parameters_of_inference_mode_are_refused(backend):
     with torch.inference_mode():
         net = hs.networks.mlp([3, 4, 2])
-        with pytest.raises(InputError, match=r"\[4, 3\] was made under torch.inference_mode .*deepcopy"), hs.record():
-            net(torch.randn(5, 3))
     with pytest.raises(InputError, match="made under torch.inference_mode"):
         hs.backward(net, torch.randn(5, 3), LOSS, hs.HesScale(), backend)
     hs.backward(copy.deepcopy(net), torch.randn(5, 3), LOSS, hs.HesScale(), backend)

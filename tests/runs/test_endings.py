@@ -13,6 +13,7 @@ import pytest
 
 from hesscale_rl import envs
 from hesscale_rl.agents import ppo
+from hesscale_rl.envs import making
 from hesscale_rl.envs.ur.safety import RobotFault
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, FAILED, INTERRUPTED, Diverged
 from hesscale_rl.runs import directory as run_module
@@ -164,7 +165,7 @@ ENDINGS = {
 def test_the_status_is_true_whatever_happens(tmp_path, monkeypatch, capsys, arrange, code, verdict):
     make, handlers = envs.make, [signal.getsignal(number) for number in run_module.SIGNALS]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(envs, "make", lambda *given: Acting(make(*given)))
+    monkeypatch.setattr(making, "make", lambda *given: Acting(make(*given)))
     monkeypatch.setattr(Acting, "steps", 0)
     monkeypatch.setattr(console, "lost", {})
     monkeypatch.setattr(run_module, "lost", console.lost)
@@ -197,7 +198,7 @@ class Leaves(BaseException):
 def acting(tmp_path, monkeypatch):
     make = envs.make
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(envs, "make", lambda *given: Acting(make(*given)))
+    monkeypatch.setattr(making, "make", lambda *given: Acting(make(*given)))
     monkeypatch.setattr(Acting, "steps", 0)
 
 
@@ -265,7 +266,7 @@ def test_a_full_disk_is_one_line_with_the_file_and_the_last_good_checkpoint(tmp_
 def test_who_started_it_with_nohup_keeps_it_running(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make = envs.make
-    monkeypatch.setattr(envs, "make", lambda *given: Acting(make(*given)))
+    monkeypatch.setattr(making, "make", lambda *given: Acting(make(*given)))
     monkeypatch.setattr(Acting, "steps", 0)
     monkeypatch.setattr(Acting, "act", staticmethod(send(signal.SIGHUP)))
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -9,6 +9,7 @@ import torch
 
 from hesscale_rl import envs
 from hesscale_rl.agents import a2c, ppo, trpo
+from hesscale_rl.envs import making
 from hesscale_rl.errors import BAD_INPUT, DIVERGED, DONE, INTERRUPTED, Diverged
 from hesscale_rl.runs.arguments import answer
 from hesscale_rl.runs.session import Session
@@ -42,7 +43,7 @@ class Closing(gym.Wrapper):
 @pytest.fixture
 def closing(monkeypatch):
     make = envs.make
-    monkeypatch.setattr(envs, "make", lambda *given: Closing(make(*given)))
+    monkeypatch.setattr(making, "make", lambda *given: Closing(make(*given)))
     for name, value in (("closed", 0), ("wrong", None), ("raises", None)):
         monkeypatch.setattr(Closing, name, value)
 
