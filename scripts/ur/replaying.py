@@ -28,7 +28,7 @@ class ReadLog(NamedTuple):
     arm: Arm
 
 
-def read_account(log: Path) -> ReadLog:
+def read_log(log: Path) -> ReadLog:
     """Read a log, whatever ended it; InputError if there is none."""
     import numpy as np
 
@@ -65,27 +65,27 @@ def _whole(lines: list[str]) -> list[dict[str, Any]]:
 
 def replay(args: argparse.Namespace, others: list[str]) -> int:
     """Tell what a log says: episodes, returns, overrides, faults; and how far our model is from what happened."""
-    account = read_account(args.log)
+    recorded = read_log(args.log)
     if args.video:
         need_video()
     if args.mcap:
         _writer()  # before anything is written
     if args.page:
         _pyplot()
-    for i, value in enumerate(tell(account.events)):
+    for i, value in enumerate(tell(recorded.events)):
         say(f"episode {i + 1}  return {value:.1f}")
-    if not len(account.cycles):
+    if not len(recorded.cycles):
         say("no cycle was recorded: the robot did not start")
         return DONE
-    _tell_cycles(account)
+    _tell_cycles(recorded)
     if args.page:
-        (args.log / "replay.html").write_text(page(account, str(args.log)))
+        (args.log / "replay.html").write_text(page(recorded, str(args.log)))
         say(f"page  {args.log / 'replay.html'}")
     if args.mcap:
-        write_mcap(account, args.log / "replay.mcap")
+        write_mcap(recorded, args.log / "replay.mcap")
         say(f"mcap  {args.log / 'replay.mcap'}")
     if args.video:
-        _video(account, args.log / "replay.mp4")
+        _video(recorded, args.log / "replay.mp4")
     return DONE
 
 
@@ -102,19 +102,19 @@ def tell(events: list[dict[str, Any]]) -> list[float]:
     return returns
 
 
-def _tell_cycles(account: ReadLog) -> None:
+def _tell_cycles(recorded: ReadLog) -> None:
     import numpy as np
 
     from hesscale_rl.envs.ur.motion import approach
     from hesscale_rl.envs.ur.safety import OVERRIDES
 
-    cycles, period = account.cycles, account.bounds["period"]
+    cycles, period = recorded.cycles, recorded.bounds["period"]
     # Between two states a few cycles apart, the reference must have followed one of the commands before them.
     worst = 0.0
     for now, then, command in zip(cycles[2:-1], cycles[3:], cycles[:-3]["executed"], strict=True):
         if now["executed"].any() and then["stamp"] - now["stamp"] < 1.5 * period:
             qd = now["qd_target"].copy()
-            approach(qd, command, account.bounds["acceleration"], period)
+            approach(qd, command, recorded.bounds["acceleration"], period)
             worst = max(worst, float(np.abs(qd - then["qd_target"]).max()))
     counts = np.bincount(cycles["did"], minlength=4)
     did = ", ".join(f"{word} {n}" for word, n in zip(OVERRIDES[1:], counts[1:], strict=True))
@@ -127,23 +127,23 @@ def _tell_cycles(account: ReadLog) -> None:
 # --- as a page
 
 
-def page(account: ReadLog, title: str) -> str:
+def page(recorded: ReadLog, title: str) -> str:
     """Return a page without scripts: each joint's angle in its bounds, its speeds, where the guard acted, faults."""
     from hesscale_rl.envs.ur.safety import OVERRIDES
 
     figure, axes = _pyplot()(len(JOINT_NAMES) * 2, 1, figsize=(12, 24), sharex=True, layout="constrained")
-    every = max(1, -(-len(account.cycles) // POINTS))
-    cycles, time = account.cycles[::every], account.cycles["stamp"][::every]
+    every = max(1, -(-len(recorded.cycles) // POINTS))
+    cycles, time = recorded.cycles[::every], recorded.cycles["stamp"][::every]
     for joint, name in enumerate(JOINT_NAMES):
         angle, speed = axes[2 * joint], axes[2 * joint + 1]
         angle.plot(time, cycles["q"][:, joint], linewidth=0.8)
         for side in ("joint_low", "joint_high"):
-            angle.axhline(account.bounds[side][joint], color="0.4", linestyle="--", linewidth=0.8)
+            angle.axhline(recorded.bounds[side][joint], color="0.4", linestyle="--", linewidth=0.8)
         angle.set_ylabel(f"{name}\nrad")
         for what, colour in (("wanted", "0.7"), ("executed", "C1"), ("qd", "C0")):
             speed.plot(time, cycles[what][:, joint], color=colour, linewidth=0.8, label=what)
         speed.set_ylabel("rad/s")
-    acted, faults = guarded(account), [event for event in account.events if event["kind"] == "fault"]
+    acted, faults = guarded(recorded), [event for event in recorded.events if event["kind"] == "fault"]
     for axis in axes:
         for begin, end, _ in acted:
             axis.axvspan(begin, end, color="C3", alpha=0.15, linewidth=0)
@@ -164,11 +164,11 @@ def page(account: ReadLog, title: str) -> str:
     )
 
 
-def guarded(account: ReadLog) -> list[tuple[float, float, int]]:
+def guarded(recorded: ReadLog) -> list[tuple[float, float, int]]:
     """Return from when to when [s] the guard changed commands, and the strongest thing that it did."""
     spans: list[tuple[float, float, int]] = []
-    period = account.bounds["period"]
-    for stamp, did in zip(account.cycles["stamp"].tolist(), account.cycles["did"].tolist(), strict=True):
+    period = recorded.bounds["period"]
+    for stamp, did in zip(recorded.cycles["stamp"].tolist(), recorded.cycles["did"].tolist(), strict=True):
         if not did:
             continue
         if spans and stamp - spans[-1][1] < 0.5:
@@ -194,24 +194,24 @@ def _pyplot() -> Any:
 # --- as MCAP
 
 
-def write_mcap(account: ReadLog, path: Path) -> None:
+def write_mcap(recorded: ReadLog, path: Path) -> None:
     """Write channels `cycles`, one message a control cycle, and `events`, of JSON; the time is the robot's."""
     with open(path, "wb") as file:
         writer = _writer()(file)
         writer.start("hesscale-rl")
         number, joints = {"type": "number"}, {"type": "array", "items": {"type": "number"}}
-        names = account.cycles.dtype.names or ()
-        fields = {name: joints if account.cycles.dtype[name].shape else number for name in names}
+        names = recorded.cycles.dtype.names or ()
+        fields = {name: joints if recorded.cycles.dtype[name].shape else number for name in names}
         channels = {}
         for name, properties in (("cycles", fields), ("events", {"kind": {"type": "string"}, "stamp": number})):
             schema = json.dumps({"type": "object", "properties": properties}).encode()
             known = writer.register_schema(f"hesscale_rl.ur.{name}", "jsonschema", schema)
             channels[name] = writer.register_channel(f"/{name}", "json", known)
-        for row in account.cycles:
+        for row in recorded.cycles:
             content = {name: row[name].tolist() for name in names}
             _add(writer, channels["cycles"], row["stamp"], content)
-        stamp = float(account.cycles["stamp"][0]) if len(account.cycles) else 0.0
-        for event in account.events:
+        stamp = float(recorded.cycles["stamp"][0]) if len(recorded.cycles) else 0.0
+        for event in recorded.events:
             stamp = event.get("stamp", stamp)  # a fault's is that of the step before
             _add(writer, channels["events"], stamp, event)
         writer.finish()
@@ -233,17 +233,17 @@ def _writer() -> Any:
 # --- as a film
 
 
-def _video(account: ReadLog, path: Path) -> None:
+def _video(recorded: ReadLog, path: Path) -> None:
     import numpy as np
 
     from hesscale_rl.envs.ur.dynamics import Scene
     from hesscale_rl.envs.ur.kinematics import tcp
     from hesscale_rl.envs.ur.presets import HALF_TURN
 
-    arm, resets = account.arm, [event for event in account.events if event["kind"] == "reset"]
+    arm, resets = recorded.arm, [event for event in recorded.events if event["kind"] == "reset"]
     scene = Scene(arm)
     with Film(path, 25) as film:
-        for row in account.cycles[:: max(1, round(0.04 / account.bounds["period"]))]:
+        for row in recorded.cycles[:: max(1, round(0.04 / recorded.bounds["period"]))]:
             seen = [event["target"] for event in resets if event["stamp"] <= row["stamp"]] or [[0.0, 0.0]]
             target = np.array([tcp(arm.links, row["q"].copy())[0], *(np.array(seen[-1]) * HALF_TURN[1:])])
             film.append(scene.draw(row["q"], target))
