@@ -64,6 +64,7 @@ class StepControl:
     def __init__(self, policy: Policy, optimizer: CurvatureOptimizer, desired_kl: float, window: Window):
         self.policy, self.optimizer, self.desired_kl, self.window = policy, optimizer, desired_kl, window
         self.batches: list[dict[str, Tensor]] = []
+        self.seen = 0  # their samples
         self.etas: list[list[float]] = []
         self.figures: dict[str, float] = {}  # what is to be logged of the last window
         for group in optimizer.param_groups:
@@ -78,9 +79,10 @@ class StepControl:
         """
         self.batches.append({name: batch[name].clone() for name in ("obs", "outputs", "values", "returns")})
         self.etas.append(etas)
-        if sum(len(rows["obs"]) for rows in self.batches) >= self.window.samples:
+        self.seen += len(batch["obs"])
+        if self.seen >= self.window.samples:
             self._set_steps(self._window(), np.mean(self.etas, 0).tolist())
-            self.batches, self.etas = [], []
+            self.batches, self.etas, self.seen = [], [], 0
 
     @property
     def _desired(self) -> float:
@@ -122,6 +124,7 @@ class StepControl:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the window that had begun."""
         self.batches, self.etas = [state["batch"]] if state["batch"] else [], [list(etas) for etas in state["etas"]]
+        self.seen = sum(len(rows["obs"]) for rows in self.batches)
         self.figures = dict(state["figures"])
 
 
